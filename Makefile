@@ -1,0 +1,55 @@
+# make repro    the environment, the pipeline, the verdict       make repro EXPERIMENT=smoke    another experiment
+# make test     the environment, the whole test suite            make PYTHON=python3.12 …       another Python
+#                                                                make GPU=1 …                   with CUDA
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKED := $(if $(GPU),requirements-gpu.txt,requirements.txt)
+STAMP := $(VENV)/made-with-$(subst /,-,$(PYTHON))-$(LOCKED)
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: env repro test lint check bench lock clean
+
+env: $(STAMP)
+
+$(STAMP): $(LOCKED)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKED)
+	@touch $@
+
+repro: env
+ifdef EXPERIMENT
+	cp experiments/$(EXPERIMENT).yaml params.yaml
+endif
+	@find .dvc/tmp/rwlock -empty -delete 2>/dev/null || true  # DVC, killed as it rewrote this, cannot read it
+	dvc repro
+	@echo; sed -n 3p reports/report.md; echo "Report: reports/report.md"
+
+test: env
+	python -m pytest
+
+lint: env
+	ruff check .
+	ruff format --check .
+	mypy
+
+# Whether dvc.lock and reports/ belong to the committed parameters and code; needs no data.
+check: env
+	@dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "Data and pipelines are up to date"
+
+# Prints tables; leave the machine alone meanwhile. TORCH=python-with-torch adds PyTorch.
+bench: env
+	python -m benchmarks.training $(if $(TORCH),--torch $(TORCH))
+	python -m benchmarks.pipeline
+	python -m benchmarks.scaling
+
+# The locked requirements, with hashes, for Python 3.11 to 3.13 on every platform. Needs uv.
+lock:
+	uv pip compile $(LOCK) requirements.in requirements-dev.in -o requirements.txt
+	cp requirements.txt requirements-gpu.txt
+	uv pip compile $(LOCK) requirements-gpu.in -o requirements-gpu.txt
+
+clean:
+	rm -rf $(VENV) .runs

@@ -1,0 +1,164 @@
+"""Kills `dvc repro` at random moments, in every stage, until it completes; counts what was lost.
+
+    python -m benchmarks.faults [--kills 100] [--seed 0]
+
+One undisturbed run in a clone of its own gives the reference. In a second clone the same experiment is
+killed with SIGKILL again and again: the whole process group, DVC alone (the stage lives on), or one
+worker. Whenever it completes, its `dvc.lock` must be the reference's byte for byte; then its results and
+its run store are thrown away and it starts anew, until the kills are done. Prints a table by stage.
+"""
+
+import argparse
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from clones import Clone, make_clone
+
+EXPERIMENT = """\
+seeds: [0, 1]
+data: {name: digits, validation_size: 250}
+model: {name: lenet_300_100, initializer: glorot_normal}
+train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 400, evaluate_every: 20}
+prune: {rounds: 3, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
+retrain: {variants: [ticket, random_reinit, random_mask], rounds: all}
+report: {margin: 0.01, confidence: 0.95}
+"""
+STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
+SECONDS = {"fetch": 2.0, "train_dense": 6.5, "prune": 8.0, "extract_masks": 0.8, "retrain": 8.0, "report": 4.0}
+MODES = ["group", "dvc", "worker"]
+WITH_WORKERS = ("train_dense", "prune", "retrain")
+
+
+def faulty_clone(path: Path) -> Clone:
+    clone = make_clone(path)
+    (path / "params.yaml").write_text(EXPERIMENT)
+    clone.environment = {"LOTTERY_CHECKPOINT_SECONDS": "0", "LOTTERY_WORKERS": "2"}
+    return clone
+
+
+class Attempt(NamedTuple):
+    """One `dvc repro`: its exit status (None: it was killed), what it printed, and what was killed where."""
+
+    status: int | None
+    text: str
+    killed: tuple[str, str] | None = None  # stage and mode
+
+
+def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "group") -> Attempt:
+    """Runs `dvc repro` and, so many seconds after it printed ``moment``, kills it, unless it was faster."""
+    remove_emptied_lock(clone)
+    log = clone.path.parent / f"repro-{time.monotonic_ns()}.log"  # an orphaned stage goes on writing its own
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            ["dvc", "repro"], cwd=clone.path, env=clone.env(), stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        while process.poll() is None and moment and moment not in log.read_text():
+            time.sleep(0.02)
+        if moment and process.poll() is None:
+            time.sleep(delay)
+        if not moment or process.poll() is not None:
+            return Attempt(process.wait(timeout=300), log.read_text())
+        stage = re.findall("Running stage '(.*)'", log.read_text())[-1]
+        if mode == "worker":
+            workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
+            if not workers:
+                return Attempt(process.wait(timeout=300), log.read_text())
+            random.choice(workers).kill()
+            return Attempt(process.wait(timeout=300), log.read_text(), (stage, mode))
+        if mode == "dvc":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return Attempt(None, log.read_text(), (stage, mode))
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def remove_emptied_lock(clone: Clone) -> None:
+    """What `make repro` does: DVC rewrites this file of its own in place, and cannot read it when killed meanwhile."""
+    lock = clone.path / ".dvc" / "tmp" / "rwlock"
+    if lock.exists() and lock.stat().st_size == 0:
+        lock.unlink()
+        print(f"removed {lock.name}, which DVC had emptied", flush=True)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def start_anew(clone: Clone) -> None:
+    """Throws away all that the experiment has made."""
+    for name in (".runs", "reports", ".dvc/cache", ".dvc/tmp"):
+        shutil.rmtree(clone.path / name, ignore_errors=True)
+    (clone.path / "dvc.lock").unlink(missing_ok=True)
+    for path in (clone.path / "data").iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    kills: Counter[tuple[str, str]] = Counter()
+    completions = lost = 0
+    with tempfile.TemporaryDirectory() as folder:
+        reference = faulty_clone(Path(folder) / "reference" / "clone")
+        status, text, _ = reproduce(reference)
+        assert status == 0, text
+        expected = (reference.path / "dvc.lock").read_bytes()
+        clone = faulty_clone(Path(folder) / "killed" / "clone")
+        plan: list[tuple[str, str]] = []
+        while sum(kills.values()) < options.kills or plan:
+            if not plan:  # each stage with each way, in the pipeline's order, then to completion
+                plan = [
+                    (stage, mode) for stage in STAGES for mode in MODES if mode != "worker" or stage in WITH_WORKERS
+                ]
+                if sum(kills.values()):
+                    start_anew(clone)
+            stage, mode = plan.pop(0)
+            attempt = reproduce(clone, f"Running stage '{stage}'", random.uniform(0, SECONDS[stage]), mode)
+            if attempt.killed:
+                kills[attempt.killed] += 1
+                print(f"{sum(kills.values())}: {', '.join(attempt.killed)}", flush=True)
+            if attempt.status not in (None, 0):
+                lost += 1
+                print(attempt.text)
+            if not plan:
+                status, text, _ = reproduce(clone)
+                completions += 1
+                if status != 0 or (clone.path / "dvc.lock").read_bytes() != expected:
+                    lost += 1
+                    print(text)
+    print("| stage | " + " | ".join(f"killed: {mode}" for mode in MODES) + " |")
+    print("|---|" + "--:|" * len(MODES))
+    for stage in STAGES:
+        print(f"| {stage} | " + " | ".join(str(kills[stage, mode]) for mode in MODES) + " |")
+    print(f"\n{sum(kills.values())} kills, {completions} completions, {lost} lost or different")
+    sys.exit(1 if lost else 0)
+
+
+if __name__ == "__main__":
+    main()

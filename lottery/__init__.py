@@ -1,0 +1,1 @@
+"""What the stages share: training under masks, pruning, tickets and their comparison."""

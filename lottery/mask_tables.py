@@ -1,0 +1,54 @@
+"""Masks checked against what pruning promises, and as tables: density per layer, overlap between seeds."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lottery import artifacts
+from lottery.masks import Mask, overlap, surviving_count
+
+ALL = "all"  # in the layer column: the whole network
+
+
+def check(
+    mask: Mask, before: Mask | None, kinds: Mapping[str, str], rates: Mapping[str, float], round_: int, path: Path
+) -> None:
+    """Raises LotteryError unless each layer keeps the count that its rate says and masks are nested."""
+    for name, kind in kinds.items():
+        expected = surviving_count(mask.sizes[name], rates[kind], round_)
+        if mask.counts[name] != expected:
+            raise artifacts.broken(path, f"{name} keeps {mask.counts[name]} weights, expected {expected}")
+    if before is not None and not mask.within(before):
+        raise artifacts.broken(path, "keeps weights that the round before had pruned")
+
+
+def write_density(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
+    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and for the whole network."""
+    rows = []
+    for (seed, round_), mask in masks.items():
+        sizes, counts = mask.sizes, mask.counts
+        for name in sizes:
+            rows.append([seed, round_, name, sizes[name], counts[name], f"{counts[name] / sizes[name]:.7g}"])
+        rows.append([seed, round_, ALL, sum(sizes.values()), sum(counts.values()), f"{mask.weights_remaining:.7g}"])
+    _write(path, ["seed", "round", "layer", "weights", "surviving", "weights_remaining"], rows)
+
+
+def write_overlap(path: Path, masks: Mapping[tuple[int, int], Mask], pairs: Iterable[tuple[int, int]]) -> None:
+    """``round, seed_a, seed_b, layer, jaccard, jaccard_by_chance`` for each pair of seeds."""
+    rows = []
+    pairs = list(pairs)
+    for round_ in sorted({r for _, r in masks}):
+        for a, b in pairs:
+            for name, keep in masks[a, round_].layers.items():
+                found, chance = overlap(keep, masks[b, round_].layers[name])
+                rows.append([round_, a, b, name, f"{found:.7g}", f"{chance:.7g}"])
+    _write(path, ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"], rows)
+
+
+def _write(path: Path, header: list[str], rows: list[list]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    artifacts.write(path, text.getvalue().encode())

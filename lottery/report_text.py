@@ -1,0 +1,117 @@
+"""The report in Markdown: the verdict first, then the numbers behind it."""
+
+from typing import Any
+
+import pandas as pd
+
+from lottery.analysis import Conclusion, Judgement, best_round, by_round
+from lottery.params import Params
+
+
+def sentence(conclusion: Conclusion, params: Params, dense_accuracy: float) -> str:
+    """The verdict as one sentence."""
+    smallest = conclusion.smallest
+    if smallest is not None:
+        accuracy, iterations = smallest.accuracy_difference[0], smallest.iteration_difference[0]
+        return (
+            f"**Winning ticket found.** The smallest has {smallest.weights_remaining:.2%} of the weights: "
+            f"{_points(accuracy)} test accuracy against the dense network ({dense_accuracy:.2%}), "
+            f"early stop {abs(iterations):.0f} iterations {'earlier' if iterations <= 0 else 'later'}, "
+            f"at {params.report.confidence:.0%} confidence."
+        )
+    title = "No winning ticket." if conclusion.verdict == "no winning ticket" else "Inconclusive."
+    return f"**{title}** {conclusion.reason[:1].upper()}{conclusion.reason[1:]}."
+
+
+def markdown(
+    params: Params,
+    facts: dict[str, Any],
+    environments: list[dict[str, Any]],
+    runs: pd.DataFrame,
+    conclusion: Conclusion,
+) -> str:
+    """The whole of ``reports/report.md``."""
+    dense = runs[runs["variant"] == "dense"]
+    train, report = params.train, params.report
+    length = f"{train.iterations} iterations" if train.iterations else f"{train.epochs} epochs"
+    parts = [
+        "# Lottery tickets: " + f"{params.model.name} on {facts['title']}",
+        sentence(conclusion, params, dense["test_accuracy"].mean()),
+        f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}; "
+        f"{params.prune.rounds} rounds of pruning. Accuracy is on the {facts['counts']['test']:,} test images at the "
+        "early-stop iteration, the one of lowest validation loss: mean [smallest, largest] over seeds.",
+        "![Test accuracy against weights remaining](figures/accuracy.svg)",
+        "## Results",
+        _results(runs),
+        "## The tickets against the dense network and their re-initialised controls",
+        _judgements(conclusion.rounds, report.confidence) if conclusion.rounds else conclusion.reason,
+        f"Differences are paired by seed, with their {report.confidence:.0%} interval. A ticket wins where all three hold "
+        f"by one-sided paired t-tests (p, Holm-corrected for {len(conclusion.rounds)} rounds, below "
+        f"{1 - report.confidence:.2g}): accuracy not lower than dense by {100 * report.margin:g} points; early stop not "
+        f"later by {train.evaluate_every} iterations, the distance of two evaluations; accuracy more than "
+        f"{100 * report.margin:g} points above the control's.",
+        "## Figures",
+        "![Early-stop iteration against weights remaining](figures/early_stop.svg)",
+        "![Training curves](figures/training_curves.svg)",
+        "![Weights remaining by layer and round](figures/density.svg)",
+        "## Computed on",
+        "\n".join(_environment(e) for e in environments),
+        f"Dataset: {facts['title']}, from {facts['source']}; sha256 of its images and labels `{facts['sha256'][:16]}…`; "
+        + ", ".join(f"{count:,} {name}" for name, count in facts["counts"].items())
+        + " images.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _results(runs: pd.DataFrame) -> str:
+    accuracy = by_round(runs, "test_accuracy").set_index(["variant", "round"])
+    final = by_round(runs, "final_test_accuracy").set_index(["variant", "round"])
+    stop = by_round(runs, "early_stop_iteration").set_index(["variant", "round"])
+    best = {str(v): best_round(of) for v, of in runs.groupby("variant")}
+    lines = [
+        "| variant | round | weights remaining | test accuracy (%) | at the end (%) | early-stop iteration |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    order = [k for v in ("dense", "ticket", "random_reinit", "random_mask") for k in accuracy.index if k[0] == v]
+    for variant, round_ in order:
+        key = (variant, round_)
+        mark = " (best by validation)" if variant != "dense" and best[variant] == round_ else ""
+        lines.append(
+            f"| {variant}{mark} | {round_} | {accuracy.loc[key, 'weights_remaining']:.2%} | "
+            f"{_range(accuracy.loc[key] * 100, 2)} | {_range(final.loc[key] * 100, 2)} | {_range(stop.loc[key], 0)} |"
+        )
+    return "\n".join(lines)
+
+
+def _judgements(judgements: list[Judgement], confidence: float) -> str:
+    lines = [
+        "| round | weights remaining | accuracy − dense (points) | early stop − dense (iterations) "
+        "| accuracy − random_reinit (points) | p | ticket |",
+        "|--:|--:|--:|--:|--:|--:|---|",
+    ]
+    for j in judgements:
+        gain = "not trained" if j.reinit_difference is None else _interval(j.reinit_difference, 100, 2)
+        outcome = "wins" if j.wins else "loses" if j.loses else "open"
+        lines.append(
+            f"| {j.round} | {j.weights_remaining:.2%} | {_interval(j.accuracy_difference, 100, 2)} | "
+            f"{_interval(j.iteration_difference, 1, 0)} | {gain} | {j.p_win:.2g} | {outcome} |"
+        )
+    return "\n".join(lines)
+
+
+def _environment(environment: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return f"- {environment['device']}, {environment['cpu']}, {environment['threads']} thread(s) a run; {versions}"
+
+
+def _range(row: Any, decimals: int) -> str:
+    return f"{row['mean']:.{decimals}f} [{row['min']:.{decimals}f}, {row['max']:.{decimals}f}]"
+
+
+def _interval(values: tuple[float, float, float], scale: float, decimals: int) -> str:
+    mean, low, high = (v * scale for v in values)
+    return f"{mean:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+
+
+def _points(difference: float) -> str:
+    return f"{difference * 100:+.2f} points of"

@@ -1,0 +1,1 @@
+"""One module per DVC stage, of the same name."""

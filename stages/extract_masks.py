@@ -1,0 +1,35 @@
+"""Extracts the masks: bit-packed, checked; density per layer, overlap between seeds.
+
+Reads   data/pruned/; params.yaml: seeds, prune.rounds, prune.rates
+Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors); density.csv, overlap.csv
+"""
+
+from itertools import combinations
+
+from lottery import artifacts, mask_tables, stage
+from lottery.masks import Mask
+from lottery.params import Params
+
+
+def main(params: Params) -> None:
+    rounds = range(1, params.prune.rounds + 1)
+    rates = params.prune.rates.model_dump()
+    masks: dict[tuple[int, int], Mask] = {}
+    with artifacts.folder_written_whole(artifacts.MASKS, checksums=True) as folder:
+        for seed in params.seeds:
+            before: Mask | None = None
+            for round_ in rounds:
+                path = artifacts.round_file(artifacts.PRUNED, seed, round_)
+                _, mask, facts = artifacts.read_masked_weights(path)
+                mask_tables.check(mask, before, facts["kinds"], rates, round_, path)
+                artifacts.write_mask(artifacts.round_file(folder, seed, round_), mask, facts)
+                masks[seed, round_] = before = mask
+        mask_tables.write_density(folder / "density.csv", masks)
+        mask_tables.write_overlap(folder / "overlap.csv", masks, list(combinations(params.seeds, 2)))
+    print(
+        f"extract_masks: {len(masks)} masks, down to {min(m.weights_remaining for m in masks.values()):.2%} of the weights"
+    )
+
+
+if __name__ == "__main__":
+    stage.main(main)

@@ -1,0 +1,26 @@
+"""Obtains the dataset, checks its sha256, and splits it into training, validation and test set.
+
+A download is kept in a cache that all clones share: LOTTERY_CACHE, by default ~/.cache/lottery.
+
+Reads   params.yaml: data
+Writes  data/dataset/: {train,validation,test}_{images,labels}.npy, dataset.json
+"""
+
+from lottery import artifacts, stage
+from lottery.datasets import loading
+from lottery.params import Params, check_fit
+
+
+def main(params: Params) -> None:
+    dataset = loading.obtain(params.data)
+    side = min(dataset.images.shape[1:3])
+    check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
+    parts, facts = loading.divide(dataset, params.data)
+    with artifacts.folder_written_whole(artifacts.DATASET, checksums=True) as folder:
+        artifacts.write_dataset(folder, parts, facts)
+    counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in parts.items())
+    print(f"fetch: {facts['title']}: {counts} images")
+
+
+if __name__ == "__main__":
+    stage.main(main)

@@ -1,0 +1,62 @@
+"""Trains the tickets and their controls, in a data order other than the one that found them.
+
+Reads   data/dataset/, data/dense/, data/masks/; params.yaml: seeds, model, train, retrain,
+        prune.rounds, prune.rewind_iteration
+Writes  data/retrained/: history.csv, environment.json
+"""
+
+from functools import partial
+
+from lottery import artifacts, execution, histories, stage, store
+from lottery.params import Params
+from lottery.runs import Result, Run, prepare
+from lottery.variants import VARIANTS, Ticket
+
+
+def main(params: Params) -> None:
+    dataset = artifacts.open_dataset()
+    iterations = params.train.length(len(dataset.train.labels))
+    rewind = params.prune.rewind_iteration
+    entries: list[histories.Entry] = []
+    results: list[Result] = []
+
+    def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
+        mask, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
+        rewound, _ = artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "rewind.safetensors")
+        shape, classes = dataset.image_shape, dataset.facts["classes"]
+        ticket = Ticket(seed, round_, mask, rewound, rewind, params.model, shape, classes)
+        start = yield from VARIANTS[variant](ticket)
+        result = yield Run(
+            seed=seed,
+            variant=variant,
+            round=round_,
+            model=params.model,
+            train=params.train,
+            dataset=str(artifacts.DATASET),
+            weights=start.weights,
+            mask=start.mask,
+            order=("data order of retraining", seed),
+            start=start.iteration,
+            iterations=iterations,
+            keep_trained=False,
+        )
+        entries.append(histories.Entry(seed, variant, round_, start.mask.weights_remaining, result.history))
+        results.append(result)
+
+    wanted = [(s, v, r) for r in params.retrain_rounds() for v in params.retrain.variants for s in params.seeds]
+    with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
+        execution.execute(
+            [retraining(*one) for one in wanted],
+            prepare=partial(prepare, params.train.threads),
+            title="retrain",
+            workers=execution.worker_count(params.train.threads),
+            runs=len(wanted),
+            iterations=len(wanted) * iterations,
+        )
+        histories.write(folder / "history.csv", entries)
+        histories.write_environment(folder / "environment.json", [r.environment for r in results])
+    store.save_used("retrain", [r.fingerprint for r in results])
+
+
+if __name__ == "__main__":
+    stage.main(main)

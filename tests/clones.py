@@ -1,0 +1,99 @@
+"""Clones of the working tree in which the real pipeline runs, as a user's clone would."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+
+TINY = """\
+seeds: [0, 1]
+data: {name: digits, validation_size: 250}
+model: {name: lenet_300_100, initializer: glorot_normal}
+train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 40, evaluate_every: 10}
+prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
+retrain: {variants: [ticket, random_reinit], rounds: all}
+report: {margin: 0.01, confidence: 0.95}
+"""
+
+
+@dataclass
+class Clone:
+    """A git clone with a tiny experiment."""
+
+    path: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def env(self) -> dict[str, str]:
+        """The environment that the clone's commands run in: this Python's, no git identity of the user."""
+        return {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "GIT_AUTHOR_NAME": "test",
+            "GIT_AUTHOR_EMAIL": "test@example.org",
+            "GIT_COMMITTER_NAME": "test",
+            "GIT_COMMITTER_EMAIL": "test@example.org",
+            **self.environment,
+        }
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        env = {**self.env(), **environment}
+        done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=280)
+        if check and done.returncode:
+            raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def repro(self, *arguments: str, **environment: str) -> list[str]:
+        """Runs `dvc repro` and gives the stages that it ran."""
+        out = self.run("dvc", "repro", *arguments, **environment).stdout
+        return [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage ")]
+
+    def change(self, key: str, value: object) -> None:
+        """Sets one key of params.yaml, e.g. ``train.learning_rate``."""
+        yaml = YAML()
+        content = yaml.load(self.params)
+        *sections, last = key.split(".")
+        section = content
+        for name in sections:
+            section = section[name]
+        section[last] = value
+        with open(self.path / "params.yaml", "w") as file:
+            yaml.dump(content, file)
+
+    @property
+    def params(self) -> str:
+        return (self.path / "params.yaml").read_text()
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "commit", "-q", "-m", message)
+
+    def files(self, folder: str) -> set[str]:
+        return {str(p.relative_to(self.path / folder)) for p in (self.path / folder).rglob("*") if p.is_file()}
+
+
+def make_clone(path: Path) -> Clone:
+    """What git would clone: tracked files and those not ignored, in a repository of their own; no results."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for name in filter(None, listed):
+        if name == "dvc.lock" or name.startswith(("reports/", "tests/", "docs/")) or not (ROOT / name).exists():
+            continue
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, path / name)
+    (path / "params.yaml").write_text(TINY)
+    clone = Clone(path)
+    clone.run("git", "init", "-q", "-b", "main")
+    clone.commit("a tiny experiment")
+    return clone

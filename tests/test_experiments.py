@@ -1,0 +1,118 @@
+"""The published experiments: each file is complete, and is the experiment that it says it is."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+from lottery import models, params
+from lottery.datasets.catalogue import DATASETS
+from lottery.masks import surviving_count
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "experiments").glob("*.yaml"))
+
+# Frankle & Carbin 2019, figure 2: prunable weights; Adam's rate, iterations, rates of pruning (Conv-6 as described)
+PAPER = {
+    "mnist-lenet": (266_200, 1.2e-3, 50_000, None),
+    "cifar10-conv2": (4_300_992, 2e-4, 20_000, 0.1),
+    "cifar10-conv4": (2_425_024, 3e-4, 25_000, 0.1),
+    "cifar10-conv6": (2_261_184, 3e-4, 30_000, 0.15),
+}
+# Percent of weights remaining by round, as the paper's figures label them
+REMAINING = {
+    "mnist-lenet": {7: 21.1, 9: 13.5, 16: 2.9},
+    "cifar10-conv2": {11: 8.8, 14: 4.6, 16: 3.0},
+    "cifar10-conv4": {1: 81.08, 11: 11.06, 12: 9.18, 15: 5.37, 21: 2.01},
+    "cifar10-conv4-notebook": {15: 5.37},
+    "cifar10-conv6": {20: 2.5},
+}
+
+
+def experiment(name):
+    return params.load(ROOT / "experiments" / f"{name}.yaml")
+
+
+def network_of(loaded):
+    known = DATASETS[loaded.data.name]
+    return models.build(loaded.model.name, known.image_shape, known.classes, loaded.train.precision)
+
+
+def sizes_and_kinds(network):
+    variables, kinds = models.variables(network), models.kinds(network)
+    return {name: int(np.prod(variables[name].shape)) for name in kinds}, kinds
+
+
+def percent_remaining(loaded, round_):
+    sizes, kinds = sizes_and_kinds(network_of(loaded))
+    rates = loaded.prune.rates.model_dump()
+    return 100 * sum(surviving_count(sizes[n], rates[kinds[n]], round_) for n in kinds) / sum(sizes.values())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_is_valid_builds_its_model_and_says_what_it_is(path):
+    loaded = params.load(path)
+    assert network_of(loaded).count_params() > 0
+    comment = path.read_text(encoding="utf-8").split("\nseeds:")[0]
+    assert all(line.startswith("#") for line in comment.splitlines() if line)
+    assert f"\n# Command: make repro EXPERIMENT={path.stem}\n" in comment
+    assert "\n# Takes:   " in comment
+    assert "\n# Result:  " in comment
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem != "smoke"], ids=lambda path: path.stem)
+def test_a_published_experiment_leaves_nothing_to_defaults(path):
+    read = YAML(typ="safe")
+    assert params.load(path).model_dump() == read.load(path)
+
+
+def test_mnist5k_lenet_is_the_default_experiment():
+    read = YAML(typ="safe")
+    assert read.load(ROOT / "experiments/mnist5k-lenet.yaml") == read.load(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_protocol_is_the_papers(name):
+    weights, rate, iterations, conv = PAPER[name]
+    loaded = experiment(name)
+    assert sum(sizes_and_kinds(network_of(loaded))[0].values()) == weights
+    train = loaded.train
+    assert (train.optimizer, train.learning_rate, train.iterations) == ("adam", rate, iterations)
+    assert (train.batch_size, train.evaluate_every, train.early_stopping) == (60, 100, None)
+    assert loaded.data.validation_size == 5000
+    assert loaded.model.initializer == "glorot_normal"
+    assert len(loaded.seeds) == 5
+    assert (loaded.prune.rates.dense, loaded.prune.rates.output) == (0.2, 0.1)
+    if conv is not None:
+        assert loaded.prune.rates.conv == conv
+    assert loaded.prune.rewind_iteration == 0
+    assert set(loaded.retrain.variants) >= {"ticket", "random_reinit"}
+    assert loaded.retrain_rounds()[-1] == loaded.prune.rounds
+
+
+@pytest.mark.parametrize(
+    ("name", "round_", "percent"), [(n, r, p) for n, by in REMAINING.items() for r, p in by.items()]
+)
+def test_as_many_weights_remain_after_a_round_as_published(name, round_, percent):
+    loaded = experiment(name)
+    assert round_ <= loaded.prune.rounds
+    digits = len(str(percent).split(".")[1])
+    assert percent_remaining(loaded, round_) == pytest.approx(percent, abs=0.5001 * 10**-digits)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_last_round_leaves_2_to_4_percent(name):
+    loaded = experiment(name)
+    assert 2 <= percent_remaining(loaded, loaded.prune.rounds) <= 4
+
+
+def test_the_notebooks_evaluation_is_an_epoch_and_its_stop_is_three_of_them():
+    loaded = experiment("cifar10-conv4-notebook")
+    train = loaded.train
+    assert DATASETS["cifar10"].training - loaded.data.validation_size == 45_000
+    assert train.evaluate_every == 45_000 // train.batch_size == 750
+    assert loaded.iterations() == 20 * 750
+    assert (train.early_stopping.patience, train.early_stopping.min_delta) == (3, 0.001)
+    assert loaded.model.initializer == "glorot_uniform"
+    assert loaded.retrain_rounds() == [5, 10, 15]

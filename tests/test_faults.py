@@ -1,0 +1,342 @@
+"""Nothing is lost: kills, full disks, read-only folders, two writers."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clones import ROOT
+
+from benchmarks.faults import faulty_clone, reproduce
+from lottery import artifacts, store
+
+CAN_MOUNT = (
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
+    if shutil.which("unshare")
+    else False
+)
+needs_mount = pytest.mark.skipif(
+    not CAN_MOUNT, reason="needs unshare -rm (user namespaces) to mount small file systems"
+)
+
+
+def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path):
+    reference = faulty_clone(tmp_path / "reference" / "clone")
+    assert reproduce(reference).status == 0
+    clone = faulty_clone(tmp_path / "killed" / "clone")
+    kills = 0
+    for moment, delay, mode in [
+        ("Running stage 'fetch'", 0.6, "group"),
+        ("Running stage 'train_dense'", 3.0, "group"),
+        ("prune: 1/6", 0.1, "group"),
+        ("prune: 4/6", 0.1, "dvc"),
+        ("retrain: 2/18", 0.1, "group"),
+        ("retrain: 6/18", 0.1, "worker"),
+    ]:
+        status, text, killed = reproduce(clone, moment, delay, mode)
+        assert status in (None, 0), text
+        kills += killed is not None
+    assert kills >= 5
+    assert reproduce(clone).status == 0
+    assert (clone.path / "dvc.lock").read_bytes() == (reference.path / "dvc.lock").read_bytes()
+    assert list((clone.path / ".runs").glob("*.checkpoint*")) == []
+    assert list((clone.path / ".runs").glob(".*.tmp")) == []
+    again = clone.run("dvc", "repro", "--force", "-s", "retrain").stdout
+    trained = [line for line in again.splitlines() if re.match(r"retrain: \d+/", line)]
+    assert len(trained) == 18
+    assert all("from the run store" in line for line in trained)
+
+
+def test_a_run_killed_at_80_percent_trains_only_the_rest(tmp_path):
+    clone = faulty_clone(tmp_path / "clone")
+    clone.change("seeds", [0])
+    clone.change("train.iterations", 6000)
+    clone.change("train.evaluate_every", 100)
+    clone.repro("fetch")
+    stage = subprocess.Popen(
+        [sys.executable, "-m", "stages.train_dense"],
+        cwd=clone.path,
+        env=clone.env(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while _checkpointed(clone.path) < 4800:
+        assert time.monotonic() < deadline
+        assert stage.poll() is None
+        time.sleep(0.01)
+    os.killpg(stage.pid, signal.SIGKILL)
+    stage.wait()
+    out = clone.run(sys.executable, "-m", "stages.train_dense").stdout
+    begun, trained = map(int, re.search(r"resumed at iteration (\d+), (\d+) iterations", out).groups())
+    assert begun + trained == 6000
+    assert begun >= 4800
+    assert trained <= 0.3 * 6000
+
+
+def _checkpointed(folder: Path) -> int:
+    iterations = [0]
+    for path in (folder / ".runs").glob("*.checkpoint"):
+        facts = store.read_facts(path)
+        if facts:
+            iterations.append(facts["iteration"])
+    return max(iterations)
+
+
+KILL_AT = """
+import os, signal, sys
+import numpy as np
+from lottery import store
+from pathlib import Path
+
+store.FOLDER = Path(sys.argv[1])
+left = int(sys.argv[2])
+real = {"fsync": os.fsync, "replace": os.replace}
+
+def counted(call):
+    def wrapper(*arguments):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*arguments)
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapper
+
+def state(n):
+    return {"weights": {"a": np.full(5000, n, np.float32)}, "history": {"loss": np.full(3, float(n))}}
+
+store.save_checkpoint("f" * 64, state(1), {"name": "run", "iteration": 1})
+store.save_checkpoint("f" * 64, state(2), {"name": "run", "iteration": 2})
+os.fsync, os.replace = counted(os.fsync), counted(os.replace)
+real_open = open
+class Killing:
+    def __init__(self, file): self.file = file
+    def __enter__(self): return self
+    def __exit__(self, *_): self.file.close()
+    def write(self, content):
+        global left
+        left -= 1
+        if left == 0:
+            self.file.write(content[: len(content) // 2]); self.file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.file.write(content)
+    def __getattr__(self, name): return getattr(self.file, name)
+import lottery.artifacts
+lottery.artifacts.open = lambda *a, **k: Killing(real_open(*a, **k)) if "wb" in a else real_open(*a, **k)
+if sys.argv[3] == "checkpoint":
+    store.save_checkpoint("f" * 64, state(3), {"name": "run", "iteration": 3})
+else:
+    store.save_finished("f" * 64, state(3), {"name": "run", "iteration": 3})
+print("not killed")
+"""
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "finished"])
+def test_a_kill_at_any_write_fsync_or_rename_of_the_store_leaves_a_whole_state(tmp_path, what, monkeypatch):
+    killed = 0
+    for moment in range(1, 20):
+        folder = tmp_path / f"{what}-{moment}"
+        done = subprocess.run(
+            [sys.executable, "-c", KILL_AT, str(folder), str(moment), what], cwd=ROOT, capture_output=True, text=True
+        )
+        monkeypatch.setattr(store, "FOLDER", folder)
+        found = store.load_finished("f" * 64) or store.load_checkpoint("f" * 64)
+        assert found is not None, moment
+        groups, facts = found
+        assert facts["iteration"] in (2, 3)
+        assert (groups["weights"]["a"] == facts["iteration"]).all()
+        assert not list(folder.glob("*.damaged"))
+        if done.returncode != -signal.SIGKILL:
+            assert done.stdout == "not killed\n", done.stderr
+            assert facts["iteration"] == 3
+            break
+        killed += 1
+    assert killed >= 5  # write, fsync and rename, before and after
+    assert done.returncode == 0
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "FOLDER", tmp_path)
+    key = "a" * 64
+    for n in (1, 2):
+        store.save_checkpoint(key, {"weights": {"w": np.full(100, n, np.float32)}}, {"iteration": n})
+    newest = store.file(key, store.CHECKPOINT)
+    content = bytearray(newest.read_bytes())
+    content[-7] ^= 1
+    newest.write_bytes(content)
+    groups, facts = store.load_checkpoint(key)
+    assert facts == {"iteration": 1}
+    assert (groups["weights"]["w"] == 1).all()
+    assert "damaged" in capsys.readouterr().err
+    assert store.file(key, store.CHECKPOINT + store.DAMAGED).exists()
+    before = store.file(key, store.PREVIOUS)
+    before.write_bytes(before.read_bytes()[:50])
+    assert store.load_checkpoint(key) is None  # then from the start
+
+
+def test_the_second_writer_waits_and_says_for_whom(clone):
+    hold = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time\nfrom lottery import store\nwith store.one_writer('prune'):\n    print('held', flush=True)\n    time.sleep(60)",
+        ],
+        cwd=clone.path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert hold.stdout.readline() == "held\n"
+    second = subprocess.Popen(
+        [sys.executable, "-m", "stages.extract_masks"],
+        cwd=clone.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = second.stderr.readline()
+    assert re.match(
+        rf"extract_masks: waiting: prune with pid {hold.pid} on \S+ has held the run store .runs since 20", said
+    )
+    assert second.poll() is None
+    hold.kill()  # its lock goes with it: nothing to delete by hand
+    hold.wait()
+    out, err = second.communicate(timeout=60)
+    assert second.returncode == 0, err
+    assert "masks" in out
+    hold.stdout.close()
+
+
+def test_the_store_is_listed_and_pruned(clone):
+    listed = clone.run(sys.executable, "-m", "lottery.runs").stdout
+    assert listed.count("finished") == 2 + 4 + 8
+    assert "seed 1, random_reinit, round 2" in listed
+    assert "14 runs" in listed
+    old = next(p for p in (clone.path / ".runs").glob("*.finished"))
+    os.utime(old, (time.time() - 86400 * 40, time.time() - 86400 * 40))
+    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d", "--dry-run").stdout.endswith(
+        "nothing was removed (--dry-run)\n"
+    )
+    assert old.exists()
+    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d", "--keep-used").stdout.endswith(
+        "0 runs removed\n"
+    )
+    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d").stdout.endswith("1 runs removed\n")
+    assert not old.exists()
+    clone.change("retrain.variants", ["ticket"])
+    clone.run(sys.executable, "-m", "stages.retrain")
+    assert clone.run(sys.executable, "-m", "lottery.runs", "--keep-used").stdout.endswith("4 runs removed\n")
+    left = clone.run(sys.executable, "-m", "lottery.runs").stdout
+    assert "random_reinit" not in left
+    assert "seed 0, ticket, round 2" in left
+    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "soon", check=False).returncode == 2
+
+
+def test_code_that_can_change_a_run_invalidates_it_and_other_code_does_not(clone):
+    for name, reused in (("figures.py", True), ("training.py", False)):
+        with open(clone.path / "lottery" / name, "a") as file:
+            file.write("\n# a comment\n")
+        out = clone.run("dvc", "repro", "train_dense").stdout
+        if reused:
+            assert "Running stage" not in out
+        else:
+            assert out.count("40 iterations") == 2
+
+
+@pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
+def test_an_impossible_checkpoint_interval_is_refused_at_once(clone, value):
+    done = clone.run(sys.executable, "-m", "stages.prune", check=False, LOTTERY_CHECKPOINT_SECONDS=value)
+    assert done.returncode == 1
+    assert done.stderr == f"prune: LOTTERY_CHECKPOINT_SECONDS: got {value!r}; accepted: a number from 0 up\n"
+
+
+def in_namespace(clone, script):
+    """Runs a shell script in a mount namespace of its own, in the clone."""
+    return clone.run("unshare", "-rm", "sh", "-ec", script, check=False)
+
+
+@needs_mount
+def test_a_full_disk_is_named_and_the_dataset_of_before_stays(clone):
+    clone.change("data.name", "mnist5k")  # 4 MB: more than fits
+    done = in_namespace(
+        clone,
+        """
+        cp -r data /tmp/before-$$ ; mount -t tmpfs -o size=1m tmpfs data ; cp -r /tmp/before-$$/dataset data/
+        python -m stages.fetch || echo "exit $?"
+        diff -r data/dataset /tmp/before-$$/dataset && echo intact
+        ls -A data ; rm -r /tmp/before-$$
+        """,
+    )
+    assert re.search(r"fetch: data/\.dataset\.partial/\S+: cannot be written: No space left on device", done.stderr)
+    assert done.stdout.split("\n")[:4] == ["exit 1", "intact", "dataset", ""]
+    assert "Traceback" not in done.stderr
+
+
+@needs_mount
+def test_a_full_run_store_is_named_and_the_artifacts_of_before_stay(clone):
+    clone.change("train.learning_rate", 0.002)
+    before = (clone.path / "data/dense/history.csv").read_bytes()
+    done = in_namespace(clone, "mount -t tmpfs -o size=100k tmpfs .runs\npython -m stages.train_dense")
+    assert done.returncode == 1
+    assert re.search(r"train_dense: seed 0, dense: \.runs/\S+: cannot be written: No space left on device", done.stderr)
+    assert "Traceback" not in done.stderr
+    assert (clone.path / "data/dense/history.csv").read_bytes() == before
+    assert list((clone.path / "data").glob(".*partial")) == []
+
+
+@needs_mount
+@pytest.mark.parametrize(("folder", "stage"), [("data", "extract_masks"), (".runs", "prune"), ("reports", "report")])
+def test_a_read_only_folder_is_named(clone, folder, stage):
+    done = in_namespace(
+        clone, f"mount --bind {folder} {folder}\nmount -o remount,bind,ro {folder}\npython -m stages.{stage}"
+    )
+    assert done.returncode == 1
+    assert re.search(rf"{stage}: {re.escape(folder)}\S*: .*cannot be written: Read-only file system", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_any_flipped_byte_in_an_artifact_gives_a_named_error_or_the_same_result(clone, monkeypatch):
+    monkeypatch.chdir(clone.path)
+    generator = random.Random(0)
+    readers = {
+        "data/dense/seed-0/trained.safetensors": artifacts.read_tensors,
+        "data/pruned/seed-1/round-02.safetensors": artifacts.read_masked_weights,
+        "data/masks/seed-0/round-01.safetensors": artifacts.read_mask,
+        "data/dataset/train_images.npy": lambda path: artifacts.open_dataset(path.parent),
+        "data/dataset/dataset.json": lambda path: artifacts.open_dataset(path.parent),
+    }
+    named = 0
+    for name, read in readers.items():
+        path = clone.path / name
+        good = path.read_bytes()
+        for _ in range(40):
+            place = generator.choice([generator.randrange(min(len(good), 400)), generator.randrange(len(good))])
+            content = bytearray(good)
+            content[place] ^= 1 << generator.randrange(8)
+            path.write_bytes(content)
+            with contextlib.suppress(artifacts.LotteryError):
+                read(Path(name))
+                assert name.endswith("dataset.json"), (name, place)  # only its title and the like may change unseen
+                continue
+            named += 1
+        path.write_bytes(good)
+        read(Path(name))
+    assert named >= 4 * 40
+
+
+def test_results_record_versions_device_cpu_and_threads(finished_clone):
+    (environment,) = json.loads((finished_clone.path / "data/pruned/environment.json").read_text())
+    assert set(environment) == {"device", "cpu", "threads", "versions"}
+    assert set(environment["versions"]) == {"tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"}

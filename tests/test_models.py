@@ -1,0 +1,90 @@
+"""Architectures and initialisers against the paper's counts and the definitions."""
+
+import numpy as np
+import pytest
+
+from lottery import models
+from lottery.masks import surviving_count
+from lottery.params import SMALLEST_IMAGE
+
+CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
+
+
+def prunable_sizes(name, shape):
+    network = models.build(name, shape, 10)
+    variables = models.variables(network)
+    return {kernel: int(np.prod(variables[kernel].shape)) for kernel in models.kinds(network)}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "weights"),  # Frankle & Carbin 2019, figure 2; Conv-6 as described there
+    [
+        ("lenet_300_100", MNIST, 266_200),
+        ("conv2", CIFAR, 4_300_992),
+        ("conv4", CIFAR, 2_425_024),
+        ("conv6", CIFAR, 2_261_184),
+    ],
+)
+def test_prunable_weights_are_as_many_as_in_the_paper(name, shape, weights):
+    assert sum(prunable_sizes(name, shape).values()) == weights
+
+
+def test_conv4_keeps_the_papers_share_of_weights_each_round():
+    network = models.build("conv4", CIFAR, 10)
+    kinds, sizes = models.kinds(network), prunable_sizes("conv4", CIFAR)
+    rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
+    for round_, percent in ((1, 81.08), (11, 11.06), (12, 9.18), (15, 5.37), (21, 2.01)):
+        kept = sum(surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items())
+        assert 100 * kept / sum(sizes.values()) == pytest.approx(percent, abs=0.005)
+
+
+def test_kernels_are_prunable_and_only_the_last_dense_layer_is_output():
+    assert models.kinds(models.build("conv2", CIFAR, 10)) == {
+        "conv1/kernel": "conv",
+        "conv2/kernel": "conv",
+        "dense1/kernel": "dense",
+        "dense2/kernel": "dense",
+        "output/kernel": "output",
+    }
+
+
+def fits(name, side):
+    try:
+        return all(0 not in v.shape for v in models.build(name, (side, side, 1), 10).variables)
+    except ValueError:  # Keras refuses to pool less than 2 x 2 pixels
+        return False
+
+
+@pytest.mark.parametrize("name", models.ARCHITECTURES)
+def test_the_smallest_image_that_fits_is_the_one_documented(name):
+    assert fits(name, SMALLEST_IMAGE[name])
+    assert not fits(name, SMALLEST_IMAGE[name] - 1)
+
+
+@pytest.mark.parametrize(("initializer", "spread"), [("glorot_normal", "normal"), ("glorot_uniform", "uniform")])
+def test_initial_kernels_follow_glorot_and_biases_are_zero(initializer, spread):
+    weights = models.initialise(models.build("lenet_300_100", MNIST, 10), initializer, "initialisation", 0)
+    kernel = weights["dense1/kernel"]
+    variance = 2 / (784 + 300)  # Glorot & Bengio 2010, equation 12
+    assert kernel.var() == pytest.approx(variance, rel=0.02)
+    assert abs(kernel.mean()) < 4 * np.sqrt(variance / kernel.size)
+    bound = np.sqrt(3 * variance) if spread == "uniform" else 2 * np.sqrt(variance) / 0.8796
+    assert np.abs(kernel).max() <= bound * 1.001
+    assert not weights["dense1/bias"].any()
+
+
+def test_initial_weights_are_a_function_of_purpose_and_seed_alone():
+    network = models.build("lenet_300_100", MNIST, 10)
+    first = models.initialise(network, "glorot_normal", "initialisation", 3)
+    again = models.initialise(models.build("lenet_300_100", MNIST, 10), "glorot_normal", "initialisation", 3)
+    assert all(first[name].tobytes() == again[name].tobytes() for name in first)
+    for purpose, key in (("initialisation", (4,)), ("re-initialisation", (3,)), ("initialisation", (3, 1))):
+        other = models.initialise(network, "glorot_normal", purpose, *key)
+        assert not np.array_equal(first["dense1/kernel"], other["dense1/kernel"])
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_variables_and_logits():
+    network = models.build("conv2", CIFAR, 10, "bfloat16")
+    assert network.get_layer("conv1").compute_dtype == "bfloat16"
+    assert all(v.dtype == "float32" for v in network.get_weights())
+    assert network.output.dtype == "float32"

@@ -1,0 +1,225 @@
+"""The pipeline as a user runs it: real `dvc repro`, tiny experiments, temporary clones."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from imports import used_by
+from ruamel.yaml import YAML
+
+from lottery import artifacts
+from lottery.masks import surviving_count
+
+ROOT = Path(__file__).parent.parent
+STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_it_imports(stage):
+    deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["deps"]
+    assert {d for d in deps if d.endswith(".py")} == used_by(stage)
+
+
+CHANGES = [
+    ("seeds", [0, 1, 2], ["train_dense", "prune", "extract_masks", "retrain", "report"]),
+    ("seeds", [0], ["train_dense", "prune", "extract_masks", "retrain", "report"]),
+    ("train.learning_rate", 0.002, ["train_dense", "prune", "extract_masks", "retrain", "report"]),
+    ("prune.rounds", 3, ["prune", "extract_masks", "retrain", "report"]),
+    ("retrain.variants", ["ticket", "random_reinit", "random_mask"], ["retrain", "report"]),
+    ("report.confidence", 0.9, ["report"]),
+]
+
+
+def _names(listing):
+    return ["seed" + line.rpartition("  seed")[2] for line in listing.splitlines() if "  seed" in line]
+
+
+@pytest.mark.parametrize(("key", "value", "rerun"), CHANGES)
+def test_a_change_reruns_only_what_it_affects(clone, key, value, rerun):
+    clone.change(key, value)
+    before = clone.run("python", "-m", "lottery.runs").stdout
+    assert clone.repro() == rerun
+    if value == [0, 1, 2]:  # the runs of the others come from the run store
+        after = clone.run("python", "-m", "lottery.runs").stdout
+        added = set(_names(after)) - set(_names(before))
+        assert added == {name for name in _names(after) if name.startswith("seed 2")}
+        assert len(_names(after)) - len(_names(before)) == 1 + 2 + 4
+    if key == "seeds":  # nothing stale stays
+        for folder in ("data/dense", "data/pruned", "data/masks"):
+            seeds = {int(p.name.removeprefix("seed-")) for p in (clone.path / folder).glob("seed-*")}
+            assert seeds == set(value)
+        for table in ("data/dense/history.csv", "data/retrained/history.csv", "data/masks/density.csv"):
+            assert set(pd.read_csv(clone.path / table)["seed"]) == set(value)
+        metrics = json.loads((clone.path / "reports/metrics.json").read_text())
+        assert metrics["dense"]["test_accuracy"]["n"] == len(value)
+        assert f"{len(value)} seeds" in (clone.path / "reports/report.md").read_text()
+
+
+def test_another_split_of_the_same_images_is_another_run(clone):
+    clone.change("data.split_seed", 1)
+    out = clone.run("dvc", "repro", "train_dense").stdout
+    assert out.count(": 40 iterations") == 2
+    assert "from the run store" not in out
+
+
+def test_a_comment_in_params_reruns_nothing_and_the_second_repro_neither(clone):
+    assert clone.repro() == []
+    (clone.path / "params.yaml").write_text("# a comment\n" + clone.params)
+    assert clone.repro() == []
+
+
+def test_a_fresh_clone_with_another_number_of_workers_gives_the_same_bytes(finished_clone, empty_clone):
+    assert empty_clone.repro(LOTTERY_WORKERS="1") == STAGES
+    for name in ("dvc.lock", "reports/metrics.json", "reports/report.md"):
+        assert (empty_clone.path / name).read_bytes() == (finished_clone.path / name).read_bytes(), name
+    names = finished_clone.files("reports")
+    assert len([n for n in names if n.startswith("figures/")]) == 8
+    for name in names:
+        assert (empty_clone.path / "reports" / name).read_bytes() == (
+            finished_clone.path / "reports" / name
+        ).read_bytes(), name
+
+
+def test_deleting_the_run_store_costs_time_but_changes_nothing(clone):
+    before = (clone.path / "dvc.lock").read_bytes()
+    for path in (clone.path / ".runs").iterdir():
+        path.unlink()
+    assert clone.repro("--force", "-s", "prune") == ["prune"]
+    assert (clone.path / "dvc.lock").read_bytes() == before
+
+
+def test_artifacts_hold_the_invariants(finished_clone, monkeypatch):
+    monkeypatch.chdir(finished_clone.path)
+    for seed in (0, 1):
+        rewound, facts = artifacts.read_tensors(artifacts.DENSE / f"seed-{seed}" / "rewind.safetensors")
+        initial, _ = artifacts.read_tensors(artifacts.DENSE / f"seed-{seed}" / "initial.safetensors")
+        assert {n: v.tobytes() for n, v in rewound.items()} == {n: v.tobytes() for n, v in initial.items()}
+        assert set(facts["kinds"].values()) == {"dense", "output"}
+        before = None
+        for round_ in (1, 2):
+            weights, mask, _ = artifacts.read_masked_weights(artifacts.round_file(artifacts.PRUNED, seed, round_))
+            extracted, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
+            for name, keep in mask.layers.items():
+                rate = {"dense": 0.2, "output": 0.1}[facts["kinds"][name]]
+                assert mask.counts[name] == surviving_count(keep.size, rate, round_)
+                assert not weights[name][~keep].any()
+                assert np.array_equal(extracted.layers[name], keep)
+            assert before is None or mask.within(before)
+            before = mask
+
+
+def test_histories_cover_every_run_and_evaluation(finished_clone):
+    retrained = pd.read_csv(finished_clone.path / "data/retrained/history.csv")
+    runs = retrained.groupby(["seed", "variant", "round"])
+    assert len(runs) == 2 * 2 * 2
+    assert all(list(group["iteration"]) == [0, 10, 20, 30, 40] for _, group in runs)
+    assert retrained.loc[retrained["iteration"] > 0].notna().all(axis=None)
+    assert retrained["test_accuracy"].between(0, 1).all()
+    dense = pd.read_csv(finished_clone.path / "data/dense/history.csv")
+    last = dense[dense["iteration"] == 40]
+    assert last["test_accuracy"].min() > 0.6  # ten classes: it has learnt
+
+
+def test_results_say_what_they_were_computed_on(finished_clone):
+    (environment,) = json.loads((finished_clone.path / "data/retrained/environment.json").read_text())
+    assert environment["device"].split()[0] in ("CPU", "GPU")
+    assert environment["threads"] == 1
+    assert environment["versions"]["tensorflow"]
+    assert environment["device"] in (finished_clone.path / "reports/report.md").read_text()
+
+
+def test_dvc_diffs_read_well(clone):
+    clone.change("report.margin", 0.5)
+    clone.change("report.confidence", 0.8)
+    clone.repro()
+    params = json.loads(clone.run("dvc", "params", "diff", "--json").stdout)
+    assert params["params.yaml"]["report.margin"] == {"old": 0.01, "new": 0.5, "diff": 0.49}
+    metrics = clone.run("dvc", "metrics", "diff", "--all", "--md").stdout
+    assert "| reports/metrics.json | dense.test_accuracy.mean" in metrics
+    assert "verdict" in metrics
+    html = Path(clone.run("dvc", "plots", "diff", "HEAD", "workspace").stdout.strip().removeprefix("file://"))
+    page = html.read_text()
+    for title in ("Test accuracy at early stop", "Early-stop iteration", "Test accuracy during training"):
+        assert title in page
+    assert '"rev": "workspace"' in page
+    assert '"rev": "HEAD"' in page
+    assert "DVC_METRIC" not in page
+
+
+def test_experiments_run_and_are_listed(clone):
+    done = clone.run("dvc", "exp", "run", "-n", "wide-margin", "-S", "report.margin=0.3", check=False)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
+    assert "wide-margin" in json.dumps(shown)
+    assert "report.margin" in clone.run("dvc", "exp", "show", "--md").stdout or "0.3" in json.dumps(shown)
+
+
+def test_results_of_earlier_parameters_come_back_without_computing(clone):
+    before = clone.params
+    clone.change("train.learning_rate", 0.002)
+    assert clone.repro("train_dense") == ["train_dense"]
+    (clone.path / "params.yaml").write_text(before)
+    assert clone.repro("train_dense") == []  # from DVC's run-cache
+
+
+def test_a_loss_that_becomes_nan_fails_by_name_and_keeps_the_other_runs(clone):
+    clone.change("train.optimizer", "sgd")
+    clone.change("train.learning_rate", 1e30)
+    done = clone.run("dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "seed 0, dense: the loss became NaN or infinite by iteration 10" in done.stderr
+    assert "seed 1, dense" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (clone.path / "data/dense").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "stage", "message"),
+    [
+        (lambda p: (p / "data/dataset/train_images.npy").unlink(), "train_dense", "train_images.npy: not there"),
+        (
+            lambda p: (p / "data/dataset/test_labels.npy").write_bytes(b"\x93NUMPY"),
+            "prune",
+            "test_labels.npy: cannot be read as an array, or truncated",
+        ),
+        (
+            lambda p: np.save(p / "data/dataset/validation_images.npy", np.zeros((250, 9, 8, 1), np.uint8)),
+            "retrain",
+            "validation_images.npy: holds uint8 [250, 9, 8, 1], expected uint8 [250, 8, 8, 1]",
+        ),
+        (
+            lambda p: (p / "data/masks/density.csv").unlink(),
+            "report",
+            "density.csv: not there",
+        ),
+    ],
+)
+def test_a_damaged_artifact_is_named_with_what_to_do(clone, damage, stage, message):
+    damage(clone.path)
+    done = clone.run("python", "-m", f"stages.{stage}", check=False)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "dvc repro" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_refuses_bad_parameters_before_it_computes(empty_clone, stage):
+    empty_clone.change("prune.rates", {"conv": 0.1, "dense": 1.2, "output": 0.1})
+    done = empty_clone.run("python", "-m", f"stages.{stage}", check=False)
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"{stage}: params.yaml: prune.rates.dense: got 1.2; accepted: a number from 0 up to, but not, 1\n"
+    )
+    assert done.stdout == ""
+    assert empty_clone.files("data") == {".gitignore"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_explains_the_stage(stage, empty_clone):
+    done = empty_clone.run("python", "-m", f"stages.{stage}", "--help")
+    assert "Reads" in done.stdout
+    assert "Writes" in done.stdout
