@@ -101,9 +101,12 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
 
 
 def _keras(model: str, precision: str, threads: int):
+    import tensorflow as tf
+
     from lottery import models, training
 
     training.configure(threads)
+    tf.random.set_seed(0)  # Model.fit shuffles
     network = models.build(model, SHAPES[model], 10, precision)
     images, labels = data(model)
     return network, (images / 255.0).astype(np.float32), labels

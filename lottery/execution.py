@@ -52,8 +52,8 @@ def worker_count(threads: int) -> int:
     if not given:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return max(1, cores // threads)
-    if not given.isdecimal() or int(given) < 1:
-        raise LotteryError(f"LOTTERY_WORKERS: got {given!r}; accepted: a whole number from 1 up")
+    if not given.isdecimal() or len(given) > 4 or int(given) < 1:
+        raise LotteryError(f"LOTTERY_WORKERS: got {given!r}; accepted: a whole number from 1 to 9999")
     return int(given)
 
 
@@ -240,14 +240,20 @@ def _start_worker(prepare: Callable[[int], None], index: int) -> _Worker:
 def _work(connection: Connection, prepare: Callable[[int], None], index: int) -> None:
     """The life of a worker: tasks in, results out, until the stage ends, however it ends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare(index)
+    unfit = None  # why it cannot compute anything: the answer to every task
+    try:
+        prepare(index)
+    except Exception as error:
+        unfit = f"its worker could not start: {_explain(error)}"
     while True:
         task: Task = connection.recv()
+        if unfit:
+            connection.send(("failed", unfit))
+            continue
         try:
-            answer = ("done", task(lambda iterations: connection.send(("progress", iterations))))
+            connection.send(("done", task(lambda iterations: connection.send(("progress", iterations)))))
         except Exception as error:
-            answer = ("failed", _explain(error))
-        connection.send(answer)
+            connection.send(("failed", _explain(error)))
 
 
 def _explain(error: Exception) -> str:

@@ -47,9 +47,9 @@ def markdown(
         _judgements(conclusion.rounds, report.confidence) if conclusion.rounds else conclusion.reason,
         f"Differences are paired by seed, with their {report.confidence:.0%} interval. A ticket wins where all three hold "
         f"by one-sided paired t-tests (p, Holm-corrected for {len(conclusion.rounds)} rounds, below "
-        f"{1 - report.confidence:.2g}): accuracy not lower than dense by {100 * report.margin:g} points; early stop not "
+        f"{1 - report.confidence:.2g}): accuracy not lower than dense by {_margin(report.margin)}; early stop not "
         f"later by {train.evaluate_every} iterations, the distance of two evaluations; accuracy more than "
-        f"{100 * report.margin:g} points above the control's.",
+        f"{_margin(report.margin)} above the control's.",
         "## Figures",
         "![Early-stop iteration against weights remaining](figures/early_stop.svg)",
         "![Training curves](figures/training_curves.svg)",
@@ -115,3 +115,9 @@ def _interval(values: tuple[float, float, float], scale: float, decimals: int) -
 
 def _points(difference: float) -> str:
     return f"{difference * 100:+.2f} points of"
+
+
+def _margin(share: float) -> str:
+    """0.005 as 0.5 points."""
+    number = f"{100 * share:g}"
+    return f"{number} point" if number == "1" else f"{number} points"

@@ -171,15 +171,24 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
     return {"device": device, "cpu": cpu_model(), "threads": threads, "versions": versions}
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
+
+
 @functools.cache
 def cpu_model() -> str:
+    """The CPU's name, family and model, and the instructions by which TensorFlow chooses its kernels.
+
+    The name alone is not enough: virtual machines call several generations the same.
+    """
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    has = " ".join(name for name in INSTRUCTIONS if name in facts.get("flags", "").split())
+    return f"{facts['model name']} (family {facts.get('cpu family')}, model {facts.get('model')}; {has or 'no AVX2'})"
 
 
 def prepare(threads: int, worker: int) -> None:

@@ -103,8 +103,7 @@ def file(fingerprint: str, ending: str) -> Path:
 def save_finished(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps a finished run, which needs no checkpoint any more."""
     save(file(fingerprint, FINISHED), groups, facts)
-    for ending in (CHECKPOINT, PREVIOUS):
-        file(fingerprint, ending).unlink(missing_ok=True)
+    _remove_checkpoints(fingerprint)
 
 
 def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
@@ -113,7 +112,13 @@ def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
     if found is not None:
         with contextlib.suppress(OSError):
             os.utime(path)  # its age is the time since it was last used
+        _remove_checkpoints(fingerprint)  # left by a kill between the two writes of save_finished()
     return found
+
+
+def _remove_checkpoints(fingerprint: str) -> None:
+    for ending in (CHECKPOINT, PREVIOUS):
+        file(fingerprint, ending).unlink(missing_ok=True)
 
 
 def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:

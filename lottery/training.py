@@ -87,11 +87,14 @@ class Order:
 def configure(threads: int, worker: int = 0) -> None:
     """Sets TensorFlow up for this process: deterministic kernels, a fixed number of threads, GPU memory as needed.
 
-    Of several GPUs, workers take turns: each process sees one. To be called before anything is computed; TensorFlow refuses a later change with a RuntimeError.
+    On a GPU float32 means float32: TF32, which TensorFlow turns on by itself, keeps 10 bits of a product's mantissa.
+    Of several GPUs, workers take turns: each process sees one. To be called before anything is computed;
+    TensorFlow refuses a later change with a RuntimeError.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         mine = gpus[worker % len(gpus)]

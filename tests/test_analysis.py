@@ -606,5 +606,7 @@ def test_the_report_says_what_it_was_computed_on_and_from(winning):
     assert "8 seeds" in report
     assert "1,000 test images" in report
     assert "- CPU, A CPU, 1 thread(s) a run; tensorflow 2.0, numpy 1.0" in report
-    assert "sha256 of its images and labels `0123456789abcdef…`; 3,500 train, 500 validation, 1,000 test images." in report
+    assert (
+        "sha256 of its images and labels `0123456789abcdef…`; 3,500 train, 500 validation, 1,000 test images." in report
+    )
     assert "nan" not in report

@@ -321,6 +321,49 @@ def test_a_task_taken_up_again_is_said_by_name(tmp_path, capfd):
     assert LINE.fullmatch(last).group(1, 2) == ("1", "1")
 
 
+# Workers that cannot do what they are asked to
+
+
+def refuse(worker):
+    raise RuntimeError("no such device")
+
+
+@dataclass(frozen=True)
+class GiveBack(Described):
+    """Its result cannot be sent to another process."""
+
+    name: str = "seed 3, ticket, round 1"
+    iterations: int = 10
+
+    def __call__(self, report):
+        return lambda: None
+
+
+def test_a_worker_that_cannot_be_prepared_fails_its_tasks_once_and_says_why(capfd):
+    with pytest.raises(LotteryError) as error:
+        execute(
+            [chain_of([Draw(0)], []), chain_of([Draw(1)], [])],
+            prepare=refuse,
+            title="t",
+            workers=1,
+            runs=2,
+            iterations=20,
+        )
+    lines = str(error.value).splitlines()
+    assert [line.split(":")[0] for line in lines if "could not start" in line] == ["seed 0, round 0", "seed 1, round 0"]
+    assert lines.count("RuntimeError: no such device") == 2
+    assert "taken up again" not in capfd.readouterr().out
+
+
+def test_a_result_that_cannot_be_sent_fails_its_run_and_not_its_worker(capfd):
+    results = []
+    chains = [chain_of([GiveBack()], []), chain_of([Draw(1)], results)]
+    with pytest.raises(LotteryError, match=r"(?s)seed 3, ticket, round 1: .*pickle"):
+        execute(chains, prepare=nothing, title="t", workers=1, runs=2, iterations=20)
+    assert results == [drawn(1, 0)]
+    assert "taken up again" not in capfd.readouterr().out
+
+
 # How many workers
 
 
@@ -330,12 +373,12 @@ def test_the_environment_sets_the_number_of_workers(monkeypatch):
     assert worker_count(4) == 7
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e3", "0x2", "+3", "1 2"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e3", "0x2", "+3", "1 2", "9" * 5000])
 def test_a_bad_number_of_workers_is_an_error_that_names_the_variable(monkeypatch, value):
     monkeypatch.setenv("LOTTERY_WORKERS", value)
     with pytest.raises(LotteryError) as error:
         worker_count(1)
-    assert str(error.value) == f"LOTTERY_WORKERS: got {value!r}; accepted: a whole number from 1 up"
+    assert str(error.value) == f"LOTTERY_WORKERS: got {value!r}; accepted: a whole number from 1 to 9999"
 
 
 @pytest.mark.parametrize("value", [None, ""])

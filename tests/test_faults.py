@@ -159,6 +159,8 @@ def test_a_kill_at_any_write_fsync_or_rename_of_the_store_leaves_a_whole_state(t
         assert facts["iteration"] in (2, 3)
         assert (groups["weights"]["a"] == facts["iteration"]).all()
         assert not list(folder.glob("*.damaged"))
+        finished = list(folder.glob("*.finished"))
+        assert not finished or not list(folder.glob("*.checkpoint*"))  # a finished run needs none
         if done.returncode != -signal.SIGKILL:
             assert done.stdout == "not killed\n", done.stderr
             assert facts["iteration"] == 3
@@ -224,7 +226,8 @@ def test_the_store_is_listed_and_pruned(clone):
     assert listed.count("finished") == 2 + 4 + 8
     assert "seed 1, random_reinit, round 2" in listed
     assert "14 runs" in listed
-    old = next(p for p in (clone.path / ".runs").glob("*.finished"))
+    finished = (clone.path / ".runs").glob("*.finished")
+    old = next(p for p in finished if store.read_facts(p)["name"] == "seed 0, ticket, round 1")
     os.utime(old, (time.time() - 86400 * 40, time.time() - 86400 * 40))
     assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d", "--dry-run").stdout.endswith(
         "nothing was removed (--dry-run)\n"
