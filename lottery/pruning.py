@@ -1,6 +1,8 @@
 """Which weights go next: magnitude pruning by tensorflow-model-optimization."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -37,12 +39,26 @@ class Prune:
         return f"{result.weights_remaining:.2%} of the weights remain"
 
 
+@contextlib.contextmanager
+def _without_keras_3() -> Iterator[None]:
+    """Keeps tensorflow-model-optimization from importing Keras 3 in search of a name that only Keras 2 has: 1.4 of 1.5 s."""
+    before = sys.modules.get("keras")
+    sys.modules["keras"] = None  # type: ignore[assignment]  # "import keras" then raises ImportError, as it expects
+    try:
+        yield
+    finally:
+        del sys.modules["keras"]
+        if before is not None:
+            sys.modules["keras"] = before
+
+
 @cache
 def _wrapped(name: str, image_shape: tuple[int, int, int], classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a float32 network whose prunable layers are wrapped for pruning, and each kernel's wrapper."""
     from lottery.models import build, kinds, variables
 
-    import tensorflow_model_optimization as tfmot  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
+    with _without_keras_3():
+        import tensorflow_model_optimization as tfmot  # after models, which sets TF_USE_LEGACY_KERAS
 
     model = build(name, image_shape, classes)
     wrappers = {}

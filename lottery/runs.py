@@ -209,6 +209,7 @@ def _without_startup_noise() -> Iterator[None]:
         "failed call to cuInit",
         "cpu_feature_guard.cc",
         "To enable the following",
+        "oneDNN custom operations are on",
     )
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as file:

@@ -185,17 +185,16 @@ class Trainer:
             self._train_interval,
             input_signature=[image, label, rows, tf.TensorSpec((None,), tf.float32)],
             jit_compile=train.jit_compile or None,
+            autograph=False,  # translating Python loops takes longer than tracing: 0.5 s a process
         )
-        self._evaluate = tf.function(self._evaluate_all, input_signature=[image, label])
+        self._evaluate = tf.function(self._evaluate_all, input_signature=[image, label], autograph=False)
 
     def _logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         scaled = tf.cast(images, tf.float32) / 255.0
         return self._model(tf.cast(scaled, self._input_type), training=training)
 
     def _train_interval(self, images: Any, labels: Any, rows: Any, step_sizes: Any) -> Any:
-        loss_sum = tf.constant(0.0)
-        correct = tf.constant(0, tf.int64)
-        for i in tf.range(tf.shape(rows)[0]):
+        def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
             batch = tf.gather(images, rows[i])
             truth = tf.gather(labels, rows[i])
             with tf.GradientTape() as tape:
@@ -205,8 +204,11 @@ class Trainer:
             gradients = tape.gradient(loss, list(self._variables.values()))
             for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
                 self._update(name, variable, gradient, step_sizes[i])
-            loss_sum += loss
-            correct += tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth)
+            return i + 1, loss_sum + loss, correct + tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth)
+
+        steps = tf.shape(rows)[0]
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0, tf.int64))
+        _, loss_sum, correct = tf.while_loop(lambda i, *_: i < steps, iteration, start)
         return loss_sum, correct
 
     def _update(self, name: str, variable: Any, gradient: Any, step_size: Any) -> None:
@@ -240,14 +242,17 @@ class Trainer:
             )
 
     def _evaluate_all(self, images: Any, labels: Any) -> Any:
-        losses = tf.TensorArray(tf.float32, size=0, dynamic_size=True, infer_shape=False)
-        hits = tf.TensorArray(tf.bool, size=0, dynamic_size=True, infer_shape=False)
         size = self._evaluation_batch
-        for i in tf.range((tf.shape(images)[0] + size - 1) // size):
+
+        def part(i: Any, losses: Any, hits: Any) -> Any:
             truth = labels[i * size : (i + 1) * size]
             logits = self._logits(images[i * size : (i + 1) * size], training=False)
             losses = losses.write(i, tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits))
-            hits = hits.write(i, tf.argmax(logits, axis=1) == truth)
+            return i + 1, losses, hits.write(i, tf.argmax(logits, axis=1) == truth)
+
+        parts = (tf.shape(images)[0] + size - 1) // size
+        collected = [tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)]
+        _, losses, hits = tf.while_loop(lambda i, *_: i < parts, part, (tf.constant(0), *collected))
         return losses.concat(), hits.concat()
 
     def _step_sizes(self, first: int, start: int, stop: int) -> np.ndarray:
