@@ -4,8 +4,9 @@ The test set chooses nothing: where a run stops early and which round is best ar
 data; accuracy is then read off the test set.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,8 @@ class Judgement:
     """What the seeds together say of the tickets of one round.
 
     Differences are paired by seed: mean, and the two-sided interval at the report's confidence (not
-    corrected for the number of rounds). p-values are corrected for it.
+    corrected for the number of rounds). p-values are corrected for it. Where the round neither wins nor
+    loses, ``seeds_needed`` is the number of seeds with which it probably would, and ``heading`` which of the two.
     """
 
     round: int
@@ -69,6 +71,52 @@ class Judgement:
     p_loss: float
     wins: bool
     loses: bool
+    heading: Literal["win", "lose"] | None = None
+    seeds_needed: int | None = None  # None: decided already, or more than MOST_SEEDS
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One of the things that must hold of a ticket: that the mean of ``values``, one a seed, is above ``bound``.
+
+    Measurements lie on a grid of width ``step``, so that a few seeds may agree by chance: their standard
+    deviation counts as at least one step.
+    """
+
+    values: np.ndarray
+    bound: float
+    step: float
+
+    @property
+    def excess(self) -> float:
+        return float(self.values.mean()) - self.bound
+
+    @property
+    def deviation(self) -> float:
+        return max(float(self.values.std(ddof=1)), self.step)
+
+    def p_above(self) -> float:
+        """p-value of the one-sided t-test whose alternative is that the mean is above the bound."""
+        from scipy import stats
+
+        n = len(self.values)
+        return float(stats.t.sf(self.excess / self.deviation * n**0.5, n - 1))
+
+    def p_below(self) -> float:
+        """The same, of its being below."""
+        return Criterion(-self.values, -self.bound, self.step).p_above()
+
+    def power(self, seeds: int, alpha: float) -> float:
+        """Probability that so many seeds tell on which side the mean is, were the observed mean and deviation true.
+
+        Of the one-sided t-test at ``alpha``, by the noncentral t distribution (Cohen 1988, chapter 2).
+        """
+        from scipy import stats
+
+        shift = abs(self.excess) / self.deviation * seeds**0.5
+        if shift > 30:  # beyond the noncentral distribution's numerics, and all but certain
+            return 1.0
+        return float(stats.nct.sf(stats.t.isf(alpha, seeds - 1), seeds - 1, shift))
 
 
 @dataclass(frozen=True)
@@ -120,20 +168,18 @@ def conclude(runs: pd.DataFrame, *, margin: float, confidence: float, resolution
 
     step = _step(runs["test_accuracy"])
     judgements: list[dict[str, Any]] = []
+    all_criteria: list[list[Criterion]] = []
     for round_ in rounds:
         ticket = by_seed["ticket", round_]
         control = by_seed.get(("random_reinit", round_))
         accuracy = (ticket["test_accuracy"] - dense["test_accuracy"]).to_numpy()
         iteration = (ticket["early_stop_iteration"] - dense["early_stop_iteration"]).to_numpy()
-        wins = [_p_above(accuracy, -margin, step), _p_above(-iteration, -resolution, resolution)]
-        losses = [_p_above(-accuracy, margin, step), _p_above(iteration, resolution, resolution)]
+        criteria = [Criterion(accuracy, -margin, step), Criterion(-iteration, -resolution, resolution)]
         gain = None
-        if control is None:
-            wins.append(1.0)
-        else:
+        if control is not None:
             gain = (ticket["test_accuracy"] - control["test_accuracy"]).to_numpy()
-            wins.append(_p_above(gain, margin, step))
-            losses.append(_p_above(-gain, -margin, step))
+            criteria.append(Criterion(gain, margin, step))
+        all_criteria.append(criteria)
         judgements.append(
             {
                 "round": int(round_),
@@ -141,15 +187,18 @@ def conclude(runs: pd.DataFrame, *, margin: float, confidence: float, resolution
                 "accuracy_difference": interval(accuracy, confidence),
                 "iteration_difference": interval(iteration, confidence),
                 "reinit_difference": None if gain is None else interval(gain, confidence),
-                "p_win": max(wins),  # an intersection-union test: all three must hold
-                "p_loss": min(1.0, len(losses) * min(losses)),
+                # an intersection-union test: all three must hold
+                "p_win": 1.0 if control is None else max(c.p_above() for c in criteria),
+                "p_loss": min(1.0, len(criteria) * min(c.p_below() for c in criteria)),
             }
         )
     corrected = holm([j["p_win"] for j in judgements])
-    made = [
-        Judgement(**{**j, "p_win": p}, wins=p < alpha, loses=j["p_loss"] < alpha)
-        for j, p in zip(judgements, corrected, strict=True)
-    ]
+    made = []
+    for judgement, criteria, p in zip(judgements, all_criteria, corrected, strict=True):
+        made.append(Judgement(**{**judgement, "p_win": p}, wins=p < alpha, loses=judgement["p_loss"] < alpha))
+        if not (made[-1].wins or made[-1].loses) and len(criteria) == 3:
+            heading, seeds_ = seeds_needed(criteria, len(rounds), alpha)
+            made[-1] = replace(made[-1], heading=heading, seeds_needed=seeds_)
     if any(j.wins for j in made):
         return Conclusion("winning ticket", "", made)
     if all(j.loses for j in made):  # each round must lose: no correction is needed
@@ -157,7 +206,7 @@ def conclude(runs: pd.DataFrame, *, margin: float, confidence: float, resolution
     if "random_reinit" not in present:
         why = "the tickets have no random_reinit control: add it to retrain.variants"
     else:
-        why = f"{seeds} seeds do not tell, at {confidence:.0%} confidence; more seeds narrow the intervals"
+        why = f"{seeds} seeds do not tell, at {confidence:.0%} confidence; " + _what_would(made)
     return Conclusion("inconclusive", why, made)
 
 
@@ -171,17 +220,49 @@ def interval(differences: np.ndarray, confidence: float) -> tuple[float, float, 
     return mean, mean - half, mean + half
 
 
-def _p_above(differences: np.ndarray, bound: float, step: float) -> float:
-    """p-value of the one-sided t-test whose alternative is that the mean is above the bound.
+MOST_SEEDS = 1000
+POWER = 0.8
 
-    Both measurements lie on a grid of width ``step``, so that a few seeds may agree by chance: their
-    standard deviation counts as at least one step.
+
+def seeds_needed(criteria: Sequence[Criterion], rounds: int, alpha: float) -> tuple[Literal["win", "lose"], int | None]:
+    """How many seeds would decide a round with probability POWER, if what was observed is the truth; None: too many.
+
+    A round that satisfies all criteria on average is heading for a win: each criterion must be shown, at
+    the first and hardest step of Holm's correction. Any other is heading for a loss: one criterion must be refuted.
     """
-    from scipy import stats
+    if all(c.excess > 0 for c in criteria):
+        heading: Literal["win", "lose"] = "win"
 
-    deviation = max(float(differences.std(ddof=1)), step)
-    t = (float(differences.mean()) - bound) / (deviation / len(differences) ** 0.5)
-    return float(stats.t.sf(t, len(differences) - 1))
+        def probability(seeds: int) -> float:
+            return 1 - sum(1 - c.power(seeds, alpha / rounds) for c in criteria)  # at least: they may miss together
+
+    else:
+        heading = "lose"
+
+        def probability(seeds: int) -> float:
+            return max((c.power(seeds, alpha / len(criteria)) for c in criteria if c.excess < 0), default=0.0)
+
+    seeds = 2 + bisect_left(range(2, MOST_SEEDS + 1), True, key=lambda seeds: probability(seeds) >= POWER)
+    return heading, seeds if seeds <= MOST_SEEDS else None
+
+
+def _what_would(judgements: list[Judgement]) -> str:
+    """The smallest number of seeds that would decide the experiment, for the reader's next one."""
+    wins = [j for j in judgements if j.heading == "win" and j.seeds_needed]
+    if wins:
+        best = min(wins, key=lambda j: (j.seeds_needed or 0, j.weights_remaining))
+        return (
+            f"if their differences are typical, {best.seeds_needed} would show a winning ticket at "
+            f"{best.weights_remaining:.2%} of the weights (with probability {POWER:.0%})"
+        )
+    undecided = [j for j in judgements if not j.loses]
+    needed = [j.seeds_needed for j in undecided]
+    if all(needed):
+        return (
+            f"if their differences are typical, {max(n for n in needed if n)} would show that no round's ticket wins "
+            f"(each with probability {POWER:.0%})"
+        )
+    return f"the differences lie so close to the bounds that {MOST_SEEDS:,} seeds would not either"
 
 
 def _step(accuracies: pd.Series) -> float:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lottery.analysis import Conclusion, Judgement, best_round, by_round
+from lottery.analysis import MOST_SEEDS, POWER, Conclusion, Judgement, best_round, by_round
 from lottery.params import Params
 
 
@@ -49,7 +49,8 @@ def markdown(
         f"by one-sided paired t-tests (p, Holm-corrected for {len(conclusion.rounds)} rounds, below "
         f"{1 - report.confidence:.2g}): accuracy not lower than dense by {_margin(report.margin)}; early stop not "
         f"later by {train.evaluate_every} iterations, the distance of two evaluations; accuracy more than "
-        f"{_margin(report.margin)} above the control's.",
+        f"{_margin(report.margin)} above the control's. An open round shows the number of seeds that would decide it with "
+        f"probability {POWER:.0%}, if the differences observed are the true ones.",
         "## Figures",
         "![Early-stop iteration against weights remaining](figures/early_stop.svg)",
         "![Training curves](figures/training_curves.svg)",
@@ -91,12 +92,21 @@ def _judgements(judgements: list[Judgement], confidence: float) -> str:
     ]
     for j in judgements:
         gain = "not trained" if j.reinit_difference is None else _interval(j.reinit_difference, 100, 2)
-        outcome = "wins" if j.wins else "loses" if j.loses else "open"
+        outcome = "wins" if j.wins else "loses" if j.loses else _open(j)
         lines.append(
             f"| {j.round} | {j.weights_remaining:.2%} | {_interval(j.accuracy_difference, 100, 2)} | "
             f"{_interval(j.iteration_difference, 1, 0)} | {gain} | {j.p_win:.2g} | {outcome} |"
         )
     return "\n".join(lines)
+
+
+def _open(j: Judgement) -> str:
+    """What would decide a round that neither wins nor loses."""
+    if j.heading is None:
+        return "open: no control"
+    if j.seeds_needed is None:
+        return f"open: more than {MOST_SEEDS:,} seeds to {j.heading}"
+    return f"open: about {j.seeds_needed} seeds to {j.heading}"
 
 
 def _environment(environment: dict[str, Any]) -> str:

@@ -319,6 +319,71 @@ def test_few_seeds_with_much_spread_are_inconclusive():
     assert "3 seeds" in conclusion.reason
 
 
+# How many seeds would tell
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(3, 1.0), (5, 0.8), (12, 0.5), (30, 0.2)])
+def test_power_is_the_share_of_simulated_t_tests_that_tell(seeds, effect):
+    scores = np.array([-1.0, 0.0, 1.0])  # standard deviation 1
+    computed = analysis.Criterion(effect + scores, bound=0.0, step=1e-9).power(seeds, 0.05)
+    drawn = np.random.default_rng(5).normal(effect, 1.0, (20_000, seeds))
+    told = stats.ttest_1samp(drawn, 0.0, axis=1, alternative="greater").pvalue < 0.05
+    assert abs(told.mean() - computed) < 4 * math.sqrt(computed * (1 - computed) / 20_000)
+
+
+def winners_among(seeds, simulations=300, **truth):
+    return found_in(simulations, seeds=seeds, **truth) / simulations
+
+
+def test_the_seeds_said_to_be_needed_find_the_winner_with_the_power_said():
+    truth = {"accuracy": -0.004, "iterations": -10.0, "gain": 0.016, "rounds": (3,), "spread": 0.006}
+    deviations = {"values": np.array([-1.0, 0.0, 1.0])}
+    criteria = [
+        analysis.Criterion(truth["accuracy"] + truth["spread"] * deviations["values"], -MARGIN, 1e-9),
+        analysis.Criterion(-truth["iterations"] + 20 * deviations["values"], -RESOLUTION, 1e-9),
+        analysis.Criterion(truth["gain"] + truth["spread"] * deviations["values"], MARGIN, 1e-9),
+    ]
+    heading, needed = analysis.seeds_needed(criteria, rounds=1, alpha=0.05)
+    assert heading == "win"
+    assert winners_among(needed, **truth) >= 0.8 - 3 * math.sqrt(0.8 * 0.2 / 300)
+    assert winners_among(needed // 2, **truth) < 0.7
+
+
+def test_more_rounds_and_more_spread_take_more_seeds_and_a_mean_on_the_bound_takes_too_many():
+    def needed(excess, spread, rounds=1):
+        values = spread * np.array([-1.0, 0.0, 1.0])
+        criteria = [analysis.Criterion(excess + values, 0.0, 1e-9), analysis.Criterion(9 + values, 0.0, 1e-9)]
+        return analysis.seeds_needed(criteria, rounds, 0.05)
+
+    assert needed(1.0, 1.0)[1] < needed(1.0, 1.0, rounds=6)[1] < needed(1.0, 2.0, rounds=6)[1]
+    assert needed(-1.0, 1.0)[0] == "lose"
+    assert needed(-1.0, 1.0)[1] < needed(-1.0, 2.0)[1]
+    assert needed(0.01, 1.0) == ("win", None)
+    assert needed(0.0, 1.0) == ("lose", None)
+
+
+def test_an_inconclusive_verdict_says_how_many_seeds_would_tell():
+    conclusion = judged(simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006))
+    assert conclusion.verdict == "inconclusive"
+    needed = [j.seeds_needed for j in conclusion.rounds if j.heading == "win"]
+    assert needed
+    assert min(needed) > 4
+    assert f"{min(needed)} would show a winning ticket" in conclusion.reason
+    report = report_of(
+        simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006), conclusion
+    )
+    for j in conclusion.rounds:
+        assert (
+            row_of(report, str(j.round), f"{j.weights_remaining:.2%}")[-1]
+            == f"open: about {j.seeds_needed} seeds to {j.heading}"
+        )
+
+
+def test_a_decided_round_needs_no_more_seeds(winning):
+    _, conclusion = winning
+    assert [(j.heading, j.seeds_needed) for j in conclusion.rounds if j.wins or j.loses] == [(None, None)] * 3
+
+
 @pytest.mark.parametrize("accuracy", [0.0, 0.02, 0.05])
 def test_without_a_random_reinit_control_there_is_never_a_winning_ticket(accuracy):
     conclusion = judged(simulated(np.random.default_rng(7), accuracy=accuracy, seeds=8, controls=False))
