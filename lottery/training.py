@@ -208,7 +208,7 @@ class Trainer:
 
         steps = tf.shape(rows)[0]
         start = (tf.constant(0), tf.constant(0.0), tf.constant(0, tf.int64))
-        _, loss_sum, correct = tf.while_loop(lambda i, *_: i < steps, iteration, start)
+        _, loss_sum, correct = tf.while_loop(lambda i, *_: i < steps, iteration, start, parallel_iterations=1)
         return loss_sum, correct
 
     def _update(self, name: str, variable: Any, gradient: Any, step_size: Any) -> None:
@@ -252,7 +252,7 @@ class Trainer:
 
         parts = (tf.shape(images)[0] + size - 1) // size
         collected = [tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)]
-        _, losses, hits = tf.while_loop(lambda i, *_: i < parts, part, (tf.constant(0), *collected))
+        _, losses, hits = tf.while_loop(lambda i, *_: i < parts, part, (tf.constant(0), *collected), parallel_iterations=1)
         return losses.concat(), hits.concat()
 
     def _step_sizes(self, first: int, start: int, stop: int) -> np.ndarray:

@@ -399,6 +399,7 @@ def test_by_default_the_workers_threads_fill_the_cores(monkeypatch, value):
 
 def drive(folder):
     """What the driver below runs: three chains that never end, on two workers."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
     try:
         run([chain_of([Sleep(folder, f"sleep {n}")], []) for n in range(3)], workers=2, runs=3, iterations=30)
     except KeyboardInterrupt:
