@@ -252,7 +252,9 @@ class Trainer:
 
         parts = (tf.shape(images)[0] + size - 1) // size
         collected = [tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)]
-        _, losses, hits = tf.while_loop(lambda i, *_: i < parts, part, (tf.constant(0), *collected), parallel_iterations=1)
+        _, losses, hits = tf.while_loop(
+            lambda i, *_: i < parts, part, (tf.constant(0), *collected), parallel_iterations=1
+        )
         return losses.concat(), hits.concat()
 
     def _step_sizes(self, first: int, start: int, stop: int) -> np.ndarray:
