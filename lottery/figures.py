@@ -17,13 +17,31 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 # Okabe & Ito's palette, told apart by the colour-blind; the markers tell it in grey.
-COLOURS = {"dense": "#000000", "ticket": "#0072B2", "random_reinit": "#D55E00", "random_mask": "#009E73"}
-MARKERS = {"ticket": "o", "random_reinit": "s", "random_mask": "^"}
+COLOURS = {
+    "dense": "#000000",
+    "ticket": "#0072B2",
+    "random_reinit": "#D55E00",
+    "sign_preserving_reinit": "#E69F00",
+    "random_mask": "#009E73",
+    "random_mask_global": "#56B4E9",
+    "shuffled_mask": "#CC79A7",
+}
+MARKERS = {
+    "ticket": "o",
+    "random_reinit": "s",
+    "sign_preserving_reinit": "D",
+    "random_mask": "^",
+    "random_mask_global": "v",
+    "shuffled_mask": "X",
+}
 LABELS = {
     "dense": "dense network",
-    "ticket": "ticket (initial weights)",
+    "ticket": "ticket",
     "random_reinit": "random re-initialisation",
+    "sign_preserving_reinit": "re-initialisation, signs kept",
     "random_mask": "random mask",
+    "random_mask_global": "random mask, all layers together",
+    "shuffled_mask": "shuffled mask",
 }
 STYLE: Any = {
     "figure.figsize": (7.0, 4.3),

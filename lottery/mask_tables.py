@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lottery import artifacts
-from lottery.masks import Mask, overlap, surviving_count
+from lottery.masks import Mask, overlap
 
 ALL = "all"  # in the layer column: the whole network
 
 
-def check(
-    mask: Mask, before: Mask | None, kinds: Mapping[str, str], rates: Mapping[str, float], round_: int, path: Path
-) -> None:
-    """Raises LotteryError unless each layer keeps the count that its rate says and masks are nested."""
-    for name, kind in kinds.items():
-        expected = surviving_count(mask.sizes[name], rates[kind], round_)
-        if mask.counts[name] != expected:
-            raise artifacts.broken(path, f"{name} keeps {mask.counts[name]} weights, expected {expected}")
+def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, path: Path) -> None:
+    """Raises LotteryError unless the expected number of weights survives, by layer or in all, and masks are nested."""
+    counts = mask.counts
+    if isinstance(expected, int):
+        counts, expected = {ALL: sum(counts.values())}, {ALL: expected}
+    for name, count in expected.items():
+        if counts[name] != count:
+            raise artifacts.broken(path, f"{name} keeps {counts[name]} weights, expected {count}")
     if before is not None and not mask.within(before):
         raise artifacts.broken(path, "keeps weights that the round before had pruned")
 

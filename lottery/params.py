@@ -1,6 +1,6 @@
 """params.yaml, typed and validated before anything is computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -10,6 +10,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from lottery.datasets.catalogue import DATASETS
 from lottery.errors import LotteryError
+from lottery.masks import surviving_count
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -64,6 +65,9 @@ class LearningRateSteps(Section):
     )
     factor: float = Field(gt=0, description="a number above 0")
 
+    def __hash__(self) -> int:  # pydantic's own cannot hash a list
+        return hash((*self.iterations, self.factor))
+
 
 class EarlyStopping(Section):
     """Stop after ``patience`` evaluations without a validation loss lower by ``min_delta``."""
@@ -91,6 +95,12 @@ class Train(Section):
     jit_compile: bool = Field(False, description="true or false")
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="a whole number from 1 to 1024")
 
+    def last_learning_rate(self) -> "Train":
+        """The same, at the learning rate that the steps end with."""
+        steps = self.learning_rate_steps
+        rate = self.learning_rate * (steps.factor ** len(steps.iterations) if steps else 1)
+        return self.model_copy(update={"learning_rate": rate, "learning_rate_steps": None})
+
     def length(self, training_images: int) -> int:
         """Iterations of one run; an epoch has ``training_images // batch_size``."""
         if self.iterations is not None:
@@ -107,19 +117,36 @@ class Rates(Section):
     output: Rate = Field(description=A_RATE)
 
 
+Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"]
+AT_INITIALISATION = ("snip", "grasp", "synflow")
+Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
+
+
 class Prune(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(description="a whole number from 1 to 1000")
     rates: Rates = Field(description="{conv: rate, dense: rate, output: rate}")
-    scope: Literal["layerwise"] = Field("layerwise", description="layerwise")
+    criterion: Criterion = Field("magnitude", description=", ".join(get_args(Criterion)))
+    scope: Literal["layerwise", "global"] = Field("layerwise", description="layerwise or global")
+    schedule: Literal["iterative", "one_shot"] = Field("iterative", description="iterative or one_shot")
+    strategy: Strategy = Field("rewind", description="rewind, finetune or learning_rate_rewind")
     rewind_iteration: Whole = Field(description=A_WHOLE)
 
+    def surviving(self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int) -> dict[str, int] | int:
+        """Weights that survive a round: by layer, or in the whole network where the scope is global."""
+        rates = self.rates.model_dump()
+        if self.scope == "global":
+            return surviving_count(sum(sizes.values()), self.rates.dense, round_)
+        return {name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()}
 
-Variant = Literal["ticket", "random_reinit", "random_mask"]
+
+Variant = Literal[
+    "ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask"
+]
 
 
 class Retrain(Section):
     variants: Annotated[list[Variant], Field(min_length=1)] = Field(
-        description="a list of at least one of ticket, random_reinit, random_mask"
+        description=f"a list of at least one of {', '.join(get_args(Variant))}"
     )
     rounds: Annotated[list[Positive], Field(min_length=1)] | Literal["all"] = Field(
         description="a list of at least one whole number from 1 up, or all"
@@ -187,6 +214,11 @@ def _contradictions(params: Params) -> list[str]:
         mistake("train.iterations, train.epochs", both, "one of the two; leave the other out, or null")
     if train.momentum and train.optimizer != "sgd":
         mistake("train.momentum", train.momentum, "0 with optimizer adam; momentum belongs to sgd")
+    prune = params.prune
+    if prune.scope == "global" and len({prune.rates.conv, prune.rates.dense, prune.rates.output}) > 1:
+        mistake("prune.rates", prune.rates.model_dump(), "the same rate for all kinds, with prune.scope global")
+    if prune.strategy != "rewind" and prune.criterion in AT_INITIALISATION:
+        mistake("prune.strategy", prune.strategy, f"rewind: {prune.criterion} prunes before any training")
     lists: dict[str, Sequence[Any]] = {
         "seeds": params.seeds,
         "retrain.variants": params.retrain.variants,

@@ -1,4 +1,4 @@
-"""Which weights go next: magnitude pruning by tensorflow-model-optimization."""
+"""Which weights go next: by magnitude with tensorflow-model-optimization, or by another criterion's scores."""
 
 import contextlib
 import sys
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lottery import criteria
+from lottery.datasets.split import Part
 from lottery.masks import Mask
 
 
@@ -20,23 +22,56 @@ class Prune:
     model: str
     image_shape: tuple[int, int, int]
     classes: int
-    weights: dict[str, np.ndarray] = field(repr=False)
+    criterion: str
+    weights: dict[str, np.ndarray] = field(repr=False)  # those that are scored
+    initial: dict[str, np.ndarray] = field(repr=False)  # initial, or rewound
     mask: Mask = field(repr=False)
-    keep: dict[str, int]
+    keep: dict[str, int] | int  # by layer, or of the whole network
+    seed: int
+    batch: Part | None = field(default=None, repr=False)  # what snip and grasp see
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> Mask:
-        return magnitude_mask(
-            self.weights,
-            self.mask,
-            self.keep,
-            model=self.model,
-            image_shape=self.image_shape,
-            classes=self.classes,
-        )
+        network: Any = {"model": self.model, "image_shape": self.image_shape, "classes": self.classes}
+        names = list(self.mask.layers)
+        gradients = None
+        if self.criterion in criteria.GRADIENTS:
+            gradients = criteria.gradients(self.criterion, self.weights, names, self.batch, **network)
+        elif self.criterion == "random":
+            gradients = criteria.noise(self.weights, names, self.seed)
+        scores = criteria.scores(self.criterion, self.weights, self.initial, gradients, names)
+        keep = global_counts(scores, self.mask, self.keep) if isinstance(self.keep, int) else self.keep
+        if self.criterion == "magnitude":
+            return magnitude_mask(self.weights, self.mask, keep, **network)
+        return highest(scores, self.mask, keep)
 
     def describe(self, result: Mask) -> str:
         return f"{result.weights_remaining:.2%} of the weights remain"
+
+
+def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict[str, int]:
+    """How many weights of each layer are among the ``total`` survivors of ``mask`` with the highest scores.
+
+    One threshold for all layers. Equal scores go by layer and position, the first survives. A layer may come
+    out empty (layer collapse, Tanaka et al. 2020).
+    """
+    survivors = [scores[name][keep] for name, keep in mask.layers.items()]
+    layer = np.repeat(np.arange(len(survivors)), [len(s) for s in survivors])
+    if not 0 < total <= len(layer):
+        raise ValueError(f"asked to keep {total} of {len(layer)} weights")
+    chosen = np.argsort(-np.concatenate(survivors), kind="stable")[:total]
+    counts = np.bincount(layer[chosen], minlength=len(survivors))
+    return dict(zip(mask.layers, map(int, counts), strict=True))
+
+
+def highest(scores: dict[str, np.ndarray], mask: Mask, keep: dict[str, int]) -> Mask:
+    """The survivors of ``mask`` with the highest scores, exactly ``keep[layer]`` in each; of equals the first."""
+    return Mask(
+        {
+            name: _exactly(keep[name], np.zeros(before.shape, np.bool_), before, scores[name])
+            for name, before in mask.layers.items()
+        }
+    )
 
 
 @contextlib.contextmanager
@@ -89,7 +124,7 @@ def magnitude_mask(
 
     Args:
         weights: trained weights, float32, zero where ``mask`` prunes.
-        keep: weights to survive in each layer, at most as many as survive in ``mask``.
+        keep: weights to survive in each layer, at most as many as survive in ``mask``; 0 empties the layer.
 
     Source: Han et al. 2015 (magnitude pruning); Frankle & Carbin 2019, section 1 (layerwise, iterative).
     """
@@ -97,24 +132,23 @@ def magnitude_mask(
     layers = {}
     for name, wrapper in wrappers.items():
         before = mask.layers[name]
-        if not 0 < keep[name] <= np.count_nonzero(before):
+        if not 0 <= keep[name] <= np.count_nonzero(before):
             raise ValueError(f"{name}: asked to keep {keep[name]} of {np.count_nonzero(before)} weights")
         model_variables[name].assign(weights[name])
         wrapper.pruning_schedule.target_sparsity = 1 - keep[name] / before.size
         wrapper.pruning_obj.conditional_mask_update()
         (_, mask_variable, _) = wrapper.pruning_vars[0]
         chosen = (mask_variable.numpy() > 0) & before
-        layers[name] = _exactly(keep[name], chosen, before, weights[name])
+        layers[name] = _exactly(keep[name], chosen, before, np.abs(weights[name]))
     return Mask(layers)
 
 
-def _exactly(count: int, chosen: np.ndarray, before: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """``count`` of ``before``: the chosen first, among equals the larger in magnitude, then the earlier."""
+def _exactly(count: int, chosen: np.ndarray, before: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """``count`` of ``before``: the chosen first, among equals the higher score, then the earlier."""
     if np.count_nonzero(chosen) == count:
         return chosen
     survivors = np.flatnonzero(before)
-    magnitude = np.abs(weights.ravel()[survivors])
-    ranking = np.lexsort((survivors, -magnitude, ~chosen.ravel()[survivors]))
+    ranking = np.lexsort((survivors, -scores.ravel()[survivors], ~chosen.ravel()[survivors]))
     exact = np.zeros(before.size, np.bool_)
     exact[survivors[ranking[:count]]] = True
     return exact.reshape(before.shape)

@@ -1,11 +1,11 @@
 """The report in Markdown: the verdict first, then the numbers behind it."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
 from lottery.analysis import MOST_SEEDS, POWER, Conclusion, Judgement, best_round, by_round
-from lottery.params import Params
+from lottery.params import Params, Prune, Variant
 
 
 def sentence(conclusion: Conclusion, params: Params, dense_accuracy: float) -> str:
@@ -38,7 +38,7 @@ def markdown(
         "# Lottery tickets: " + f"{params.model.name} on {facts['title']}",
         sentence(conclusion, params, dense["test_accuracy"].mean()),
         f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}; "
-        f"{params.prune.rounds} rounds of pruning. Accuracy is on the {facts['counts']['test']:,} test images at the "
+        f"{_pruning(params.prune)}. Accuracy is on the {facts['counts']['test']:,} test images at the "
         "early-stop iteration, the one of lowest validation loss: mean [smallest, largest] over seeds.",
         "![Test accuracy against weights remaining](figures/accuracy.svg)",
         "## Results",
@@ -64,6 +64,20 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
+def _pruning(prune: Prune) -> str:
+    """How the tickets were found and what they keep, for the first paragraph."""
+    criterion = prune.criterion.replace("_", " ")
+    schedule = {"iterative": "iterative", "one_shot": "one-shot"}[prune.schedule]
+    kept = {
+        "rewind": "initial weights"
+        if prune.rewind_iteration == 0
+        else f"weights at iteration {prune.rewind_iteration}",
+        "finetune": "trained weights, trained on at the last learning rate",
+        "learning_rate_rewind": f"trained weights, trained again on the schedule from iteration {prune.rewind_iteration}",
+    }[prune.strategy]
+    return f"{prune.rounds} rounds of {schedule} {prune.scope} pruning by {criterion}; tickets keep their {kept}"
+
+
 def _results(runs: pd.DataFrame) -> str:
     accuracy = by_round(runs, "test_accuracy").set_index(["variant", "round"])
     final = by_round(runs, "final_test_accuracy").set_index(["variant", "round"])
@@ -73,7 +87,7 @@ def _results(runs: pd.DataFrame) -> str:
         "| variant | round | weights remaining | test accuracy (%) | at the end (%) | early-stop iteration |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    order = [k for v in ("dense", "ticket", "random_reinit", "random_mask") for k in accuracy.index if k[0] == v]
+    order = [k for v in ("dense", *get_args(Variant)) for k in accuracy.index if k[0] == v]
     for variant, round_ in order:
         key = (variant, round_)
         mark = " (best by validation)" if variant != "dense" and best[variant] == round_ else ""

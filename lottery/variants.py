@@ -1,7 +1,7 @@
 """What is trained at a pruning round: the ticket, and the controls it is compared with.
 
 A variant is one short function: from the ticket's mask and the dense network's artifacts to the weights
-and the mask that training starts from.
+and the mask that training starts from, and how it is trained.
 """
 
 from collections.abc import Callable, Generator
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lottery.masks import Mask, random_mask
-from lottery.params import Model
+from lottery.params import Model, Train
 from lottery.runs import Initialise
 from lottery.streams import stream
 
@@ -26,7 +26,10 @@ class Ticket:
     round: int
     mask: Mask
     rewound: Weights  # the dense network's weights at rewind_iteration
+    weights: Weights  # what the ticket keeps: the rewound weights or, by prune.strategy, the trained ones
     rewind_iteration: int
+    train: Train  # how the ticket is trained
+    dense_train: Train  # how the dense network was: what training from the start needs
     model: Model
     image_shape: tuple[int, int, int]
     classes: int
@@ -34,19 +37,20 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins; weights are those under the mask."""
+    """Where a run begins, and how it goes on; weights are those under the mask."""
 
     weights: Weights
     mask: Mask
     iteration: int
+    train: Train
 
 
 Making = Generator[Initialise, Any, Start]
 
 
 def ticket(t: Ticket) -> Making:
-    """The winning-ticket candidate: the mask, and the initial (or rewound) weights it keeps."""
-    return Start(t.mask.apply(t.rewound), t.mask, t.rewind_iteration)
+    """The winning-ticket candidate: the mask, and the weights it keeps, by default the initial (or rewound) ones."""
+    return Start(t.mask.apply(t.weights), t.mask, t.rewind_iteration, t.train)
     yield
 
 
@@ -60,18 +64,63 @@ def random_reinit(t: Ticket) -> Making:
         "re-initialisation",
         (t.seed, t.round),
     )
-    return Start(t.mask.apply(fresh), t.mask, 0)
+    return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
+
+
+def sign_preserving_reinit(t: Ticket) -> Making:
+    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
+
+    Source: Zhou et al. 2019, section 4, "constant".
+    """
+    weights = {
+        name: np.sign(value) * value.std(dtype=np.float64).astype(np.float32) if name in t.mask.layers else value
+        for name, value in t.rewound.items()
+    }
+    return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.dense_train)
+    yield
+
+
+def _under(t: Ticket, mask: Mask) -> Start:
+    """What the ticket keeps, under another mask."""
+    return Start(mask.apply(t.weights), mask, t.rewind_iteration, t.train)
 
 
 def random_mask_control(t: Ticket) -> Making:
-    """The initial (or rewound) weights under a random mask with the ticket's count in each layer."""
-    mask = random_mask(t.mask, stream("random mask", t.seed, t.round))
-    return Start(mask.apply(t.rewound), mask, t.rewind_iteration)
+    """The ticket's weights under a random mask with the ticket's count in each layer."""
+    return _under(t, random_mask(t.mask, stream("random mask", t.seed, t.round)))
+    yield
+
+
+def random_mask_global(t: Ticket) -> Making:
+    """The ticket's weights under a random mask with the ticket's count in the whole network."""
+    sizes = t.mask.sizes
+    count, size = sum(t.mask.counts.values()), sum(sizes.values())
+    chosen = np.zeros(size, np.bool_)
+    chosen[stream("random mask of all layers", t.seed, t.round).permutation(size)[:count]] = True
+    parts = np.split(chosen, np.cumsum(list(sizes.values()))[:-1])
+    layers = {name: part.reshape(t.mask.layers[name].shape) for name, part in zip(sizes, parts, strict=True)}
+    return _under(t, Mask(layers))
+    yield
+
+
+def shuffled_mask(t: Ticket) -> Making:
+    """The ticket's weights under its own mask, shuffled within each layer.
+
+    Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In distribution the same as
+    ``random_mask``: a second, independent draw.
+    """
+    generator = stream("shuffled mask", t.seed, t.round)
+    return _under(
+        t, Mask({n: generator.permutation(keep.ravel()).reshape(keep.shape) for n, keep in t.mask.layers.items()})
+    )
     yield
 
 
 VARIANTS: dict[str, Callable[[Ticket], Making]] = {
     "ticket": ticket,
     "random_reinit": random_reinit,
+    "sign_preserving_reinit": sign_preserving_reinit,
     "random_mask": random_mask_control,
+    "random_mask_global": random_mask_global,
+    "shuffled_mask": shuffled_mask,
 }

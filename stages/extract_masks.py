@@ -1,6 +1,6 @@
 """Extracts the masks: bit-packed, checked; density per layer, overlap between seeds.
 
-Reads   data/pruned/; params.yaml: seeds, prune.rounds, prune.rates
+Reads   data/pruned/; params.yaml: seeds, prune
 Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors); density.csv, overlap.csv
 """
 
@@ -13,7 +13,6 @@ from lottery.params import Params
 
 def main(params: Params) -> None:
     rounds = range(1, params.prune.rounds + 1)
-    rates = params.prune.rates.model_dump()
     masks: dict[tuple[int, int], Mask] = {}
     with artifacts.folder_written_whole(artifacts.MASKS, checksums=True) as folder:
         for seed in params.seeds:
@@ -21,7 +20,8 @@ def main(params: Params) -> None:
             for round_ in rounds:
                 path = artifacts.round_file(artifacts.PRUNED, seed, round_)
                 _, mask, facts = artifacts.read_masked_weights(path)
-                mask_tables.check(mask, before, facts["kinds"], rates, round_, path)
+                expected = params.prune.surviving(mask.sizes, facts["kinds"], round_)
+                mask_tables.check(mask, before, expected, path)
                 artifacts.write_mask(artifacts.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask
         mask_tables.write_density(folder / "density.csv", masks)

@@ -1,17 +1,19 @@
-"""Iterative magnitude pruning, per seed: each round prunes, rewinds and trains.
+"""Pruning, per seed: each round prunes and, where the next one needs it, rewinds and trains.
 
 Reads   data/dataset/, data/dense/; params.yaml: seeds, model, train, prune
 Writes  data/pruned/: per seed and round the mask and the trained weights that survive
         (seed-N/round-NN.safetensors); history.csv, environment.json
+
+One shot, and pruning at initialisation, train nothing here: the weights that survive are those that were scored.
 """
 
 from functools import partial
 from pathlib import Path
 
-from lottery import artifacts, execution, histories, stage, store
+from lottery import artifacts, criteria, execution, histories, stage, store
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
-from lottery.params import Params
+from lottery.params import AT_INITIALISATION, Params
 from lottery.pruning import Prune
 from lottery.runs import Result, Run, prepare
 
@@ -20,8 +22,12 @@ def main(params: Params) -> None:
     dataset = artifacts.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
     start = params.prune.rewind_iteration
-    rounds = range(1, params.prune.rounds + 1)
-    rates = params.prune.rates.model_dump()
+    prune = params.prune
+    rounds = range(1, prune.rounds + 1)
+    at_initialisation = prune.criterion in AT_INITIALISATION
+    iterative = prune.schedule == "iterative"
+    trains = iterative and not at_initialisation
+    train = params.train.last_learning_rate() if prune.strategy == "finetune" else params.train
     entries: list[histories.Entry] = []
     results: list[Result] = []
 
@@ -31,46 +37,58 @@ def main(params: Params) -> None:
         rewound, _ = artifacts.read_tensors(dense / "rewind.safetensors")
         kinds = facts["kinds"]
         mask = Mask.full({name: weights[name].shape for name in kinds})
+        if at_initialisation:
+            weights = rewound
+        batch = None
+        if prune.criterion in ("snip", "grasp"):
+            batch = criteria.batch(dataset.train, dataset.facts["classes"], seed)
         for round_ in rounds:
-            before = mask
-            keep = {name: surviving_count(mask.sizes[name], rates[kinds[name]], round_) for name in kinds}
             mask = yield Prune(
                 f"seed {seed}, round {round_}: mask",
                 params.model.name,
                 dataset.image_shape,
                 dataset.facts["classes"],
+                prune.criterion,
                 weights,
-                before,
-                keep,
+                rewound,
+                mask,
+                prune.surviving(mask.sizes, kinds, round_),
+                seed,
+                batch,
             )
-            result = yield Run(
-                seed=seed,
-                variant="pruning",
-                round=round_,
-                model=params.model,
-                train=params.train,
-                dataset=str(artifacts.DATASET),
-                weights=mask.apply(rewound),
-                mask=mask,
-                order=("data order of pruning", seed),
-                start=start,
-                iterations=iterations,
-            )
-            weights = result.weights
+            survivors = mask.apply(weights)
+            if trains:
+                result = yield Run(
+                    seed=seed,
+                    variant="pruning",
+                    round=round_,
+                    model=params.model,
+                    train=train,
+                    dataset=str(artifacts.DATASET),
+                    weights=mask.apply(rewound) if prune.strategy == "rewind" else survivors,
+                    mask=mask,
+                    order=("data order of pruning", seed),
+                    start=start,
+                    iterations=iterations,
+                )
+                survivors = result.weights
+                entries.append(histories.Entry(seed, "pruning", round_, mask.weights_remaining, result.history))
+                results.append(result)
+            if iterative:
+                weights = survivors
             facts = {"seed": seed, "round": round_, "kinds": kinds}
-            artifacts.write_masked_weights(artifacts.round_file(folder, seed, round_), weights, mask, facts)
-            entries.append(histories.Entry(seed, "pruning", round_, mask.weights_remaining, result.history))
-            results.append(result)
+            artifacts.write_masked_weights(artifacts.round_file(folder, seed, round_), survivors, mask, facts)
 
     _check_something_survives(params)
+    runs = len(params.seeds) * len(rounds) if trains else 0
     with artifacts.folder_written_whole(artifacts.PRUNED, checksums=True) as folder:
         execution.execute(
             [pruning(seed, folder) for seed in params.seeds],
             prepare=partial(prepare, params.train.threads),
             title="prune",
             workers=execution.worker_count(params.train.threads),
-            runs=len(params.seeds) * len(rounds),
-            iterations=len(params.seeds) * len(rounds) * (iterations - start),
+            runs=runs,
+            iterations=runs * (iterations - start),
         )
         histories.write(folder / "history.csv", entries)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
@@ -80,15 +98,21 @@ def main(params: Params) -> None:
 def _check_something_survives(params: Params) -> None:
     first = artifacts.seed_folder(artifacts.DENSE, params.seeds[0]) / "trained.safetensors"
     weights, facts = artifacts.read_tensors(first)
-    rates = params.prune.rates.model_dump()
-    for name, kind in facts["kinds"].items():
-        size = weights[name].size
-        if surviving_count(size, rates[kind], params.prune.rounds) < 1:
-            most = max(r for r in range(params.prune.rounds) if surviving_count(size, rates[kind], r) >= 1)
+    kinds = facts["kinds"]
+    sizes = {name: weights[name].size for name in kinds}
+    last = params.prune.surviving(sizes, kinds, params.prune.rounds)
+    for name, kind in kinds.items():
+        if isinstance(last, dict) and last[name] < 1:
+            rate = params.prune.rates.model_dump()[kind]
+            most = max(r for r in range(params.prune.rounds) if surviving_count(sizes[name], rate, r) >= 1)
             raise LotteryError(
                 f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: at most {most} at "
-                f"prune.rates.{kind} {rates[kind]}: afterwards none of the {size:,} weights of {name} survives"
+                f"prune.rates.{kind} {rate}: afterwards none of the {sizes[name]:,} weights of {name} survives"
             )
+    if isinstance(last, int) and last < 1:
+        raise LotteryError(
+            f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: fewer: afterwards no weight survives"
+        )
 
 
 if __name__ == "__main__":

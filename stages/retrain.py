@@ -1,11 +1,13 @@
 """Trains the tickets and their controls, in a data order other than the one that found them.
 
-Reads   data/dataset/, data/dense/, data/masks/; params.yaml: seeds, model, train, retrain,
-        prune.rounds, prune.rewind_iteration
+Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds, model, train, prune,
+        retrain
 Writes  data/retrained/: history.csv, environment.json
 """
 
 from functools import partial
+
+import numpy as np
 
 from lottery import artifacts, execution, histories, stage, store
 from lottery.params import Params
@@ -16,22 +18,34 @@ from lottery.variants import VARIANTS, Ticket
 def main(params: Params) -> None:
     dataset = artifacts.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
-    rewind = params.prune.rewind_iteration
+    prune, dense_train = params.prune, params.train
+    train = dense_train.last_learning_rate() if prune.strategy == "finetune" else dense_train
     entries: list[histories.Entry] = []
     results: list[Result] = []
 
     def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
         mask, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
         rewound, _ = artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "rewind.safetensors")
-        shape, classes = dataset.image_shape, dataset.facts["classes"]
-        ticket = Ticket(seed, round_, mask, rewound, rewind, params.model, shape, classes)
+        ticket = Ticket(
+            seed,
+            round_,
+            mask,
+            rewound,
+            rewound if prune.strategy == "rewind" else _trained(params, seed, round_),
+            prune.rewind_iteration,
+            train,
+            dense_train,
+            params.model,
+            dataset.image_shape,
+            dataset.facts["classes"],
+        )
         start = yield from VARIANTS[variant](ticket)
         result = yield Run(
             seed=seed,
             variant=variant,
             round=round_,
             model=params.model,
-            train=params.train,
+            train=start.train,
             dataset=str(artifacts.DATASET),
             weights=start.weights,
             mask=start.mask,
@@ -56,6 +70,13 @@ def main(params: Params) -> None:
         histories.write(folder / "history.csv", entries)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("retrain", [r.fingerprint for r in results])
+
+
+def _trained(params: Params, seed: int, round_: int) -> dict[str, np.ndarray]:
+    """The weights that a round pruned: trained in the round before it; densely where there is none, or in one shot."""
+    if round_ > 1 and params.prune.schedule == "iterative":
+        return artifacts.read_masked_weights(artifacts.round_file(artifacts.PRUNED, seed, round_ - 1))[0]
+    return artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "trained.safetensors")[0]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from lottery.datasets.catalogue import DATASETS
 from lottery.errors import LotteryError
 from lottery.params import Params, Section, load, validate
 
+VARIANTS = (
+    "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_mask, random_mask_global, "
+    "shuffled_mask"
+)
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 
 VALID = {
@@ -125,7 +129,7 @@ BAD_VALUES = [
     ("train.iterations", "600", A_POSITIVE + ", or null with epochs given"),
     ("train.learning_rate_steps", [300], STEPS),
     ("train.early_stopping", 5, STOPPING),
-    ("retrain.variants", "ticket", "a list of at least one of ticket, random_reinit, random_mask"),
+    ("retrain.variants", "ticket", VARIANTS),
     ("retrain.rounds", 3, "a list of at least one whole number from 1 up, or all"),
     ("retrain.rounds", "some", "a list of at least one whole number from 1 up, or all"),
     # a truth value where a number is expected
@@ -180,7 +184,7 @@ BAD_VALUES = [
     ("prune.rounds", 1001, "a whole number from 1 to 1000"),
     ("prune.rewind_iteration", -1, A_WHOLE),
     ("prune.rewind_iteration", 600, "an iteration before the run's last, 600"),
-    ("retrain.variants", [], "a list of at least one of ticket, random_reinit, random_mask"),
+    ("retrain.variants", [], VARIANTS),
     ("retrain.variants", ["ticket", "ticket"], "each value once"),
     ("retrain.rounds", [], "a list of at least one whole number from 1 up, or all"),
     ("retrain.rounds", [3, 3], "each value once"),
@@ -192,7 +196,10 @@ BAD_VALUES = [
     ("model.initializer", "he_normal", "glorot_normal or glorot_uniform"),
     ("train.optimizer", "adamw", "adam or sgd"),
     ("train.precision", "float16", "float32 or bfloat16"),
-    ("prune.scope", "global", "layerwise"),
+    ("prune.scope", "network", "layerwise or global"),
+    ("prune.criterion", "size", "magnitude, magnitude_increase, movement, random, snip, grasp, synflow"),
+    ("prune.schedule", "gradual", "iterative or one_shot"),
+    ("prune.strategy", "restart", "rewind, finetune or learning_rate_rewind"),
 ]
 
 
@@ -210,8 +217,8 @@ BAD_ITEMS = [
     ("seeds", ["0"], 0, "a list of at least one whole number from 0 up"),
     ("seeds", [3, 1, -2], 2, "a list of at least one whole number from 0 up"),
     ("seeds", [2**31], 0, "a list of at least one whole number from 0 up"),
-    ("retrain.variants", ["ticket", "winner"], 1, "a list of at least one of ticket, random_reinit, random_mask"),
-    ("retrain.variants", [None], 0, "a list of at least one of ticket, random_reinit, random_mask"),
+    ("retrain.variants", ["ticket", "winner"], 1, VARIANTS),
+    ("retrain.variants", [None], 0, VARIANTS),
     ("retrain.rounds", [3, 0], 1, "a list of at least one whole number from 1 up, or all"),
     ("retrain.rounds", [True], 0, "a list of at least one whole number from 1 up, or all"),
     ("retrain.rounds", ["all"], 0, "a list of at least one whole number from 1 up, or all"),
@@ -307,6 +314,32 @@ def test_rewinding_beyond_a_run_given_in_epochs_gives_one_line():
     assert validate(content).prune.rewind_iteration == 115
     (line,) = complaints(with_values(train__iterations=None, train__epochs=2, prune__rewind_iteration=116))
     assert line.startswith("params.yaml: prune.rewind_iteration: got 116; accepted: an iteration before")
+
+
+def test_global_pruning_at_different_rates_gives_one_line():
+    rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
+    (line,) = complaints(with_values(prune__scope="global"))
+    assert (
+        line == f"params.yaml: prune.rates: got {rates}; accepted: the same rate for all kinds, with prune.scope global"
+    )
+    assert validate(with_values(prune__scope="global", prune__rates=dict.fromkeys(rates, 0.2))).prune.scope == "global"
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
+def test_trained_weights_cannot_be_kept_where_nothing_has_trained_them(criterion):
+    (line,) = complaints(with_values(prune__criterion=criterion, prune__strategy="finetune"))
+    assert line == (
+        f"params.yaml: prune.strategy: got 'finetune'; accepted: rewind: {criterion} prunes before any training"
+    )
+
+
+def test_the_last_learning_rate_is_what_the_steps_end_with():
+    steps = {"iterations": [300, 450], "factor": 0.1}
+    train = validate(with_values(train__learning_rate_steps=steps)).train
+    assert train.last_learning_rate().learning_rate == pytest.approx(1.2e-5)
+    assert train.last_learning_rate().learning_rate_steps is None
+    assert hash(train) != hash(train.last_learning_rate())
+    assert validate(with_values()).train.last_learning_rate().learning_rate == 1.2e-3
 
 
 def test_a_retrain_round_beyond_the_rounds_pruned_gives_one_line():
@@ -469,6 +502,7 @@ def valid_contents(draw):
             "rounds": rounds,
             "rates": {kind: draw(rate) for kind in ("conv", "dense", "output")},
             "scope": "layerwise",
+            "schedule": draw(st.sampled_from(["iterative", "one_shot"])),
             "rewind_iteration": draw(st.integers(0, length - 1)),
         },
         "retrain": {

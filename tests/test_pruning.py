@@ -77,12 +77,19 @@ def test_pruning_nothing_keeps_the_mask(kinds):
     assert all(np.array_equal(same.layers[n], mask.layers[n]) for n in kinds)
 
 
-def test_asking_for_more_than_survives_or_nothing_is_refused(kinds):
+def test_asking_for_more_than_survives_or_less_than_nothing_is_refused(kinds):
     weights = random_weights(4)
     mask = Mask.full({name: weights[name].shape for name in kinds})
-    for keep in ({n: s + 1 for n, s in mask.sizes.items()}, dict.fromkeys(mask.sizes, 0)):
+    for keep in ({n: s + 1 for n, s in mask.sizes.items()}, dict.fromkeys(mask.sizes, -1)):
         with pytest.raises(ValueError, match="asked to keep"):
             magnitude_mask(weights, mask, keep, **NETWORK)
+
+
+def test_a_layer_of_which_nothing_is_to_survive_comes_out_empty(kinds):
+    weights = random_weights(4)
+    mask = Mask.full({name: weights[name].shape for name in kinds})
+    keep = {**mask.sizes, "dense2/kernel": 0}
+    assert magnitude_mask(weights, mask, keep, **NETWORK).counts == keep
 
 
 def test_making_a_mask_leaves_the_weights_as_they_were(kinds):

@@ -1,0 +1,117 @@
+"""Pruning in one shot, at initialisation, globally, and without rewinding: through the pipeline."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lottery import artifacts, models
+
+ALL_VARIANTS = [
+    "ticket",
+    "random_reinit",
+    "sign_preserving_reinit",
+    "random_mask",
+    "random_mask_global",
+    "shuffled_mask",
+]
+STEPS = {"iterations": [20, 30], "factor": 0.1}
+
+
+def pruned(clone, seed, round_):
+    return artifacts.read_masked_weights(artifacts.round_file(clone.path / artifacts.PRUNED, seed, round_))
+
+
+def dense(clone, seed, name):
+    return artifacts.read_tensors(artifacts.seed_folder(clone.path / artifacts.DENSE, seed) / f"{name}.safetensors")[0]
+
+
+def ticket_rows(clone, seed, round_):
+    history = pd.read_csv(clone.path / artifacts.RETRAINED / "history.csv")
+    rows = history[(history["seed"] == seed) & (history["variant"] == "ticket") & (history["round"] == round_)]
+    return rows.sort_values("iteration").reset_index()
+
+
+def validation_loss(clone, weights):
+    """The mean cross-entropy of weights on the clone's validation images."""
+    dataset = artifacts.open_dataset(clone.path / artifacts.DATASET)
+    network = models.build("lenet_300_100", dataset.image_shape, dataset.facts["classes"])
+    for name, variable in models.variables(network).items():
+        variable.assign(weights[name])
+    logits = network(np.asarray(dataset.validation.images, np.float32) / 255).numpy().astype(np.float64)
+    logits -= logits.max(axis=1, keepdims=True)
+    truth = logits[np.arange(len(logits)), dataset.validation.labels]
+    return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - truth))
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone):
+    clone.change("prune.criterion", "snip")
+    clone.change("prune.scope", "global")
+    clone.change("prune.rates", {"conv": 0.5, "dense": 0.5, "output": 0.5})
+    clone.change("retrain.variants", ALL_VARIANTS)
+    assert clone.repro() == ["prune", "extract_masks", "retrain", "report"]
+    assert pd.read_csv(clone.path / artifacts.PRUNED / "history.csv").empty
+    for seed in (0, 1):
+        weights, mask, _ = pruned(clone, seed, 2)
+        size = sum(mask.sizes.values())
+        assert sum(mask.counts.values()) == round(size * 0.25)
+        assert mask.within(pruned(clone, seed, 1)[1])
+        assert len({round(mask.counts[n] / mask.sizes[n], 1) for n in mask.sizes}) > 1
+        assert same(weights, mask.apply(dense(clone, seed, "initial")))
+    metrics = json.loads((clone.path / "reports/metrics.json").read_text())
+    assert list(metrics["variants"]) == sorted(ALL_VARIANTS)
+    report = (clone.path / "reports/report.md").read_text()
+    assert "2 rounds of iterative global pruning by snip; tickets keep their initial weights." in report
+    table = report.partition("## Results")[2].partition("##")[0]
+    rows = [line.split("|")[1].split()[0] for line in table.splitlines() if line.startswith("| ")]
+    assert rows == ["variant", "dense", *(variant for variant in ALL_VARIANTS for _ in (1, 2))]
+
+
+def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_last_learning_rate(clone):
+    clone.change("train.learning_rate_steps", STEPS)
+    clone.change("prune.schedule", "one_shot")
+    clone.change("prune.strategy", "finetune")
+    clone.change("retrain.variants", ["ticket", "random_reinit"])
+    assert clone.repro() == ["train_dense", "prune", "extract_masks", "retrain", "report"]
+    assert pd.read_csv(clone.path / artifacts.PRUNED / "history.csv").empty
+    trained = dense(clone, 0, "trained")
+    for round_ in (1, 2):
+        weights, mask, _ = pruned(clone, 0, round_)
+        assert same(weights, mask.apply(trained))
+        for name, keep in mask.layers.items():
+            assert np.abs(trained[name][keep]).min() >= np.abs(trained[name][~keep]).max()
+        rows = ticket_rows(clone, 0, round_)
+        assert rows["validation_loss"][0] == pytest.approx(validation_loss(clone, mask.apply(trained)), rel=1e-5)
+        # at a hundredth of the learning rate Adam moves each weight by a hundredth of what it did in the dense network
+        assert abs(rows["validation_loss"].iloc[-1] - rows["validation_loss"][0]) < 0.1
+    report = (clone.path / "reports/report.md").read_text()
+    assert (
+        "one-shot layerwise pruning by magnitude; tickets keep their trained weights, trained on at the last" in report
+    )
+
+
+def test_learning_rate_rewinding_goes_on_from_the_weights_trained_in_the_round_before(clone):
+    clone.change("train.learning_rate_steps", STEPS)
+    clone.change("prune.strategy", "learning_rate_rewind")
+    clone.change("prune.rewind_iteration", 10)
+    clone.change("prune.criterion", "movement")
+    clone.change("retrain.variants", ["ticket", "random_reinit"])
+    assert clone.repro() == ["train_dense", "prune", "extract_masks", "retrain", "report"]
+    trained, rewound = dense(clone, 1, "trained"), dense(clone, 1, "rewind")
+    for round_ in (1, 2):
+        _, mask, _ = pruned(clone, 1, round_)
+        before = trained if round_ == 1 else pruned(clone, 1, 1)[0]
+        for name, keep in mask.layers.items():
+            moved = np.abs(before[name] - rewound[name])
+            survived = np.ones(keep.shape, bool) if round_ == 1 else pruned(clone, 1, 1)[1].layers[name]
+            assert moved[keep].min() >= moved[survived & ~keep].max()
+        rows = ticket_rows(clone, 1, round_)
+        assert rows["iteration"].tolist() == [10, 20, 30, 40]
+        assert rows["validation_loss"][0] == pytest.approx(validation_loss(clone, mask.apply(before)), rel=1e-5)
+    history = pd.read_csv(clone.path / artifacts.PRUNED / "history.csv")
+    assert sorted(history["iteration"].unique()) == [10, 20, 30, 40]

@@ -1,0 +1,100 @@
+"""What each variant starts from."""
+
+import numpy as np
+import pytest
+
+from lottery.masks import Mask
+from lottery.params import Model, Train
+from lottery.variants import VARIANTS, Ticket
+
+TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=100, evaluate_every=10)
+LAST = TRAIN.model_copy(update={"learning_rate": 0.001})
+KEPT = 10
+
+
+@pytest.fixture(scope="module")
+def a_ticket():
+    generator = np.random.default_rng(0)
+    shapes = {"dense1/kernel": (40, 30), "output/kernel": (30, 5)}
+
+    def draw():
+        weights = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        return {**weights, "dense1/bias": generator.normal(size=30).astype(np.float32)}
+
+    mask = Mask({name: generator.random(shape) < 0.3 for name, shape in shapes.items()})
+    model = Model(name="lenet_300_100", initializer="glorot_normal")
+    return Ticket(3, 2, mask, draw(), draw(), KEPT, LAST, TRAIN, model, (8, 8, 1), 5)
+
+
+def start(variant, ticket):
+    """What the variant starts from; fresh weights, where it asks for them, are all 7."""
+    making = VARIANTS[variant](ticket)
+    try:
+        next(making)
+        making.send(({name: np.full(v.shape, 7, np.float32) for name, v in ticket.rewound.items()}, {}))
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it asks for more than one thing")
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_weights_outside_the_mask_are_zero_and_biases_are_kept_whole(variant, a_ticket):
+    found = start(variant, a_ticket)
+    for name, keep in found.mask.layers.items():
+        assert not found.weights[name][~keep].any()
+        assert found.weights[name][keep].all()
+    assert found.weights["dense1/bias"].shape == (30,)
+
+
+def test_the_ticket_keeps_the_weights_it_is_given(a_ticket):
+    found = start("ticket", a_ticket)
+    assert found.mask is a_ticket.mask
+    assert (found.iteration, found.train) == (KEPT, LAST)
+    for name, keep in a_ticket.mask.layers.items():
+        assert np.array_equal(found.weights[name][keep], a_ticket.weights[name][keep])
+    assert np.array_equal(found.weights["dense1/bias"], a_ticket.weights["dense1/bias"])
+
+
+def test_random_reinit_trains_fresh_weights_from_the_start_as_the_dense_network_was(a_ticket):
+    found = start("random_reinit", a_ticket)
+    assert found.mask is a_ticket.mask
+    assert (found.iteration, found.train) == (0, TRAIN)
+    for name, keep in a_ticket.mask.layers.items():
+        assert np.array_equal(found.weights[name], np.where(keep, 7, 0))
+
+
+def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ticket):
+    found = start("sign_preserving_reinit", a_ticket)
+    assert found.mask is a_ticket.mask
+    for name, keep in a_ticket.mask.layers.items():
+        rewound = a_ticket.rewound[name]
+        assert np.array_equal(np.sign(found.weights[name][keep]), np.sign(rewound[keep]))
+        assert len(np.unique(np.abs(found.weights[name][keep]))) == 1
+        assert np.abs(found.weights[name][keep][0]) == pytest.approx(np.sqrt(np.mean((rewound - rewound.mean()) ** 2)))
+    assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
+
+
+@pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
+def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
+    found = start(variant, a_ticket)
+    assert found.mask.counts == a_ticket.mask.counts
+    for name, keep in a_ticket.mask.layers.items():
+        assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
+        assert np.array_equal(found.weights[name], np.where(found.mask.layers[name], a_ticket.weights[name], 0))
+
+
+def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer(a_ticket):
+    found = start("random_mask_global", a_ticket)
+    assert sum(found.mask.counts.values()) == sum(a_ticket.mask.counts.values())
+    assert found.mask.counts != a_ticket.mask.counts
+    for name, size in found.mask.sizes.items():
+        share = found.mask.weights_remaining
+        assert found.mask.counts[name] == pytest.approx(share * size, abs=4 * (share * (1 - share) * size) ** 0.5)
+
+
+def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
+    masks = {v: start(v, a_ticket).mask for v in ("random_mask", "random_mask_global", "shuffled_mask")}
+    layers = [mask.layers["dense1/kernel"].tobytes() for mask in masks.values()]
+    assert len(set(layers)) == 3
+    again = {v: start(v, a_ticket).mask for v in masks}
+    assert [mask.layers["dense1/kernel"].tobytes() for mask in again.values()] == layers
