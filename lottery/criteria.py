@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lottery import own
 from lottery.datasets.split import Part
 from lottery.streams import stream
 
@@ -63,9 +64,10 @@ CRITERIA: dict[str, Score] = {
 def scores(
     criterion: str, weights: Weights, initial: Weights, gradients: Weights | None, names: list[str]
 ) -> dict[str, np.ndarray]:
-    """The scores of the layers ``names``; without gradients where the criterion needs none."""
+    """The scores of the layers ``names`` by one of CRITERIA, or by ``module:function`` of one's own (its ``g`` is 0)."""
     nothing = np.zeros((), np.float32)
-    return {n: CRITERIA[criterion](weights[n], initial[n], gradients[n] if gradients else nothing) for n in names}
+    score = own.find(CRITERIA, criterion)
+    return {n: score(weights[n], initial[n], gradients[n] if gradients else nothing) for n in names}
 
 
 def noise(weights: Weights, names: list[str], seed: int) -> Weights:

@@ -26,6 +26,7 @@ COLOURS = {
     "random_mask_global": "#56B4E9",
     "shuffled_mask": "#CC79A7",
 }
+OWN_COLOUR = "#999999"  # of variants of one's own
 MARKERS = {
     "ticket": "o",
     "random_reinit": "s",
@@ -74,13 +75,14 @@ def against_weights_remaining(table: pd.DataFrame, ylabel: str, title: str, *, p
         dense = table[table["variant"] == "dense"].iloc[0]
         axes.axhline(dense["mean"], color=COLOURS["dense"], linestyle="--", linewidth=1.2, label=LABELS["dense"])
         axes.axhspan(dense["min"], dense["max"], color=COLOURS["dense"], alpha=0.08, linewidth=0)
-        for variant in LABELS:
+        for variant in dict.fromkeys([*LABELS, *sorted(table["variant"])]):
             rows = table[(table["variant"] == variant) & (table["round"] > 0)].sort_values("round")
             if rows.empty:
                 continue
             x = rows["weights_remaining"] * 100
-            axes.fill_between(x, rows["min"], rows["max"], color=COLOURS[variant], alpha=0.15, linewidth=0)
-            axes.plot(x, rows["mean"], color=COLOURS[variant], marker=MARKERS[variant], label=LABELS[variant])
+            colour, label = COLOURS.get(variant, OWN_COLOUR), LABELS.get(variant, variant)
+            axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0)
+            axes.plot(x, rows["mean"], color=colour, marker=MARKERS.get(variant, "P"), label=label)
         _weights_remaining_axis(axes, table["weights_remaining"])
         axes.set_ylabel(ylabel)
         if percent:

@@ -8,18 +8,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from lottery import own
 from lottery.datasets.catalogue import DATASETS
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 
 PARAMS_FILE = Path("params.yaml")
 
-SMALLEST_IMAGE = {"lenet_300_100": 1, "conv2": 2, "conv4": 4, "conv6": 8}
+SMALLEST_IMAGE = {"lenet_300_100": 1, "conv2": 2, "conv4": 4, "conv6": 8, "resnet20": 1, "vgg16": 16}
 """The smallest image side, in pixels, that each model's pooling leaves something of."""
 
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
+Own = Annotated[str, Field(pattern=own.PATTERN)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 A_POSITIVE = "a whole number from 1 up"
@@ -51,10 +53,12 @@ class Data(Section):
 
 
 class Model(Section):
-    name: Literal["lenet_300_100", "conv2", "conv4", "conv6"] = Field(
-        description="lenet_300_100, conv2, conv4 or conv6"
+    name: Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"] | Own = Field(
+        description="lenet_300_100, conv2, conv4, conv6, resnet20, vgg16 or your own module:function"
     )
-    initializer: Literal["glorot_normal", "glorot_uniform"] = Field(description="glorot_normal or glorot_uniform")
+    initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"] = Field(
+        description="glorot_normal, glorot_uniform, he_normal or he_uniform"
+    )
 
 
 class LearningRateSteps(Section):
@@ -67,6 +71,13 @@ class LearningRateSteps(Section):
 
     def __hash__(self) -> int:  # pydantic's own cannot hash a list
         return hash((*self.iterations, self.factor))
+
+
+class Augmentation(Section):
+    """What happens to each training image anew in each epoch; never to validation and test images."""
+
+    flip: bool = Field(description="true or false")
+    crop: Annotated[int, Field(ge=0, le=64)] = Field(description="a whole number from 0 to 64")
 
 
 class EarlyStopping(Section):
@@ -82,8 +93,10 @@ class Train(Section):
     learning_rate_steps: LearningRateSteps | None = Field(
         None, description="null or {iterations: [whole numbers], factor: number}"
     )
+    warmup_iterations: Whole = Field(0, description=A_WHOLE)
     momentum: Rate = Field(0.0, description=A_RATE)
     weight_decay: float = Field(0.0, ge=0, description="a number from 0 up")
+    augmentation: Augmentation | None = Field(None, description="null or {flip: true or false, crop: whole number}")
     batch_size: Positive = Field(description=A_POSITIVE)
     iterations: Positive | None = Field(None, description=f"{A_POSITIVE}, or null with epochs given")
     epochs: Positive | None = Field(None, description=f"{A_POSITIVE}, or null with iterations given")
@@ -99,7 +112,7 @@ class Train(Section):
         """The same, at the learning rate that the steps end with."""
         steps = self.learning_rate_steps
         rate = self.learning_rate * (steps.factor ** len(steps.iterations) if steps else 1)
-        return self.model_copy(update={"learning_rate": rate, "learning_rate_steps": None})
+        return self.model_copy(update={"learning_rate": rate, "learning_rate_steps": None, "warmup_iterations": 0})
 
     def length(self, training_images: int) -> int:
         """Iterations of one run; an epoch has ``training_images // batch_size``."""
@@ -117,7 +130,8 @@ class Rates(Section):
     output: Rate = Field(description=A_RATE)
 
 
-Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"]
+CRITERIA = ("magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow")
+Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"] | Own
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
 
@@ -125,7 +139,7 @@ Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
 class Prune(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(description="a whole number from 1 to 1000")
     rates: Rates = Field(description="{conv: rate, dense: rate, output: rate}")
-    criterion: Criterion = Field("magnitude", description=", ".join(get_args(Criterion)))
+    criterion: Criterion = Field("magnitude", description=", ".join(CRITERIA) + " or your own module:function")
     scope: Literal["layerwise", "global"] = Field("layerwise", description="layerwise or global")
     schedule: Literal["iterative", "one_shot"] = Field("iterative", description="iterative or one_shot")
     strategy: Strategy = Field("rewind", description="rewind, finetune or learning_rate_rewind")
@@ -139,14 +153,16 @@ class Prune(Section):
         return {name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()}
 
 
-Variant = Literal[
-    "ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask"
-]
+VARIANTS = ("ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask")
+Variant = (
+    Literal["ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask"]
+    | Own
+)
 
 
 class Retrain(Section):
     variants: Annotated[list[Variant], Field(min_length=1)] = Field(
-        description=f"a list of at least one of {', '.join(get_args(Variant))}"
+        description=f"a list of at least one of {', '.join(VARIANTS)} or your own module:function"
     )
     rounds: Annotated[list[Positive], Field(min_length=1)] | Literal["all"] = Field(
         description="a list of at least one whole number from 1 up, or all"
@@ -245,7 +261,7 @@ def misfits(params: Params, *, images: int, classes: int, side: int) -> list[str
     training = images - params.data.validation_size
     if params.train.batch_size > training:
         return [_line("train.batch_size", params.train.batch_size, f"at most the {training:,} training images")]
-    if side < SMALLEST_IMAGE[params.model.name]:
+    if side < SMALLEST_IMAGE.get(params.model.name, 1):
         fitting = [name for name, least in SMALLEST_IMAGE.items() if side >= least]
         fits = f"a model that fits images of side {side}: {', '.join(fitting)}"
         found.append(_line("model.name", params.model.name, fits))
@@ -270,6 +286,9 @@ def _length_misfits(params: Params, iterations: int) -> list[str]:
         found.append(_line("train.evaluate_every", every, f"at most the run's {iterations} iterations"))
     if rewind >= iterations:
         found.append(_line("prune.rewind_iteration", rewind, f"an iteration before the run's last, {iterations}"))
+    if params.train.warmup_iterations > iterations:
+        accepted = f"at most the run's {iterations} iterations"
+        found.append(_line("train.warmup_iterations", params.train.warmup_iterations, accepted))
     steps = params.train.learning_rate_steps
     if steps and (steps.iterations != sorted(set(steps.iterations)) or steps.iterations[-1] >= iterations):
         accepted = f"rising iterations below the run's {iterations}"

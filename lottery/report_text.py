@@ -1,11 +1,11 @@
 """The report in Markdown: the verdict first, then the numbers behind it."""
 
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from lottery.analysis import MOST_SEEDS, POWER, Conclusion, Judgement, best_round, by_round
-from lottery.params import Params, Prune, Variant
+from lottery.params import VARIANTS, Params, Prune
 
 
 def sentence(conclusion: Conclusion, params: Params, dense_accuracy: float) -> str:
@@ -78,6 +78,12 @@ def _pruning(prune: Prune) -> str:
     return f"{prune.rounds} rounds of {schedule} {prune.scope} pruning by {criterion}; tickets keep their {kept}"
 
 
+def in_order(variant: str) -> tuple[int, str]:
+    """Sorts variants: the dense network, those of this project as listed, one's own by name."""
+    known = ("dense", *VARIANTS)
+    return known.index(variant) if variant in known else len(known), variant
+
+
 def _results(runs: pd.DataFrame) -> str:
     accuracy = by_round(runs, "test_accuracy").set_index(["variant", "round"])
     final = by_round(runs, "final_test_accuracy").set_index(["variant", "round"])
@@ -87,7 +93,7 @@ def _results(runs: pd.DataFrame) -> str:
         "| variant | round | weights remaining | test accuracy (%) | at the end (%) | early-stop iteration |",
         "|---|--:|--:|--:|--:|--:|",
     ]
-    order = [k for v in ("dense", *get_args(Variant)) for k in accuracy.index if k[0] == v]
+    order = [k for v in sorted(set(runs["variant"]), key=in_order) for k in accuracy.index if k[0] == v]
     for variant, round_ in order:
         key = (variant, round_)
         mark = " (best by validation)" if variant != "dense" and best[variant] == round_ else ""

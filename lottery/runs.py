@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from lottery import artifacts, store
+from lottery import artifacts, own, store
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Model, Train
 
 LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
-SOURCES = ("models.py", "training.py", "streams.py", "masks.py", "runs.py", "store.py")  # what computes a run
+SOURCES = ("models.py", "training.py", "streams.py", "masks.py", "runs.py", "store.py", "own.py")  # what computes a run
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ class Run:
                 {
                     "dataset": dataset_files,
                     "model": self.model.model_dump(),
+                    "own": own.source_sha256(self.model.name),
                     "train": self.train.model_dump(),
                     "order": self.order,
                     "start": self.start,

@@ -15,7 +15,7 @@ import numpy as np
 
 from lottery.datasets.split import Part
 from lottery.masks import Mask
-from lottery.models import Weights, build, variables
+from lottery.models import Weights, build, kinds, variables
 from lottery.params import EarlyStopping, Model, Train
 from lottery.streams import stream
 
@@ -74,12 +74,28 @@ class Order:
         """
         per_epoch = images // batch_size
         first, last = start // per_epoch, (stop - 1) // per_epoch
-        epochs = [
-            stream(self.purpose, self.seed, epoch)
-            .permutation(images)[: per_epoch * batch_size]
-            .reshape(per_epoch, batch_size)
-            for epoch in range(first, last + 1)
-        ]
+        epochs = [self._epoch(epoch, images, batch_size) for epoch in range(first, last + 1)]
+        offset = first * per_epoch
+        return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
+
+    def _epoch(self, epoch: int, images: int, batch_size: int) -> np.ndarray:
+        per_epoch = images // batch_size
+        rows = stream(self.purpose, self.seed, epoch).permutation(images)
+        return rows[: per_epoch * batch_size].reshape(per_epoch, batch_size)
+
+    def changes(self, start: int, stop: int, images: int, train: Train) -> np.ndarray:
+        """How each image of ``batches`` is changed: whether flipped, and the crop's top and left, int32 ``[stop - start, batch_size, 3]``.
+
+        What happens to an image is a function of (purpose, seed, epoch, image).
+        """
+        assert train.augmentation is not None
+        per_epoch = images // train.batch_size
+        first, last = start // per_epoch, (stop - 1) // per_epoch
+        highest = [2 if train.augmentation.flip else 1, *[2 * train.augmentation.crop + 1] * 2]
+        epochs = []
+        for epoch in range(first, last + 1):
+            of_image = stream(f"augmentation of {self.purpose}", self.seed, epoch).integers(0, highest, (images, 3))
+            epochs.append(of_image[self._epoch(epoch, images, train.batch_size)])
         offset = first * per_epoch
         return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
 
@@ -110,10 +126,24 @@ def device_name() -> str:
     return "GPU " + tf.config.experimental.get_device_details(gpus[0]).get("device_name", "")
 
 
+def changed(images: tf.Tensor, changes: tf.Tensor, crop: int) -> tf.Tensor:
+    """Images ``[n, height, width, channels]``, each flipped left to right where ``changes[:, 0]``, padded by ``crop``
+    zeros on each side and cut to its size again at the top and left of ``changes[:, 1:]`` (He et al. 2016, section 4.2)."""
+    _, height, width, _ = images.shape
+    flip, top, left = (changes[:, i, tf.newaxis] for i in range(3))
+    columns = tf.range(width)
+    padded = tf.pad(images, [[0, 0], [crop, crop], [crop, crop], [0, 0]])
+    rows = tf.gather(padded, top + tf.range(height), axis=1, batch_dims=1)
+    across = left + tf.where(flip > 0, width - 1 - columns, columns)
+    return tf.gather(rows, across, axis=2, batch_dims=1)
+
+
 def learning_rates(train: Train, start: int, stop: int) -> np.ndarray:
     """The learning rate of each iteration in ``[start, stop)``: float64."""
     iterations = np.arange(start, stop)
     rates = np.full(len(iterations), train.learning_rate)
+    if train.warmup_iterations:  # linear (Goyal et al. 2017, section 2.2)
+        rates *= np.minimum(1, (iterations + 1) / train.warmup_iterations)
     if train.learning_rate_steps is not None:
         steps = np.searchsorted(train.learning_rate_steps.iterations, iterations, side="right")
         rates *= train.learning_rate_steps.factor**steps
@@ -167,23 +197,24 @@ class Trainer:
         self._model = build(model.name, shape, classes, train.precision)
         self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
         self._variables = variables(self._model)
+        self._trained = {name: v for name, v in self._variables.items() if v.trainable}
         slot_names = {"adam": ("m", "v"), "sgd": ("momentum",)}[train.optimizer]
         self._slots = {
             f"{slot}/{name}": tf.Variable(tf.zeros(v.shape), trainable=False)
             for slot in slot_names
-            for name, v in self._variables.items()
+            for name, v in self._trained.items()
         }
         self._masks = {
-            name: tf.Variable(tf.ones(v.shape), trainable=False)
-            for name, v in self._variables.items()
-            if name.endswith("/kernel")
+            name: tf.Variable(tf.ones(self._variables[name].shape), trainable=False) for name in kinds(self._model)
         }
         image = tf.TensorSpec((None, *shape), tf.uint8)
         label = tf.TensorSpec((None,), tf.int64)
         rows = tf.TensorSpec((None, train.batch_size), tf.int32)
+        changes = tf.TensorSpec((None, train.batch_size, 3), tf.int32)
         self._interval = tf.function(
             self._train_interval,
-            input_signature=[image, label, rows, tf.TensorSpec((None,), tf.float32)],
+            input_signature=[image, label, rows, tf.TensorSpec((None,), tf.float32)]
+            + ([changes] if train.augmentation else []),
             jit_compile=train.jit_compile or None,
             autograph=False,  # translating Python loops takes longer than tracing: 0.5 s a process
         )
@@ -193,16 +224,18 @@ class Trainer:
         scaled = tf.cast(images, tf.float32) / 255.0
         return self._model(tf.cast(scaled, self._input_type), training=training)
 
-    def _train_interval(self, images: Any, labels: Any, rows: Any, step_sizes: Any) -> Any:
+    def _train_interval(self, images: Any, labels: Any, rows: Any, step_sizes: Any, changes: Any = None) -> Any:
         def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
             batch = tf.gather(images, rows[i])
+            if self.train.augmentation:
+                batch = changed(batch, changes[i], self.train.augmentation.crop)
             truth = tf.gather(labels, rows[i])
             with tf.GradientTape() as tape:
                 logits = self._logits(batch, training=True)
                 losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
                 loss = tf.reduce_mean(losses)
-            gradients = tape.gradient(loss, list(self._variables.values()))
-            for (name, variable), gradient in zip(self._variables.items(), gradients, strict=True):
+            gradients = tape.gradient(loss, list(self._trained.values()))
+            for (name, variable), gradient in zip(self._trained.items(), gradients, strict=True):
                 self._update(name, variable, gradient, step_sizes[i])
             return i + 1, loss_sum + loss, correct + tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth)
 
@@ -334,7 +367,10 @@ class Trainer:
             loss, correct, begun = 0.0, 0, iteration
             for stop in sorted({k for k in keep if iteration < k < boundary} | {boundary}):
                 rows = order.batches(iteration, stop, len(self._labels), self.train.batch_size)
-                sums = self._interval(self._images, self._labels, rows, self._step_sizes(start, iteration, stop))
+                inputs = [self._images, self._labels, rows, self._step_sizes(start, iteration, stop)]
+                if self.train.augmentation:
+                    inputs.append(order.changes(iteration, stop, len(self._labels), self.train))
+                sums = self._interval(*inputs)
                 loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
                 if stop in keep:
                     kept[stop] = self._read(self._variables)

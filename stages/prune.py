@@ -10,7 +10,7 @@ One shot, and pruning at initialisation, train nothing here: the weights that su
 from functools import partial
 from pathlib import Path
 
-from lottery import artifacts, criteria, execution, histories, stage, store
+from lottery import artifacts, criteria, execution, histories, own, stage, store
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
 from lottery.params import AT_INITIALISATION, Params
@@ -19,6 +19,7 @@ from lottery.runs import Result, Run, prepare
 
 
 def main(params: Params) -> None:
+    own.warn([params.model.name, params.prune.criterion], "prune")
     dataset = artifacts.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
     start = params.prune.rewind_iteration

@@ -9,13 +9,14 @@ from functools import partial
 
 import numpy as np
 
-from lottery import artifacts, execution, histories, stage, store
+from lottery import artifacts, execution, histories, own, stage, store
 from lottery.params import Params
 from lottery.runs import Result, Run, prepare
 from lottery.variants import VARIANTS, Ticket
 
 
 def main(params: Params) -> None:
+    own.warn([params.model.name, *params.retrain.variants], "retrain")
     dataset = artifacts.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
     prune, dense_train = params.prune, params.train
@@ -39,7 +40,7 @@ def main(params: Params) -> None:
             dataset.image_shape,
             dataset.facts["classes"],
         )
-        start = yield from VARIANTS[variant](ticket)
+        start = yield from own.find(VARIANTS, variant)(ticket)
         result = yield Run(
             seed=seed,
             variant=variant,

@@ -8,13 +8,14 @@ Writes  data/dense/: per seed the weights at initialisation, at the rewind itera
 from functools import partial
 from pathlib import Path
 
-from lottery import artifacts, execution, histories, stage, store
+from lottery import artifacts, execution, histories, own, stage, store
 from lottery.masks import Mask
 from lottery.params import Params, check_fit
 from lottery.runs import Initialise, Result, Run, prepare
 
 
 def main(params: Params) -> None:
+    own.warn([params.model.name], "train_dense")
     dataset = artifacts.open_dataset()
     check_fit(
         params,

@@ -23,10 +23,34 @@ def prunable_sizes(name, shape):
         ("conv2", CIFAR, 4_300_992),
         ("conv4", CIFAR, 2_425_024),
         ("conv6", CIFAR, 2_261_184),
+        # He et al. 2016, section 4.2: 6n + 2 layers, 0.27 million parameters; 2,560 of them in the two shortcuts
+        ("resnet20", CIFAR, 270_896),
+        # the 13 convolutions of Simonyan & Zisserman 2015, table 1, column D, and one dense layer
+        ("vgg16", CIFAR, 14_715_584),
     ],
 )
 def test_prunable_weights_are_as_many_as_in_the_paper(name, shape, weights):
     assert sum(prunable_sizes(name, shape).values()) == weights
+
+
+def test_batch_normalisation_is_never_pruned_and_starts_as_the_identity():
+    network = models.build("resnet20", CIFAR, 10)
+    weights, kinds = models.initialise(network, "he_normal", "initialisation", 0), models.kinds(network)
+    assert [kind for kind in kinds.values() if kind != "conv"] == ["output"]
+    assert len(kinds) == 20 + 2
+    norms = {name: value for name, value in weights.items() if "_norm/" in name}
+    assert len(norms) == 4 * 21
+    assert not norms.keys() & kinds.keys()
+    for name, value in norms.items():
+        assert (value == (1 if name.endswith(("gamma", "moving_variance")) else 0)).all()
+    images = np.random.default_rng(0).random((2, *CIFAR), np.float32)
+    assert network(images).shape == (2, 10)
+
+
+def test_he_normal_has_the_variance_of_its_definition():
+    weights = models.initialise(models.build("vgg16", CIFAR, 10), "he_normal", "initialisation", 0)
+    kernel = weights["conv8/kernel"]
+    assert kernel.var() == pytest.approx(2 / (3 * 3 * 256), rel=0.01)  # He et al. 2015, equation 10
 
 
 def test_conv4_keeps_the_papers_share_of_weights_each_round():

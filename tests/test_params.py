@@ -21,8 +21,10 @@ from lottery.params import Params, Section, load, validate
 
 VARIANTS = (
     "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_mask, random_mask_global, "
-    "shuffled_mask"
+    "shuffled_mask or your own module:function"
 )
+MODELS = "lenet_300_100, conv2, conv4, conv6, resnet20, vgg16 or your own module:function"
+INITIALIZERS = "glorot_normal, glorot_uniform, he_normal or he_uniform"
 COMMITTED = Path(__file__).parent.parent / "params.yaml"
 
 VALID = {
@@ -67,6 +69,7 @@ def fields_of(section, path=()):
 FIELDS = dict(fields_of(Params))
 IN_OPTIONAL = {("train", "early_stopping", "patience"), ("train", "learning_rate_steps", "iterations")}
 IN_OPTIONAL |= {("train", "early_stopping", "min_delta"), ("train", "learning_rate_steps", "factor")}
+IN_OPTIONAL |= {("train", "augmentation", "flip"), ("train", "augmentation", "crop")}
 REQUIRED = [path for path, field in FIELDS.items() if field.is_required() and path not in IN_OPTIONAL]
 BY_DEFAULT = {
     path: field.default for path, field in FIELDS.items() if not field.is_required() and path not in IN_OPTIONAL
@@ -122,7 +125,7 @@ BAD_VALUES = [
     ("data.validation_size", 500.0, A_POSITIVE),
     ("data.source", 7, "null"),
     ("data.sha256", 7, A_SHA256),
-    ("model.initializer", None, "glorot_normal or glorot_uniform"),
+    ("model.initializer", None, INITIALIZERS),
     ("train.learning_rate", "1.2e-3", "a number above 0"),
     ("train.learning_rate", [0.1], "a number above 0"),
     ("train.batch_size", 60.5, A_POSITIVE),
@@ -192,12 +195,16 @@ BAD_VALUES = [
     ("report.confidence", 0.5, "a number between 0.5 and 1"),
     # an unknown name
     ("data.name", "imagenet", "mnist5k"),
-    ("model.name", "resnet18", "lenet_300_100, conv2, conv4 or conv6"),
-    ("model.initializer", "he_normal", "glorot_normal or glorot_uniform"),
+    ("model.name", "resnet18", MODELS),
+    ("model.initializer", "lecun_normal", INITIALIZERS),
     ("train.optimizer", "adamw", "adam or sgd"),
     ("train.precision", "float16", "float32 or bfloat16"),
     ("prune.scope", "network", "layerwise or global"),
-    ("prune.criterion", "size", "magnitude, magnitude_increase, movement, random, snip, grasp, synflow"),
+    (
+        "prune.criterion",
+        "size",
+        "magnitude, magnitude_increase, movement, random, snip, grasp, synflow or your own module:function",
+    ),
     ("prune.schedule", "gradual", "iterative or one_shot"),
     ("prune.strategy", "restart", "rewind, finetune or learning_rate_rewind"),
 ]
@@ -243,6 +250,8 @@ def test_a_bad_item_of_a_list_is_named_by_its_position(key, values, index, accep
         ("learning_rate_steps", {"iterations": [2, 2], "factor": 0.1}, "iterations", "got [2, 2]", "rising iterations"),
         ("learning_rate_steps", {"iterations": [600], "factor": 0.1}, "iterations", "got [600]", "below the run's 600"),
         ("learning_rate_steps", {"iterations": [3], "factor": 0.1, "rate": 1}, "rate", "unknown key", "iterations, factor"),
+        ("augmentation", {"flip": True}, "crop", "missing", "a whole number from 0 to 64"),
+        ("augmentation", {"flip": 1, "crop": 4}, "flip", "got 1", "true or false"),
         ("early_stopping", {"min_delta": 0.001}, "patience", "missing", A_POSITIVE),
         ("early_stopping", {"patience": 0}, "patience", "got 0", A_POSITIVE),
         ("early_stopping", {"patience": True}, "patience", "got True", A_POSITIVE),
@@ -309,6 +318,19 @@ def test_epochs_are_counted_in_whole_batches_of_the_training_images():
     assert line == "params.yaml: train.evaluate_every: got 117; accepted: at most the run's 116 iterations"
 
 
+def test_a_warmup_longer_than_the_run_gives_one_line():
+    (line,) = complaints(with_values(train__warmup_iterations=601))
+    assert line == "params.yaml: train.warmup_iterations: got 601; accepted: at most the run's 600 iterations"
+
+
+@pytest.mark.parametrize("name", ["package.module:function", "module:_function2"])
+def test_parts_of_ones_own_are_named_by_module_and_function(name):
+    found = validate(with_values(model__name=name, prune__criterion=name, retrain__variants=["ticket", name]))
+    assert (found.model.name, found.prune.criterion, found.retrain.variants[1]) == (name, name, name)
+    for bad in ("package.module", ":function", "module:", "a b:c", "../module:function"):
+        assert complaints(with_values(model__name=bad)) == [f"params.yaml: model.name: got {bad!r}; accepted: {MODELS}"]
+
+
 def test_rewinding_beyond_a_run_given_in_epochs_gives_one_line():
     content = with_values(train__iterations=None, train__epochs=2, prune__rewind_iteration=115)
     assert validate(content).prune.rewind_iteration == 115
@@ -355,10 +377,10 @@ def test_all_retrains_every_round_and_a_list_is_put_in_order():
 @pytest.mark.parametrize(
     ("side", "model", "fitting"),
     [
-        (7, "conv6", "lenet_300_100, conv2, conv4"),
-        (3, "conv6", "lenet_300_100, conv2"),
-        (3, "conv4", "lenet_300_100, conv2"),
-        (1, "conv2", "lenet_300_100"),
+        (7, "conv6", "lenet_300_100, conv2, conv4, resnet20"),
+        (3, "conv6", "lenet_300_100, conv2, resnet20"),
+        (3, "conv4", "lenet_300_100, conv2, resnet20"),
+        (1, "conv2", "lenet_300_100, resnet20"),
     ],
 )
 def test_a_model_that_pools_the_image_away_gives_one_line(monkeypatch, side, model, fitting):

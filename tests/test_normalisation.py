@@ -1,0 +1,178 @@
+"""Networks with batch normalisation, augmented images and a warm-up, in the engine."""
+
+import numpy as np
+import pytest
+import tf_keras
+
+from lottery import models, training
+from lottery.datasets.split import Part
+from lottery.masks import Mask, random_mask
+from lottery.params import Augmentation, Model, Train
+from lottery.streams import stream
+from lottery.training import Order
+
+SHAPE, CLASSES = (8, 8, 3), 4
+TRAIN = Train(
+    optimizer="sgd",
+    learning_rate=0.05,
+    momentum=0.9,
+    batch_size=10,
+    iterations=12,
+    evaluate_every=4,
+    augmentation=Augmentation(flip=True, crop=1),
+)
+
+
+def part(n, seed):
+    generator = np.random.default_rng(seed)
+    return Part(generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES)
+
+
+PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 2)}
+
+
+def make(**changes):
+    train = TRAIN.model_copy(update=changes)
+    return training.Trainer(Model(name="resnet20", initializer="he_normal"), train, classes=CLASSES, **PARTS)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return make(augmentation=None)
+
+
+@pytest.fixture(scope="module")
+def start():
+    network = models.build("resnet20", SHAPE, CLASSES)
+    weights = models.initialise(network, "he_normal", "test", 0)
+    full = Mask.full({name: weights[name].shape for name in models.kinds(network)})
+    half = {name: np.arange(keep.size).reshape(keep.shape) < keep.size // 2 for name, keep in full.layers.items()}
+    mask = random_mask(Mask(half), stream("test", 1))
+    return mask.apply(weights), mask
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_run_with_moving_statistics_continues_bit_for_bit(engine, start):
+    weights, mask = start
+    states = {}
+    order = Order("test order", 0)
+    whole = engine.run(
+        weights, mask, order, iterations=12, on_evaluation=lambda i, snapshot: states.setdefault(i, snapshot())
+    )
+    engine.run(weights, mask, Order("between", 1), iterations=4)
+    resumed = engine.run(weights, mask, order, iterations=12, resume=states[4])
+    assert same(whole.weights, resumed.weights)
+    assert same(whole.slots, resumed.slots)
+    assert repr(whole.history) == repr(resumed.history)
+    assert not any("moving" in slot for slot in whole.slots)
+    for name, keep in mask.layers.items():
+        assert not whole.weights[name][~keep].any()
+
+
+def test_training_is_keras_training_with_the_same_batches(plain, start):
+    """Moving statistics included: the engine against Keras' layers and optimiser, step by step."""
+    weights, mask = start
+    order = Order("test order", 0)
+    found = plain.run(weights, mask, order, iterations=4).weights
+
+    import tensorflow as tf
+
+    network = models.build("resnet20", SHAPE, CLASSES)
+    variables = models.variables(network)
+    for name, variable in variables.items():
+        variable.assign(weights[name])
+    optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9)
+    train = PARTS["train_part"]
+    for rows in order.batches(0, 4, 60, 10):
+        with tf.GradientTape() as tape:
+            logits = network(train.images[rows].astype(np.float32) / 255, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(train.labels[rows], logits))
+        gradients = tape.gradient(loss, network.trainable_variables)
+        names = [v.name.removesuffix(":0") for v in network.trainable_variables]
+        masked = [
+            g * mask.layers[n].astype(np.float32) if n in mask.layers else g
+            for n, g in zip(names, gradients, strict=True)
+        ]
+        optimizer.apply_gradients(zip(masked, network.trainable_variables, strict=True))
+    for name, variable in variables.items():
+        assert np.allclose(found[name], variable.numpy(), rtol=1e-3, atol=1e-5), name
+    statistics = [name for name in found if "moving" in name]
+    assert len(statistics) == 42
+    assert all(not np.array_equal(found[name], weights[name]) for name in statistics)
+
+
+def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain, start):
+    weights, mask = start
+    state = plain.run(weights, mask, Order("test order", 0), iterations=4)
+    network = models.build("resnet20", SHAPE, CLASSES)
+    for name, variable in models.variables(network).items():
+        variable.assign(state.weights[name])
+    images, labels = PARTS["test"]
+    logits = network(images.astype(np.float32) / 255, training=False).numpy()
+    assert state.history["test_accuracy"][-1] == np.mean(logits.argmax(axis=1) == labels)
+    before = plain._read(plain._variables)
+    plain.evaluate()
+    assert same(before, plain._read(plain._variables))
+
+
+# Augmentation
+
+
+def test_changed_images_are_flipped_padded_and_cut():
+    images = np.random.default_rng(0).integers(1, 256, (50, 5, 6, 2), np.uint8)
+    changes = np.random.default_rng(1).integers(0, [2, 5, 5], (50, 3)).astype(np.int32)
+    found = training.changed(images, changes, 2).numpy()
+    for image, (flip, top, left), result in zip(images, changes, found, strict=True):
+        cut = np.pad(image, ((2, 2), (2, 2), (0, 0)))[top : top + 5, left : left + 6]
+        assert np.array_equal(result, cut[:, ::-1] if flip else cut)
+
+
+def test_what_happens_to_an_image_is_a_function_of_seed_epoch_and_image():
+    train = TRAIN.model_copy(update={"augmentation": Augmentation(flip=True, crop=4)})
+    order = Order("test order", 0)
+    rows, changes = order.batches(0, 24, 60, 10), order.changes(0, 24, 60, train)
+    assert changes.shape == (24, 10, 3)
+    assert changes.dtype == np.int32
+    of_epoch = [
+        dict(zip(rows[e : e + 6].ravel(), map(tuple, changes[e : e + 6].reshape(-1, 3)), strict=True))
+        for e in (0, 6, 12, 18)
+    ]
+    assert all(len(changes_) == 60 for changes_ in of_epoch)
+    assert of_epoch[0] != of_epoch[1]
+    assert np.array_equal(order.changes(5, 17, 60, train), changes[5:17])
+    smaller = train.model_copy(update={"batch_size": 12})  # other batches, the same changes of each image
+    again = dict(
+        zip(
+            order.batches(0, 5, 60, 12).ravel(),
+            map(tuple, order.changes(0, 5, 60, smaller).reshape(-1, 3)),
+            strict=True,
+        )
+    )
+    assert again == of_epoch[0]
+    everything = order.changes(0, 600, 60, train).reshape(-1, 3)
+    assert [set(column) for column in everything.T] == [{0, 1}, set(range(9)), set(range(9))]
+    still = train.model_copy(update={"augmentation": Augmentation(flip=False, crop=0)})
+    assert not order.changes(0, 24, 60, still).any()
+
+
+def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(engine, plain, start):
+    order = Order("test order", 0)
+    augmented = engine.run(*start, order, iterations=4).weights
+    unchanged = make(augmentation=Augmentation(flip=False, crop=0)).run(*start, order, iterations=4).weights
+    without = plain.run(*start, order, iterations=4).weights
+    assert same(unchanged, without)
+    assert not same(augmented, without)
+
+
+def test_the_learning_rate_warms_up_linearly():
+    train = TRAIN.model_copy(update={"warmup_iterations": 5})
+    assert training.learning_rates(train, 0, 8) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, 0.05, 0.05, 0.05])
+    assert training.learning_rates(train, 3, 6) == pytest.approx([0.04, 0.05, 0.05])

@@ -1,0 +1,93 @@
+"""An architecture, a criterion and a variant of one's own, from a package outside the repository."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lottery import artifacts
+
+PACKAGE = '''\
+"""Parts of my own."""
+
+import numpy as np
+from tf_keras import layers
+
+from lottery.variants import Start
+
+
+def narrow(images, classes):
+    x = layers.Flatten(name="flatten")(images)
+    x = layers.Dense(20, activation="relu", name="hidden")(x)
+    return layers.Dense(classes, name="output")(x)
+
+
+def smallest(w, w0, g):
+    return -np.abs(w)
+
+
+def zeroed(t):
+    """The ticket with its biases at zero and all its weights at their mean magnitude."""
+    weights = {n: np.sign(v) * np.abs(v).mean() if n in t.mask.layers else np.zeros_like(v) for n, v in t.weights.items()}
+    return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.train)
+    yield
+'''
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The package's folder, as it would be on PYTHONPATH."""
+    folder = tmp_path / "elsewhere"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "mine" / "__init__.py").write_text("")
+    (folder / "mine" / "parts.py").write_text(PACKAGE)
+    return folder
+
+
+def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fingerprint(clone, package):
+    clone.change("model.name", "mine.parts:narrow")
+    clone.change("prune.criterion", "mine.parts:smallest")
+    clone.change("retrain.variants", ["ticket", "mine.parts:zeroed"])
+    clone.change("seeds", [0])
+    parts = package / "mine" / "parts.py"
+    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
+    warning = f"add {parts} to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
+    assert warning in done.stderr
+    _, mask, _ = artifacts.read_masked_weights(artifacts.round_file(clone.path / artifacts.PRUNED, 0, 1))
+    assert mask.sizes == {"hidden/kernel": 64 * 20, "output/kernel": 20 * 10}
+    trained, _ = artifacts.read_tensors(clone.path / artifacts.DENSE / "seed-0" / "trained.safetensors")
+    for name, keep in mask.layers.items():  # the largest are gone
+        assert np.abs(trained[name][keep]).max() <= np.abs(trained[name][~keep]).min()
+    metrics = json.loads((clone.path / "reports/metrics.json").read_text())
+    assert set(metrics["variants"]) == {"ticket", "mine.parts:zeroed"}
+    assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
+
+    # watched, as the warning asks
+    dvc = clone.path / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("    - lottery/models.py\n", f"    - lottery/models.py\n    - {parts}\n"))
+    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
+    assert "does not see its changes" not in done.stderr
+    assert "from the run store" in done.stdout
+    parts.write_text(PACKAGE.replace('"relu"', '"tanh"'))
+    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
+    assert "Running stage 'train_dense'" in done.stdout
+    assert "from the run store" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("mine.nowhere:narrow", "No module named 'mine.nowhere'"),
+        ("mine.parts:missing", "module 'mine.parts' has no attribute 'missing'"),
+        ("mine.parts:PI", "not a function"),
+    ],
+)
+def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(clone, package, name, why):
+    with open(package / "mine" / "parts.py", "a") as file:
+        file.write("\nPI = 3\n")
+    clone.change("model.name", name)
+    done = clone.run("python", "-m", "stages.train_dense", check=False, PYTHONPATH=str(package))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"train_dense: params.yaml: {name}: ")
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
