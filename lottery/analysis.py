@@ -331,6 +331,13 @@ def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[table["count"] == history["seed"].nunique()].drop(columns="count")
 
 
+def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
+    """``seed, round, weights_remaining, instability`` of the lines in ``stability.csv``; in accuracy."""
+    groups = lines.sort_values("position").groupby(["seed", "round", "weights_remaining"])["test_accuracy"]
+    ends = (groups.first() + groups.last()) / 2
+    return (ends - groups.min()).rename("instability").reset_index()
+
+
 def spread_out(rounds: Sequence[int], most: int) -> list[int]:
     """At most so many of the rounds, evenly spread, with the first and the last."""
     rounds = sorted(rounds)

@@ -167,6 +167,9 @@ class Retrain(Section):
     rounds: Annotated[list[Positive], Field(min_length=1)] | Literal["all"] = Field(
         description="a list of at least one whole number from 1 up, or all"
     )
+    analysis: Literal["none", "linear_mode_connectivity"] = Field(
+        "none", description="none or linear_mode_connectivity"
+    )
 
 
 class Report(Section):

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from lottery.analysis import MOST_SEEDS, POWER, Conclusion, Judgement, best_round, by_round
+from lottery.analysis import MOST_SEEDS, POWER, Conclusion, Judgement, best_round, by_round, instabilities
 from lottery.params import VARIANTS, Params, Prune
 
 
@@ -29,8 +29,9 @@ def markdown(
     environments: list[dict[str, Any]],
     runs: pd.DataFrame,
     conclusion: Conclusion,
+    lines: pd.DataFrame,
 ) -> str:
-    """The whole of ``reports/report.md``."""
+    """The whole of ``reports/report.md``; ``lines`` is the content of ``stability.csv``."""
     dense = runs[runs["variant"] == "dense"]
     train, report = params.train, params.report
     length = f"{train.iterations} iterations" if train.iterations else f"{train.epochs} epochs"
@@ -51,6 +52,7 @@ def markdown(
         f"later by {train.evaluate_every} iterations, the distance of two evaluations; accuracy more than "
         f"{_margin(report.margin)} above the control's. An open round shows the number of seeds that would decide it with "
         f"probability {POWER:.0%}, if the differences observed are the true ones.",
+        *([] if lines.empty else ["## Linear mode connectivity", _stability(lines)]),
         "## Figures",
         "![Early-stop iteration against weights remaining](figures/early_stop.svg)",
         "![Training curves](figures/training_curves.svg)",
@@ -118,6 +120,30 @@ def _judgements(judgements: list[Judgement], confidence: float) -> str:
             f"{_interval(j.iteration_difference, 1, 0)} | {gain} | {j.p_win:.2g} | {outcome} |"
         )
     return "\n".join(lines)
+
+
+STABLE = 0.02  # points of test error, as a share (Frankle et al. 2020, section 2)
+
+
+def _stability(lines: pd.DataFrame) -> str:
+    table = instabilities(lines)
+    rows = [
+        "| round | weights remaining | instability (points) | stable seeds |",
+        "|--:|--:|--:|--:|",
+    ]
+    for (round_, remaining), group in table.groupby(["round", "weights_remaining"]):
+        values = group["instability"]
+        stable = f"{int((values < STABLE).sum())} of {len(values)}"
+        rows.append(
+            f"| {round_} | {remaining:.2%} | {_range(100 * values.agg(['mean', 'min', 'max']), 2)} | {stable} |"
+        )
+    points = lines["position"].nunique()
+    explained = (
+        "Two copies of each network, trained from the same weights in different data orders: the highest test error on "
+        f"the line between them ({points} points) minus the mean error of its ends, mean [smallest, largest] over "
+        f"seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. 2020). Round 0 is the dense network."
+    )
+    return "\n".join(rows) + "\n\n" + explained
 
 
 def _open(j: Judgement) -> str:

@@ -71,7 +71,7 @@ class Run:
         """Computes the run in this process, or takes it from the store. Reports the iterations done."""
         from lottery import training
 
-        dataset, trainer = _trainer(self.model, self.train, self.dataset)
+        dataset, trainer = trainer_of(self.model, self.train, self.dataset)
         environment = describe_environment(training.device_name(), self.train.threads)
         fingerprint = self.fingerprint(dataset.facts["files"], environment)
         finished = store.load_finished(fingerprint)
@@ -227,7 +227,7 @@ def _without_startup_noise() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _trainer(model: Model, train: Train, dataset_folder: str) -> Any:
+def trainer_of(model: Model, train: Train, dataset_folder: str) -> Any:
     """The dataset and the Trainer of this process: opened and traced once, used by every run."""
     from lottery import training
 

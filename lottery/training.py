@@ -298,8 +298,10 @@ class Trainer:
             rates = rates * np.sqrt(1 - ADAM["beta2"] ** steps) / (1 - ADAM["beta1"] ** steps)
         return rates.astype(np.float32)
 
-    def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy of the present weights on the validation and the test set."""
+    def evaluate(self, weights: Weights | None = None) -> dict[str, float]:
+        """Loss and accuracy of weights, by default the present ones, on the validation and the test set."""
+        if weights is not None:
+            self._assign(self._variables, weights)
         losses, hits = self._evaluate(self._held_out_images, self._held_out_labels)
         losses, hits = losses.numpy().astype(np.float64), hits.numpy()
         n = self._validation_size
@@ -342,9 +344,8 @@ class Trainer:
             state = State(start, weights, {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()}, {})
         else:
             state = resume
-        for group, values in ((self._variables, state.weights), (self._slots, state.slots)):
-            for name, variable in group.items():
-                variable.assign(values[name])
+        self._assign(self._variables, state.weights)
+        self._assign(self._slots, state.slots)
         for name, variable in self._masks.items():
             variable.assign(mask.layers[name].astype(np.float32))
         history: History = {c: list(state.history.get(c, [])) for c in HISTORY}
@@ -392,6 +393,11 @@ class Trainer:
         history["iteration"].append(iteration)
         for name, value in metrics.items():
             history[name].append(value)
+
+    @staticmethod
+    def _assign(group: dict[str, Any], values: Weights) -> None:
+        for name, variable in group.items():
+            variable.assign(values[name])
 
     @staticmethod
     def _read(group: dict[str, Any]) -> Weights:

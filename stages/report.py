@@ -1,7 +1,7 @@
 """Compares the tickets with the dense network and their controls: metrics, plots, figures, the verdict.
 
 Reads   data/dataset/dataset.json, data/dense/history.csv, data/masks/density.csv (with their checksums.json),
-        data/retrained/{history.csv,environment.json}; params.yaml: all but data.source
+        data/retrained/{history.csv,stability.csv,environment.json}; params.yaml: all but data.source
 Writes  reports/: metrics.json, report.md, plots/*.csv, figures/*.{svg,png}
 """
 
@@ -63,7 +63,8 @@ def main(params: Params) -> None:
         figures.save(figures.training_curves(curves, len(params.seeds)), folder / "training_curves")
         figures.save(figures.density_map(by_layer), folder / "density")
     artifacts.write_json(artifacts.REPORTS / "metrics.json", analysis.metrics(runs, conclusion))
-    text = report_text.markdown(params, facts, environments, runs, conclusion)
+    lines = histories.read_table(artifacts.RETRAINED / "stability.csv")
+    text = report_text.markdown(params, facts, environments, runs, conclusion, lines)
     artifacts.write(artifacts.REPORTS / "report.md", text.encode())
     print(f"verdict: {conclusion.verdict}")
     print(

@@ -2,17 +2,18 @@
 
 Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds, model, train, prune,
         retrain
-Writes  data/retrained/: history.csv, environment.json
+Writes  data/retrained/: history.csv, stability.csv (empty unless retrain.analysis asks for it), environment.json
 """
 
 from functools import partial
 
 import numpy as np
 
-from lottery import artifacts, execution, histories, own, stage, store
+from lottery import artifacts, execution, histories, own, stability, stage, store
+from lottery.masks import Mask
 from lottery.params import Params
 from lottery.runs import Result, Run, prepare
-from lottery.variants import VARIANTS, Ticket
+from lottery.variants import VARIANTS, Start, Ticket
 
 
 def main(params: Params) -> None:
@@ -23,25 +24,31 @@ def main(params: Params) -> None:
     train = dense_train.last_learning_rate() if prune.strategy == "finetune" else dense_train
     entries: list[histories.Entry] = []
     results: list[Result] = []
+    lines: list[stability.Line] = []
 
-    def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
-        mask, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
-        rewound, _ = artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "rewind.safetensors")
-        ticket = Ticket(
+    def ticket_of(seed: int, round_: int) -> Ticket:
+        """The ticket of a round; of round 0 the dense network."""
+        rewound, facts = artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "rewind.safetensors")
+        mask = Mask.full({name: rewound[name].shape for name in facts["kinds"]})
+        if round_:
+            mask, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
+        trained = round_ and prune.strategy != "rewind"
+        return Ticket(
             seed,
             round_,
             mask,
             rewound,
-            rewound if prune.strategy == "rewind" else _trained(params, seed, round_),
+            _trained(params, seed, round_) if trained else rewound,
             prune.rewind_iteration,
-            train,
+            train if round_ else dense_train,
             dense_train,
             params.model,
             dataset.image_shape,
             dataset.facts["classes"],
         )
-        start = yield from own.find(VARIANTS, variant)(ticket)
-        result = yield Run(
+
+    def run(seed: int, variant: str, round_: int, start: Start, order: str, *, keep_trained: bool) -> Run:
+        return Run(
             seed=seed,
             variant=variant,
             round=round_,
@@ -50,25 +57,46 @@ def main(params: Params) -> None:
             dataset=str(artifacts.DATASET),
             weights=start.weights,
             mask=start.mask,
-            order=("data order of retraining", seed),
+            order=(order, seed),
             start=start.iteration,
             iterations=iterations,
-            keep_trained=False,
+            keep_trained=keep_trained,
         )
+
+    def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
+        start = yield from own.find(VARIANTS, variant)(ticket_of(seed, round_))
+        result = yield run(seed, variant, round_, start, "data order of retraining", keep_trained=False)
         entries.append(histories.Entry(seed, variant, round_, start.mask.weights_remaining, result.history))
         results.append(result)
 
+    def connecting(seed: int, round_: int) -> execution.Chain:
+        start = yield from VARIANTS["ticket"](ticket_of(seed, round_))
+        copies = []
+        for copy in ("one", "other"):
+            order = f"data order of the {copy} copy"
+            result = yield run(seed, f"{copy} copy", round_, start, order, keep_trained=True)
+            copies.append(result.weights)
+            results.append(result)
+        name = f"seed {seed}, round {round_}: the line between the copies"
+        points = yield stability.Interpolate(name, params.model, start.train, str(artifacts.DATASET), *copies)
+        lines.append(stability.Line(seed, round_, start.mask.weights_remaining, points))
+
     wanted = [(s, v, r) for r in params.retrain_rounds() for v in params.retrain.variants for s in params.seeds]
+    connected = []
+    if params.retrain.analysis == "linear_mode_connectivity":
+        connected = [(s, r) for r in (0, *params.retrain_rounds()) for s in params.seeds]
+    runs = len(wanted) + 2 * len(connected)
     with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
         execution.execute(
-            [retraining(*one) for one in wanted],
+            [retraining(*one) for one in wanted] + [connecting(*one) for one in connected],
             prepare=partial(prepare, params.train.threads),
             title="retrain",
             workers=execution.worker_count(params.train.threads),
-            runs=len(wanted),
-            iterations=len(wanted) * iterations,
+            runs=runs,
+            iterations=runs * iterations,
         )
         histories.write(folder / "history.csv", entries)
+        stability.write(folder / "stability.csv", lines)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("retrain", [r.fingerprint for r in results])
 

@@ -607,7 +607,7 @@ def params_for(rounds, seeds):
 
 def report_of(runs, conclusion):
     params = params_for(sorted(set(runs["round"]) - {0}), runs["seed"].nunique())
-    return report_text.markdown(params, FACTS, ENVIRONMENTS, runs, conclusion)
+    return report_text.markdown(params, FACTS, ENVIRONMENTS, runs, conclusion, pd.DataFrame())
 
 
 @pytest.mark.parametrize(
