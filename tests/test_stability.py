@@ -68,7 +68,9 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone,
         artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "trained.safetensors")[0]
         for seed in (0, 1)
     )
-    points = stability.Interpolate("line", params.model, params.train, str(artifacts.DATASET), one, other)(lambda n: None)
+    points = stability.Interpolate("line", params.model, params.train, str(artifacts.DATASET), one, other)(
+        lambda n: None
+    )
     dataset = artifacts.open_dataset()
     images, labels = np.asarray(dataset.test.images, np.float32) / 255, np.asarray(dataset.test.labels)
     network = models.build("lenet_300_100", dataset.image_shape, 10)
