@@ -1,0 +1,90 @@
+"""The pipeline check: what it finds in a clone without data, and what it says."""
+
+import shutil
+
+import pytest
+
+UP_TO_DATE = "dvc.lock and reports/ belong to the parameters and the code\n"
+
+
+@pytest.fixture
+def checkout(finished_clone, clone):
+    """What a CI job checks out: committed files, no artifacts and no cache."""
+    path = clone.path.parent / "checkout"
+    clone.run("git", "clone", "-q", str(finished_clone.path), str(path))
+    clone.path = path
+    assert not any(p.name != ".gitignore" for p in (path / "data").iterdir())
+    return clone
+
+
+def check(checkout):
+    done = checkout.run("python", "-m", "lottery.check", check=False)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def append(path, text):
+    with open(path, "a") as file:
+        file.write(text)
+
+
+def test_a_fresh_checkout_is_up_to_date_and_so_is_the_clone_with_data(checkout, finished_clone):
+    done = checkout.run("python", "-m", "lottery.check")
+    assert done.stdout == UP_TO_DATE
+    assert finished_clone.run("python", "-m", "lottery.check").stdout == UP_TO_DATE
+
+
+def test_a_changed_parameter_is_named_with_both_values_and_the_stages_it_affects(checkout):
+    checkout.change("report.confidence", 0.9)
+    status, lines, advice = check(checkout)
+    assert status == 1
+    assert lines == ["report: params.yaml: report.confidence was 0.95 when the stage ran, now 0.9"]
+    assert advice == "check: out of date: report: `dvc repro`, then commit dvc.lock and reports/\n"
+    checkout.change("prune.rates.dense", 0.3)
+    checkout.change("report.confidence", 0.95)
+    status, lines, _ = check(checkout)
+    why = "params.yaml: prune.rates.dense was 0.2 when the stage ran, now 0.3"
+    assert (status, lines) == (1, [f"{stage}: {why}" for stage in ("prune", "extract_masks", "retrain", "report")])
+
+
+def test_a_changed_stage_or_module_is_named(checkout):
+    append(checkout.path / "stages" / "extract_masks.py", "# changed\n")
+    assert check(checkout)[:2] == (1, ["extract_masks: stages/extract_masks.py: has changed since the stage ran"])
+    append(checkout.path / "lottery" / "figures.py", "# changed\n")
+    assert check(checkout)[1][-1] == "report: lottery/figures.py: has changed since the stage ran"
+    (checkout.path / "lottery" / "figures.py").unlink()
+    assert check(checkout)[1][-1] == "report: lottery/figures.py: not there"
+
+
+def test_a_changed_command_is_named(checkout):
+    dvc = checkout.path / "dvc.yaml"
+    dvc.write_text(dvc.read_text().replace("cmd: python -m stages.report", "cmd: python -u -m stages.report"))
+    assert check(checkout)[:2] == (1, ["report: its command in dvc.yaml has changed"])
+
+
+@pytest.mark.parametrize("file", ["reports/report.md", "reports/metrics.json", "reports/figures/accuracy.svg"])
+def test_an_edited_or_missing_report_file_is_named(checkout, file):
+    named = "reports/figures" if "figures" in file else file
+    append(checkout.path / file, " ")
+    assert check(checkout)[:2] == (1, [f"report: {named}: is not what the stage wrote"])
+    (checkout.path / file).unlink()
+    how = "is not what the stage wrote" if "figures" in file else "not there"
+    assert check(checkout)[:2] == (1, [f"report: {named}: {how}"])
+
+
+def test_a_figure_too_many_is_found(checkout):
+    (checkout.path / "reports" / "plots" / "more.csv").write_text("a,b\n")
+    assert check(checkout)[:2] == (1, ["report: reports/plots: is not what the stage wrote"])
+
+
+def test_a_pipeline_that_has_not_run_is_said_so(checkout):
+    lock = checkout.path / "dvc.lock"
+    lock.write_text(lock.read_text().partition("  report:\n")[0])
+    assert check(checkout)[1][0] in (
+        "report: has never run: it is not in dvc.lock",
+        "prune: has never run: it is not in dvc.lock",
+    )
+    lock.unlink()
+    shutil.rmtree(checkout.path / "reports")
+    status, lines, advice = check(checkout)
+    assert (status, lines) == (1, [])
+    assert advice.startswith("check: no dvc.lock: the pipeline has not run here: `dvc repro`")
