@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
 
+STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
+
 TINY = """\
 seeds: [0, 1]
 data: {name: digits, validation_size: 250}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from clones import STAGES
 from imports import used_by
 from ruamel.yaml import YAML
 
@@ -13,7 +14,7 @@ from lottery import artifacts
 from lottery.masks import surviving_count
 
 ROOT = Path(__file__).parent.parent
-STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
+
 
 
 @pytest.mark.parametrize("stage", STAGES)

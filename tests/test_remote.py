@@ -1,0 +1,104 @@
+"""A shared cache: pushed from one clone, pulled in another, on a folder and on S3 (an emulator)."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from clones import STAGES, Clone
+
+S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def s3(tmp_path):
+    """The address of an S3 emulator on this machine, with a bucket named lottery."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Path(sys.executable).with_name("moto_server")
+    with open(tmp_path / "moto.log", "w") as log:
+        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        import boto3
+        from botocore.exceptions import EndpointConnectionError
+
+        client = boto3.client(
+            "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+        )
+        for _ in range(100):
+            try:
+                client.create_bucket(Bucket="lottery")
+                break
+            except EndpointConnectionError:
+                time.sleep(0.2)
+        else:
+            raise AssertionError((tmp_path / "moto.log").read_text())
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def share(clone, address, *options):
+    """Makes a remote the clone's default, in the committed configuration, as the README says."""
+    clone.run("dvc", "remote", "add", "--default", "shared", address)
+    for name, value in options:
+        clone.run("dvc", "remote", "modify", "shared", name, value)
+    clone.commit("a shared remote")
+
+
+def checked_out(clone, path):
+    """A fresh git clone: no data, no cache, no run store."""
+    clone.run("git", "clone", "-q", str(clone.path), str(path))
+    return Clone(path, {"LOTTERY_WORKERS": "1", **S3})
+
+
+def ran(clone, *arguments):
+    done = clone.run("dvc", "repro", "--pull", *arguments)
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage ")]
+
+
+def artifacts_of(clone):
+    return {name: (clone.path / "data" / name).read_bytes() for name in sorted(clone.files("data"))}
+
+
+def test_what_one_clone_pushes_to_a_folder_another_does_not_compute_again(clone, tmp_path):
+    share(clone, str(tmp_path / "remote"))
+    clone.run("dvc", "push", "--run-cache")
+    other = checked_out(clone, tmp_path / "other")
+    assert ran(other) == []
+    assert artifacts_of(other) == artifacts_of(clone)
+    assert other.run("git", "status", "--porcelain").stdout == ""
+    assert not (other.path / ".runs").exists()
+
+    # without the lock, results of the same inputs come from the run-cache: only the report, whose files
+    # git keeps rather than DVC, is made again
+    third = checked_out(clone, tmp_path / "third")
+    (third.path / "dvc.lock").unlink()
+    assert ran(third) == ["report"]
+    assert (third.path / "dvc.lock").read_bytes() == (clone.path / "dvc.lock").read_bytes()
+
+
+def test_what_one_clone_pushes_to_s3_another_does_not_compute_again(clone, tmp_path, s3):
+    clone.environment.update(S3)
+    share(clone, "s3://lottery/cache", ("endpointurl", s3))
+    clone.run("dvc", "push", "--run-cache")
+    other = checked_out(clone, tmp_path / "other")
+    assert ran(other) == []
+    assert artifacts_of(other) == artifacts_of(clone)
+
+
+def test_a_remote_that_lacks_a_file_has_it_computed_again(clone, tmp_path):
+    share(clone, str(tmp_path / "remote"))
+    clone.run("dvc", "push")
+    other = checked_out(clone, tmp_path / "other")
+    shutil.rmtree(tmp_path / "remote")
+    os.mkdir(tmp_path / "remote")
+    assert ran(other) == STAGES[:-1]
+    assert (other.path / "dvc.lock").read_bytes() == (clone.path / "dvc.lock").read_bytes()
