@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from lottery import artifacts
 from lottery.masks import Mask, overlap
 
@@ -44,6 +46,32 @@ def write_overlap(path: Path, masks: Mapping[tuple[int, int], Mask], pairs: Iter
                 found, chance = overlap(keep, masks[b, round_].layers[name])
                 rows.append([round_, a, b, name, f"{found:.7g}", f"{chance:.7g}"])
     _write(path, ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"], rows)
+
+
+def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
+    """``seed, round, layer, units, dead``: a neuron or filter is dead when none of its incoming weights survives."""
+    rows = []
+    for (seed, round_), mask in masks.items():
+        for name, keep in mask.layers.items():
+            incoming = keep.reshape(-1, keep.shape[-1])
+            rows.append([seed, round_, name, keep.shape[-1], int(np.count_nonzero(~incoming.any(axis=0)))])
+    _write(path, ["seed", "round", "layer", "units", "dead"], rows)
+
+
+def write_first_layer(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
+    """``round, input, weights_remaining``: the share of each input's weights that survive in the first layer, over seeds.
+
+    Inputs are numbered in C order: pixels and channels of the image for a dense layer, of the kernel for a convolution.
+    """
+    rows = []
+    for round_ in sorted({r for _, r in masks}):
+        shares = []
+        for (_, r), mask in masks.items():
+            if r == round_:
+                keep = next(iter(mask.layers.values()))
+                shares.append(keep.reshape(-1, keep.shape[-1]).mean(axis=1))
+        rows += [[round_, i, f"{share:.6g}"] for i, share in enumerate(np.mean(shares, axis=0))]
+    _write(path, ["round", "input", "weights_remaining"], rows)
 
 
 def _write(path: Path, header: list[str], rows: list[list]) -> None:

@@ -1,7 +1,9 @@
-"""Extracts the masks: bit-packed, checked; density per layer, overlap between seeds.
+"""Extracts the masks: bit-packed, checked; density and dead units per layer, the first layer's inputs,
+overlap between seeds.
 
 Reads   data/pruned/; params.yaml: seeds, prune
-Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors); density.csv, overlap.csv
+Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors);
+        density.csv, overlap.csv, units.csv, first_layer.csv
 """
 
 from itertools import combinations
@@ -25,6 +27,8 @@ def main(params: Params) -> None:
                 artifacts.write_mask(artifacts.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask
         mask_tables.write_density(folder / "density.csv", masks)
+        mask_tables.write_units(folder / "units.csv", masks)
+        mask_tables.write_first_layer(folder / "first_layer.csv", masks)
         mask_tables.write_overlap(folder / "overlap.csv", masks, list(combinations(params.seeds, 2)))
     print(
         f"extract_masks: {len(masks)} masks, down to {min(m.weights_remaining for m in masks.values()):.2%} of the weights"

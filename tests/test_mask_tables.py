@@ -134,3 +134,30 @@ def test_one_seed_has_no_pairs(tmp_path):
     mask_tables.write_overlap(tmp_path / "overlap.csv", {(0, 1): pruned(1)}, [])
     assert rows_of(tmp_path / "overlap.csv") == []
     assert (tmp_path / "overlap.csv").read_text() == "round,seed_a,seed_b,layer,jaccard,jaccard_by_chance\n"
+
+
+def test_a_unit_is_dead_when_none_of_its_incoming_weights_survives(tmp_path):
+    conv = np.zeros((3, 3, 2, 4), bool)
+    conv[0, 1, 1, [0, 3]] = True
+    dense = np.ones((5, 6), bool)
+    dense[:, 2] = False
+    dense[1:, 3] = False  # one weight keeps it alive
+    masks = {(7, 1): Mask({"conv1/kernel": conv, "output/kernel": dense})}
+    mask_tables.write_units(tmp_path / "units.csv", masks)
+    assert [list(row.values()) for row in rows_of(tmp_path / "units.csv")] == [
+        ["7", "1", "conv1/kernel", "4", "2"],
+        ["7", "1", "output/kernel", "6", "1"],
+    ]
+
+
+def test_the_first_layers_inputs_keep_the_mean_share_over_seeds(tmp_path):
+    def mask(*kept):
+        keep = np.zeros((3, 4), bool)
+        for i, count in enumerate(kept):
+            keep[i, :count] = True
+        return Mask({"dense1/kernel": keep, "output/kernel": np.ones((4, 2), bool)})
+
+    masks = {(0, 1): mask(4, 2, 1), (1, 1): mask(2, 2, 0), (0, 2): mask(4, 0, 0), (1, 2): mask(1, 0, 0)}
+    mask_tables.write_first_layer(tmp_path / "first_layer.csv", masks)
+    found = [tuple(float(v) for v in row.values()) for row in rows_of(tmp_path / "first_layer.csv")]
+    assert found == [(1, 0, 0.75), (1, 1, 0.5), (1, 2, 0.125), (2, 0, 0.625), (2, 1, 0), (2, 2, 0)]

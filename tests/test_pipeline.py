@@ -16,7 +16,6 @@ from lottery.masks import surviving_count
 ROOT = Path(__file__).parent.parent
 
 
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_modules_it_imports(stage):
     deps = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"][stage]["deps"]
