@@ -9,7 +9,7 @@ STAMP := $(VENV)/made-with-$(subst /,-,$(PYTHON))-$(LOCKED)
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env repro test lint check bench lock clean
+.PHONY: env repro test lint check compare bench lock clean
 
 env: $(STAMP)
 
@@ -38,6 +38,11 @@ lint: env
 # Whether dvc.lock and reports/ belong to the committed parameters and code; needs no data.
 check: env
 	@python -m lottery.check
+
+# The results at a revision beside the present ones: a Markdown summary, and reports/compare.html.
+REV ?= main
+compare: env
+	@python -m lottery.compare $(REV)
 
 # Prints tables; leave the machine alone meanwhile. TORCH=python-with-torch adds PyTorch.
 bench: env

@@ -12,7 +12,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-ABSENT = ("deleted", "not in cache")  # what DVC calls artifacts that are not there: no mistake in a fresh clone
+ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
+ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
 
 
 def causes(status: dict[str, list[Any]], locked: dict[str, Any], params: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -39,7 +40,7 @@ def causes(status: dict[str, list[Any]], locked: dict[str, Any], params: dict[st
                             yield stage, f"{path}: {line}"
                 elif how not in ABSENT:
                     yield stage, f"{path}: {_said(path, how)}"
-                elif not path.startswith("data/"):
+                elif not path.startswith(ARTIFACTS):
                     yield stage, f"{path}: not there"
 
 
