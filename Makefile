@@ -9,7 +9,7 @@ STAMP := $(VENV)/made-with-$(subst /,-,$(PYTHON))-$(LOCKED)
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env repro test lint check compare bench lock clean
+.PHONY: env repro test lint check compare docs bench lock clean
 
 env: $(STAMP)
 
@@ -43,6 +43,10 @@ check: env
 REV ?= main
 compare: env
 	@python -m lottery.compare $(REV)
+
+# The documentation as a site, in site/.
+docs: env
+	mkdocs build --strict --quiet
 
 # Prints tables; leave the machine alone meanwhile. TORCH=python-with-torch adds PyTorch.
 bench: env

@@ -106,7 +106,8 @@ class Progress:
             took = time.monotonic() - self.started
             left = took / self.finished * (self.runs - self.finished)
             print(
-                f"{self.title}: {self.finished}/{self.runs} {name}: {how} ({_clock(took)}, {_clock(left)} left)",
+                f"{self.title}: {self.finished:>{len(str(self.runs))}}/{self.runs} {name}: {how} "
+                f"({_clock(took)}, {_clock(left)} left)",
                 flush=True,
             )
 
@@ -139,6 +140,10 @@ def execute(
     """
     waiting = deque(_Job(chain) for chain in chains)
     failures: list[str] = []
+    if runs:
+        print(
+            f"{title}: {runs:,} runs of {iterations // runs:,} iterations, {min(workers, runs)} at a time", flush=True
+        )
     progress = Progress(title, runs, iterations)
     pool = [_start_worker(prepare, index) for index in range(min(workers, len(waiting)))]
     try:

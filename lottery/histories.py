@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,6 +59,23 @@ def write_environment(path: Path, environments: Iterable[dict[str, Any]]) -> Non
     """What the runs were computed on: each device, CPU model, thread count and set of versions once."""
     distinct = {json.dumps(environment, sort_keys=True) for environment in environments}
     artifacts.write_json(path, [json.loads(text) for text in sorted(distinct)])
+
+
+def conclude(name: str, entries: Iterable[Entry], environments: Iterable[Mapping[str, Any]]) -> None:
+    """Says what came out: the test accuracy at the end of the runs, by variant, and the devices that computed them."""
+    found: dict[str, list[float]] = {}
+    for entry in entries:
+        found.setdefault(entry.variant, []).append(100 * entry.history["test_accuracy"][-1])
+    width = max((len(variant) for variant in found), default=0)
+    for variant, values in sorted(found.items()):
+        mean = sum(values) / len(values)
+        print(
+            f"{name}: {variant:<{width}}  {mean:6.2f} % [{min(values):.2f}, {max(values):.2f}] test accuracy at the end, "
+            f"{len(values)} run{'s' * (len(values) != 1)}"
+        )
+    devices = sorted({f"{e['device']}, {e['cpu']}" for e in environments})
+    if devices:
+        print(f"{name}: computed on {'; '.join(devices)}")
 
 
 def read(path: Path) -> pd.DataFrame:

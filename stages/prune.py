@@ -94,6 +94,7 @@ def main(params: Params) -> None:
         histories.write(folder / "history.csv", entries)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("prune", [r.fingerprint for r in results])
+    histories.conclude("prune", entries, [r.environment for r in results])
 
 
 def _check_something_survives(params: Params) -> None:

@@ -99,6 +99,7 @@ def main(params: Params) -> None:
         stability.write(folder / "stability.csv", lines)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("retrain", [r.fingerprint for r in results])
+    histories.conclude("retrain", entries, [r.environment for r in results])
 
 
 def _trained(params: Params, seed: int, round_: int) -> dict[str, np.ndarray]:

@@ -73,6 +73,7 @@ def main(params: Params) -> None:
         histories.write(folder / "history.csv", entries)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("train_dense", [r.fingerprint for r in results])
+    histories.conclude("train_dense", entries, [r.environment for r in results])
 
 
 if __name__ == "__main__":

@@ -291,12 +291,13 @@ def test_a_task_that_always_kills_its_worker_fails_by_name_after_three_attempts(
     assert "4 of 5 runs finished" in str(raised.value)
 
 
-LINE = re.compile(r"retrain: (\d+)/(\d+) (seed [^:]+)(?:: .+)? \((\d+):(\d\d), (\d+):(\d\d) left\)")
+LINE = re.compile(r"retrain: +(\d+)/(\d+) (seed [^:]+)(?:: .+)? \((\d+):(\d\d), (\d+):(\d\d) left\)")
 
 
 def test_without_a_terminal_each_finished_run_gives_a_line_with_the_time_remaining(capfd):
     run([chain_of([Draw(s, r) for r in range(2)], []) for s in range(3)], runs=6, iterations=60, title="retrain")
-    lines = progress_lines(capfd)
+    announcement, *lines = progress_lines(capfd)
+    assert announcement == "retrain: 6 runs of 10 iterations, 1 at a time"
     found = [LINE.fullmatch(line) for line in lines]
     assert all(found), lines
     assert [match[1] for match in found] == ["1", "2", "3", "4", "5", "6"]
@@ -309,13 +310,13 @@ def test_tasks_without_iterations_give_no_progress_line(capfd):
     results = []
     run([chain_of([Echo(1), Draw(0), Echo(2)], results)], runs=1, title="retrain")
     assert len(results) == 3
-    (line,) = progress_lines(capfd)
+    _, line = progress_lines(capfd)
     assert LINE.fullmatch(line)[3] == "seed 0, round 0"
 
 
 def test_a_task_taken_up_again_is_said_by_name(tmp_path, capfd):
     run([chain_of([KillOwnWorker(tmp_path / "attempts", 1)], [])], title="retrain")
-    first, last = progress_lines(capfd)
+    _, first, last = progress_lines(capfd)
     assert "seed 2, ticket, round 6" in first
     assert "worker died (exit status -9)" in first
     assert LINE.fullmatch(last).group(1, 2) == ("1", "1")

@@ -1,6 +1,7 @@
 """The pipeline as a user runs it: real `dvc repro`, tiny experiments, temporary clones."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,19 @@ def test_help_explains_the_stage(stage, empty_clone):
     done = empty_clone.run("python", "-m", f"stages.{stage}", "--help")
     assert "Reads" in done.stdout
     assert "Writes" in done.stdout
+
+
+def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clone):
+    shutil.rmtree(clone.path / ".runs")
+    out = clone.run("dvc", "repro", "--force", "--single-item", "retrain").stdout
+    lines = [line for line in out.splitlines() if line.startswith("retrain: ")]
+    assert lines[0] == "retrain: 8 runs of 40 iterations, 1 at a time"
+    assert [line[: len("retrain: 1/8 seed")] for line in lines[1:9]] == [f"retrain: {n}/8 seed" for n in range(1, 9)]
+    history = pd.read_csv(clone.path / "data/retrained/history.csv")
+    ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
+    for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
+        of = ends[variant.strip()]
+        expected = f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] test accuracy at the end, 4 runs"
+        assert line == f"retrain: {variant}  {expected}"
+    assert lines[11].startswith("retrain: computed on ")
+    assert len(lines) == 12
