@@ -58,13 +58,18 @@ class Attempt(NamedTuple):
     killed: tuple[str, str] | None = None  # stage and mode
 
 
-def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "group") -> Attempt:
-    """Runs `dvc repro` and, so many seconds after it printed ``moment``, kills it, unless it was faster."""
+def reproduce(clone: Clone, stage: str = "", delay: float = 0.0, mode: str = "group") -> Attempt:
+    """Runs `dvc repro` and, so many seconds after ``stage`` has begun, kills it, unless it was faster.
+
+    Where only a worker is killed `dvc repro` goes on, so it is asked for that stage alone: later ones are left to kill.
+    """
+    moment = f"Running stage '{stage}'" if stage else ""
+    target = [stage] if mode == "worker" else []
     remove_emptied_lock(clone)
     log = clone.path.parent / f"repro-{time.monotonic_ns()}.log"  # an orphaned stage goes on writing its own
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            ["dvc", "repro"], cwd=clone.path, env=clone.env(), stdout=out, stderr=out, start_new_session=True
+            ["dvc", "repro", *target], cwd=clone.path, env=clone.env(), stdout=out, stderr=out, start_new_session=True
         )
     try:
         while process.poll() is None and moment and moment not in log.read_text():
@@ -73,19 +78,19 @@ def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "g
             time.sleep(delay)
         if not moment or process.poll() is not None:
             return Attempt(process.wait(timeout=300), log.read_text())
-        stage = re.findall("Running stage '(.*)'", log.read_text())[-1]
+        running = re.findall("Running stage '(.*)'", log.read_text())[-1]
         if mode == "worker":
             workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
             if not workers:
                 return Attempt(process.wait(timeout=300), log.read_text())
             random.choice(workers).kill()
-            return Attempt(process.wait(timeout=300), log.read_text(), (stage, mode))
+            return Attempt(process.wait(timeout=300), log.read_text(), (running, mode))
         if mode == "dvc":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return Attempt(None, log.read_text(), (stage, mode))
+        return Attempt(None, log.read_text(), (running, mode))
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -139,7 +144,7 @@ def main() -> None:
                 if sum(kills.values()):
                     start_anew(clone)
             stage, mode = plan.pop(0)
-            attempt = reproduce(clone, f"Running stage '{stage}'", random.uniform(0, SECONDS[stage]), mode)
+            attempt = reproduce(clone, stage, random.uniform(0, SECONDS[stage]), mode)
             if attempt.killed:
                 kills[attempt.killed] += 1
                 print(f"{sum(kills.values())}: {', '.join(attempt.killed)}", flush=True)
