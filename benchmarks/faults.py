@@ -58,18 +58,21 @@ class Attempt(NamedTuple):
     killed: tuple[str, str] | None = None  # stage and mode
 
 
-def reproduce(clone: Clone, stage: str = "", delay: float = 0.0, mode: str = "group") -> Attempt:
-    """Runs `dvc repro` and, so many seconds after ``stage`` has begun, kills it, unless it was faster.
+def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "group", target: str = "") -> Attempt:
+    """Runs `dvc repro` and, so many seconds after it printed ``moment``, kills it, unless it was faster.
 
-    Where only a worker is killed `dvc repro` goes on, so it is asked for that stage alone: later ones are left to kill.
+    Where only a worker is killed `dvc repro` goes on: asked for a ``target`` alone, it leaves later stages to kill.
     """
-    moment = f"Running stage '{stage}'" if stage else ""
-    target = [stage] if mode == "worker" else []
     remove_emptied_lock(clone)
     log = clone.path.parent / f"repro-{time.monotonic_ns()}.log"  # an orphaned stage goes on writing its own
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            ["dvc", "repro", *target], cwd=clone.path, env=clone.env(), stdout=out, stderr=out, start_new_session=True
+            ["dvc", "repro", *([target] if target else [])],
+            cwd=clone.path,
+            env=clone.env(),
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     try:
         while process.poll() is None and moment and moment not in log.read_text():
@@ -144,7 +147,9 @@ def main() -> None:
                 if sum(kills.values()):
                     start_anew(clone)
             stage, mode = plan.pop(0)
-            attempt = reproduce(clone, stage, random.uniform(0, SECONDS[stage]), mode)
+            target = stage if mode == "worker" else ""
+            moment = f"Running stage '{stage}'"
+            attempt = reproduce(clone, moment, random.uniform(0, SECONDS[stage]), mode, target)
             if attempt.killed:
                 kills[attempt.killed] += 1
                 print(f"{sum(kills.values())}: {', '.join(attempt.killed)}", flush=True)
