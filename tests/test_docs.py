@@ -11,7 +11,7 @@ from test_params import FIELDS
 
 from lottery.params import Section
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_the_site_builds_strictly_and_names_no_other_host(tmp_path):
