@@ -17,7 +17,7 @@ def changed(clone):
 
 
 def test_a_summary_names_the_metrics_with_their_change_and_the_parameters(changed):
-    done = changed.run("make", "-o", "env", "compare", "REV=HEAD")
+    done = changed.run("make", "--no-print-directory", "-o", "env", "compare", "REV=HEAD")
     before = json.loads(changed.run("git", "show", "HEAD:reports/metrics.json").stdout)["dense"]["test_accuracy"][
         "mean"
     ]
