@@ -89,9 +89,8 @@ def main(params: Params) -> None:
     with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
         execution.execute(
             [retraining(*one) for one in wanted] + [connecting(*one) for one in connected],
-            prepare=partial(prepare, params.train.threads),
+            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="retrain",
-            workers=execution.worker_count(params.train.threads),
             runs=runs,
             iterations=runs * iterations,
         )
