@@ -46,7 +46,7 @@ def main(params: Params) -> None:
         for round_ in rounds:
             mask = yield Prune(
                 f"seed {seed}, round {round_}: mask",
-                params.model.name,
+                params.model,
                 dataset.image_shape,
                 dataset.facts["classes"],
                 prune.criterion,
