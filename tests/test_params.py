@@ -21,7 +21,7 @@ from lottery.params import Params, Section, load, validate
 
 VARIANTS = (
     "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_mask, random_mask_global, "
-    "shuffled_mask or your own module:function"
+    "shuffled_mask, small_dense, dense_longer or your own module:function"
 )
 MODELS = "lenet_300_100, conv2, conv4, conv6, resnet20, vgg16 or your own module:function"
 INITIALIZERS = "glorot_normal, glorot_uniform, he_normal or he_uniform"
