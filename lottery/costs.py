@@ -155,7 +155,7 @@ def _measure(params: Params, images: Images, counts: list[int]) -> Machine:
                 io.StringIO()
             ):  # the bar of no runs; workers have a standard error of their own
                 try:
-                    execution.execute(chains, prepare=prepare, title="plan", workers=count, runs=0, iterations=0)
+                    execution.execute(chains, execution.Local(prepare, count), title="plan", runs=0, iterations=0)
                 except LotteryError as error:
                     raise LotteryError(str(error).rpartition("\n")[0]) from None  # without what `dvc repro` would do
             means = {name: float(np.mean([one["costs"][name] for one in found])) for name in found[0]["costs"]}
@@ -285,7 +285,7 @@ def _timings(params: Params, images: Images, index: int, found: list[dict[str, A
         batch = criteria.batch(artifacts.open_dataset(Path("images")).train, images.classes, index)
     keep = params.prune.surviving(full.sizes, kinds, 1)
     prune = Prune(
-        "plan", params.model.name, *network[1:], params.prune.criterion, trained, weights, full, keep, index, batch
+        "plan", params.model, *network[1:], params.prune.criterion, trained, weights, full, keep, index, batch
     )
     masks = []
     for _ in range(2):
