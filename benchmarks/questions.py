@@ -1,0 +1,115 @@
+"""The default experiment under other values of its parameters: one question of the field each.
+
+    python -m benchmarks.questions --out docs/results/questions
+
+Every row is a whole pipeline with four seeds and eight rounds, its tickets of rounds 4 and 8 retrained with their controls, in one temporary clone:
+what several have in common is computed once. Takes about a minute a row on 2 cores. Writes results.csv, stability.csv and two figures, and
+prints the table that index.md holds.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+
+from clones import ROOT, make_clone
+
+from lottery import analysis, artifacts, figures, histories
+
+EQUAL = {"conv": 0.2, "dense": 0.2, "output": 0.2}  # what a global threshold needs
+CONTROLS = [
+    "ticket",
+    "random_reinit",
+    "sign_preserving_reinit",
+    "random_mask",
+    "random_mask_global",
+    "shuffled_mask",
+    "small_dense",
+    "dense_longer",
+]
+STEPS = {"iterations": [300, 450], "factor": 0.1}
+
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "controls": {"retrain.variants": CONTROLS},
+    "stability of SGD": {"retrain.analysis": "linear_mode_connectivity"},
+    "rewinding to iteration 100": {"prune.rewind_iteration": 100},
+    "learning-rate steps": {"train.learning_rate_steps": STEPS},
+    "fine-tuning, with these steps": {"train.learning_rate_steps": STEPS, "prune.strategy": "finetune"},
+    "learning-rate rewinding, with these steps": {
+        "train.learning_rate_steps": STEPS,
+        "prune.strategy": "learning_rate_rewind",
+    },
+    "one shot": {"prune.schedule": "one_shot"},
+    "global": {"prune.scope": "global", "prune.rates": EQUAL},
+    "magnitude increase": {"prune.criterion": "magnitude_increase"},
+    "movement": {"prune.criterion": "movement"},
+    "random": {"prune.criterion": "random"},
+    "SNIP": {"prune.criterion": "snip"},
+    "GraSP": {"prune.criterion": "grasp"},
+    "SynFlow": {"prune.criterion": "synflow"},
+    "dropout 0.2": {"model.dropout": 0.2},
+    "half the width": {"model.width": 0.5},
+    "warm-up over 100 iterations": {"train.warmup_iterations": 100},
+}
+"""What each row changes in params.yaml."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        clone = make_clone(Path(folder))
+        committed = (ROOT / "experiments" / "mnist5k-lenet.yaml").read_text()
+        for name in options.only:
+            (clone.path / "params.yaml").write_text(committed)
+            common = {"seeds": [0, 1, 2, 3], "retrain.rounds": [4, 8], "retrain.variants": ["ticket", "random_reinit"]}
+            for key, value in {**common, **QUESTIONS[name]}.items():
+                clone.change(key, value)
+            clone.repro()
+            history = pd.concat(
+                [histories.read(clone.path / f / "history.csv") for f in (artifacts.DENSE, artifacts.RETRAINED)]
+            )
+            runs = analysis.outcomes(history)
+            accuracy = analysis.by_round(runs, "test_accuracy")
+            stop = analysis.by_round(runs, "early_stop_iteration")["mean"]
+            tables.append(accuracy.assign(early_stop_iteration=stop).assign(question=name))
+            pd.concat(tables).to_csv(options.out / "results.csv", index=False, float_format="%.6g")
+            print(f"{name}: done", file=sys.stderr, flush=True)
+            if name == "controls":
+                where = "LeNet-300-100, MNIST, 5,000 images"
+                shown = accuracy[accuracy["variant"] != "dense_longer"]
+                title = f"Test accuracy: {where}"
+                figures.save(
+                    figures.against_weights_remaining(shown, "test accuracy at early stop", title, percent=True),
+                    options.out / "controls",
+                )
+            if name == "stability of SGD":
+                shutil.copy(clone.path / artifacts.RETRAINED / "stability.csv", options.out / "stability.csv")
+    print(table(pd.concat(tables)))
+
+
+def table(results: pd.DataFrame) -> str:
+    """One row a question: the dense network, then tickets and re-initialised controls of rounds 4 and 8, in percent."""
+    lines = ["| | dense | ticket, round 4 | ticket, round 8 | `random_reinit`, round 8 |", "|---|--:|--:|--:|--:|"]
+    for name, of_question in results.groupby("question", sort=False):
+        rows = of_question.set_index(["variant", "round"])
+        cells = [
+            f"{100 * r['mean']:.2f} [{100 * r['min']:.2f}, {100 * r['max']:.2f}]"
+            for r in (rows.loc[k] for k in (("dense", 0), ("ticket", 4), ("ticket", 8), ("random_reinit", 8)))
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
