@@ -84,15 +84,17 @@ def batch(part: Part, classes: int, seed: int) -> Part:
 
 
 @cache
-def _network(name: str, image_shape: tuple[int, int, int], classes: int) -> tuple[Any, dict[str, Any]]:
+def _network(name: str, image_shape: tuple[int, int, int], classes: int, width: float) -> tuple[Any, dict[str, Any]]:
     from lottery.models import build, variables
 
-    model = build(name, image_shape, classes)
+    model = build(name, image_shape, classes, width=width)
     return model, variables(model)
 
 
-def _network_with(name: str, image_shape: tuple[int, int, int], classes: int, weights: Weights) -> tuple[Any, Any]:
-    model, of_model = _network(name, image_shape, classes)
+def _network_with(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float, weights: Weights
+) -> tuple[Any, Any]:
+    model, of_model = _network(name, image_shape, classes, width)
     for variable, value in weights.items():
         of_model[variable].assign(value)
     return model, of_model
@@ -140,6 +142,7 @@ def gradients(
     model: str,
     image_shape: tuple[int, int, int],
     classes: int,
+    width: float = 1.0,
 ) -> Weights:
     """What a criterion of GRADIENTS multiplies the weights by, at ``weights``; computed in float32.
 
@@ -149,7 +152,7 @@ def gradients(
     """
     if criterion == "synflow":
         weights = {name: np.abs(value) for name, value in weights.items()}
-    network, of_network = _network_with(model, image_shape, classes, weights)
+    network, of_network = _network_with(model, image_shape, classes, width, weights)
     kernels = {name: of_network[name] for name in names}
     images, labels = (part.images, part.labels) if part else (None, None)
     return {name: np.asarray(g) for name, g in GRADIENTS[criterion](network, kernels, images, labels).items()}

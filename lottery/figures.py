@@ -25,6 +25,8 @@ COLOURS = {
     "random_mask": "#009E73",
     "random_mask_global": "#56B4E9",
     "shuffled_mask": "#CC79A7",
+    "small_dense": "#7F5F00",
+    "dense_longer": "#5B5B5B",
 }
 OWN_COLOUR = "#999999"  # of variants of one's own
 MARKERS = {
@@ -34,6 +36,8 @@ MARKERS = {
     "random_mask": "^",
     "random_mask_global": "v",
     "shuffled_mask": "X",
+    "small_dense": "p",
+    "dense_longer": "*",
 }
 LABELS = {
     "dense": "dense network",
@@ -43,6 +47,8 @@ LABELS = {
     "random_mask": "random mask",
     "random_mask_global": "random mask, all layers together",
     "shuffled_mask": "shuffled mask",
+    "small_dense": "small dense network",
+    "dense_longer": "dense network, trained longer",
 }
 STYLE: Any = {
     "figure.figsize": (7.0, 4.3),

@@ -59,6 +59,8 @@ class Model(Section):
     initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"] = Field(
         description="glorot_normal, glorot_uniform, he_normal or he_uniform"
     )
+    width: float = Field(1.0, gt=0, le=16, description="a number above 0, at most 16")
+    dropout: Rate = Field(0.0, description=A_RATE)
 
 
 class LearningRateSteps(Section):
@@ -153,9 +155,27 @@ class Prune(Section):
         return {name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()}
 
 
-VARIANTS = ("ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask")
+VARIANTS = (
+    "ticket",
+    "random_reinit",
+    "sign_preserving_reinit",
+    "random_mask",
+    "random_mask_global",
+    "shuffled_mask",
+    "small_dense",
+    "dense_longer",
+)
 Variant = (
-    Literal["ticket", "random_reinit", "sign_preserving_reinit", "random_mask", "random_mask_global", "shuffled_mask"]
+    Literal[
+        "ticket",
+        "random_reinit",
+        "sign_preserving_reinit",
+        "random_mask",
+        "random_mask_global",
+        "shuffled_mask",
+        "small_dense",
+        "dense_longer",
+    ]
     | Own
 )
 
@@ -233,6 +253,8 @@ def _contradictions(params: Params) -> list[str]:
         mistake("train.iterations, train.epochs", both, "one of the two; leave the other out, or null")
     if train.momentum and train.optimizer != "sgd":
         mistake("train.momentum", train.momentum, "0 with optimizer adam; momentum belongs to sgd")
+    if params.model.dropout and params.model.name in ("resnet20", "vgg16"):
+        mistake("model.dropout", params.model.dropout, f"0 with {params.model.name}: it has no hidden dense layer")
     prune = params.prune
     if prune.scope == "global" and len({prune.rates.conv, prune.rates.dense, prune.rates.output}) > 1:
         mistake("prune.rates", prune.rates.model_dump(), "the same rate for all kinds, with prune.scope global")

@@ -12,6 +12,7 @@ import numpy as np
 from lottery import criteria
 from lottery.datasets.split import Part
 from lottery.masks import Mask
+from lottery.params import Model
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Prune:
     """The making of a round's mask: a task for a worker, since it needs TensorFlow."""
 
     name: str
-    model: str
+    model: Model
     image_shape: tuple[int, int, int]
     classes: int
     criterion: str
@@ -32,7 +33,12 @@ class Prune:
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> Mask:
-        network: Any = {"model": self.model, "image_shape": self.image_shape, "classes": self.classes}
+        network: Any = {
+            "model": self.model.name,
+            "width": self.model.width,
+            "image_shape": self.image_shape,
+            "classes": self.classes,
+        }
         names = list(self.mask.layers)
         gradients = None
         if self.criterion in criteria.GRADIENTS:
@@ -88,14 +94,16 @@ def _without_keras_3() -> Iterator[None]:
 
 
 @cache
-def _wrapped(name: str, image_shape: tuple[int, int, int], classes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _wrapped(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a float32 network whose prunable layers are wrapped for pruning, and each kernel's wrapper."""
     from lottery.models import build, kinds, variables
 
     with _without_keras_3():
         import tensorflow_model_optimization as tfmot  # after models, which sets TF_USE_LEGACY_KERAS
 
-    model = build(name, image_shape, classes)
+    model = build(name, image_shape, classes, width=width)
     wrappers = {}
     for kernel in kinds(model):
         layer = model.get_layer(kernel.split("/")[0])
@@ -115,6 +123,7 @@ def magnitude_mask(
     model: str,
     image_shape: tuple[int, int, int],
     classes: int,
+    width: float = 1.0,
 ) -> Mask:
     """The survivors of ``mask`` that are largest in magnitude, exactly ``keep[layer]`` in each layer.
 
@@ -128,7 +137,7 @@ def magnitude_mask(
 
     Source: Han et al. 2015 (magnitude pruning); Frankle & Carbin 2019, section 1 (layerwise, iterative).
     """
-    model_variables, wrappers = _wrapped(model, image_shape, classes)
+    model_variables, wrappers = _wrapped(model, image_shape, classes, width)
     layers = {}
     for name, wrapper in wrappers.items():
         before = mask.layers[name]

@@ -258,11 +258,36 @@ class Initialise:
     def __call__(self, report: Callable[[int], None]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         from lottery import models
 
-        network = models.build(self.model.name, self.image_shape, self.classes)
+        network = models.build(self.model.name, self.image_shape, self.classes, width=self.model.width)
         return models.initialise(network, self.model.initializer, self.purpose, *self.key), models.kinds(network)
 
     def describe(self, result: tuple[dict[str, np.ndarray], dict[str, str]]) -> str:
         return f"{self.model.initializer} weights"
+
+
+@dataclass(frozen=True)
+class InitialiseNarrowed:
+    """Fresh weights of a network narrowed to at most so many prunable weights: a task for a worker."""
+
+    name: str
+    model: Model
+    image_shape: tuple[int, int, int]
+    classes: int
+    weights: int
+    key: tuple[int, ...]
+    iterations: int = 0
+
+    def __call__(self, report: Callable[[int], None]) -> tuple[Model, dict[str, np.ndarray], dict[str, str]]:
+        from lottery import models
+
+        width = models.narrowed(self.model.name, self.image_shape, self.classes, self.weights)
+        model = self.model.model_copy(update={"width": width})
+        purpose = "initialisation of the narrow network"
+        of_width = Initialise(self.name, model, self.image_shape, self.classes, purpose, self.key)
+        return model, *of_width(report)
+
+    def describe(self, result: tuple[Model, dict[str, np.ndarray], dict[str, str]]) -> str:
+        return f"width {result[0].width:.3g}"
 
 
 def _groups_of(state: Any) -> store.Nested:

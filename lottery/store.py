@@ -1,19 +1,21 @@
 """The run store `.runs/`: finished runs, and the checkpoint of each unfinished one, under its fingerprint.
 
 Deleting it costs time, never correctness. One stage at a time writes it, guarded by a lock that the
-operating system releases when its holder dies, however it dies.
+operating system releases when its holder dies, however it dies. On the nodes of a cluster there is none: there
+``elsewhere`` takes calls to where the stage runs.
 """
 
 import contextlib
+import functools
 import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +28,20 @@ FINISHED, CHECKPOINT, PREVIOUS, DAMAGED = ".finished", ".checkpoint", ".checkpoi
 HOLDER = "writer.json"
 
 Nested = dict[str, dict[str, np.ndarray]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+elsewhere: Callable[..., Any] | None = None
+"""On a node of a cluster: calls a function of this module, by name, where the store is."""
+
+
+def where_the_store_is(function: Callable[P, T]) -> Callable[P, T]:
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs) if elsewhere is None else elsewhere(function.__name__, *args, **kwargs)
+
+    return call
 
 
 def checkpoint_seconds() -> float:
@@ -100,12 +116,14 @@ def file(fingerprint: str, ending: str) -> Path:
     return FOLDER / f"{fingerprint}{ending}"
 
 
+@where_the_store_is
 def save_finished(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps a finished run, which needs no checkpoint any more."""
     save(file(fingerprint, FINISHED), groups, facts)
     _remove_checkpoints(fingerprint)
 
 
+@where_the_store_is
 def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
     path = file(fingerprint, FINISHED)
     found = load(path)
@@ -121,6 +139,7 @@ def _remove_checkpoints(fingerprint: str) -> None:
         file(fingerprint, ending).unlink(missing_ok=True)
 
 
+@where_the_store_is
 def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps the state of an unfinished run; the checkpoint before stays beside it."""
     newest = file(fingerprint, CHECKPOINT)
@@ -129,6 +148,7 @@ def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> 
     save(newest, groups, facts)
 
 
+@where_the_store_is
 def load_checkpoint(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
     """The newest checkpoint that is whole."""
     return load(file(fingerprint, CHECKPOINT)) or load(file(fingerprint, PREVIOUS))

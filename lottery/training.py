@@ -15,9 +15,9 @@ import numpy as np
 
 from lottery.datasets.split import Part
 from lottery.masks import Mask
-from lottery.models import Weights, build, kinds, variables
+from lottery.models import Dropout, Weights, build, kinds, variables
 from lottery.params import EarlyStopping, Model, Train
-from lottery.streams import stream
+from lottery.streams import stream, stream_seed
 
 import tensorflow as tf  # isort: skip  (after lottery.models, which sets TF_USE_LEGACY_KERAS)
 
@@ -98,6 +98,11 @@ class Order:
             epochs.append(of_image[self._epoch(epoch, images, train.batch_size)])
         offset = first * per_epoch
         return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
+
+    def dropout_seeds(self, start: int, stop: int) -> np.ndarray:
+        """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``; (purpose and seed, iteration)."""
+        seed = stream_seed(f"dropout of {self.purpose}", self.seed) % 2**31
+        return np.stack([np.full(stop - start, seed), np.arange(start, stop)], axis=1).astype(np.int32)
 
 
 def configure(threads: int, worker: int = 0) -> None:
@@ -194,7 +199,8 @@ class Trainer:
         self._held_out_labels = tf.constant(np.concatenate([p.labels for p in held_out]), tf.int64)
 
         shape = tuple(train_part.images.shape[1:])
-        self._model = build(model.name, shape, classes, train.precision)
+        self._model = build(model.name, shape, classes, train.precision, width=model.width, dropout=model.dropout)
+        self._dropout = [layer for layer in self._model.layers if isinstance(layer, Dropout)]
         self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
         self._variables = variables(self._model)
         self._trained = {name: v for name, v in self._variables.items() if v.trainable}
@@ -214,7 +220,8 @@ class Trainer:
         self._interval = tf.function(
             self._train_interval,
             input_signature=[image, label, rows, tf.TensorSpec((None,), tf.float32)]
-            + ([changes] if train.augmentation else []),
+            + ([changes] if train.augmentation else [])
+            + ([tf.TensorSpec((None, 2), tf.int32)] if self._dropout else []),
             jit_compile=train.jit_compile or None,
             autograph=False,  # translating Python loops takes longer than tracing: 0.5 s a process
         )
@@ -224,11 +231,13 @@ class Trainer:
         scaled = tf.cast(images, tf.float32) / 255.0
         return self._model(tf.cast(scaled, self._input_type), training=training)
 
-    def _train_interval(self, images: Any, labels: Any, rows: Any, step_sizes: Any, changes: Any = None) -> Any:
+    def _train_interval(self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any) -> Any:
         def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
             batch = tf.gather(images, rows[i])
             if self.train.augmentation:
-                batch = changed(batch, changes[i], self.train.augmentation.crop)
+                batch = changed(batch, noise[0][i], self.train.augmentation.crop)
+            for layer in self._dropout:
+                layer.seed = noise[-1][i]
             truth = tf.gather(labels, rows[i])
             with tf.GradientTape() as tape:
                 logits = self._logits(batch, training=True)
@@ -371,6 +380,8 @@ class Trainer:
                 inputs = [self._images, self._labels, rows, self._step_sizes(start, iteration, stop)]
                 if self.train.augmentation:
                     inputs.append(order.changes(iteration, stop, len(self._labels), self.train))
+                if self._dropout:
+                    inputs.append(order.dropout_seeds(iteration, stop))
                 sums = self._interval(*inputs)
                 loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
                 if stop in keep:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from lottery.masks import Mask, random_mask
-from lottery.params import Model, Train
-from lottery.runs import Initialise
+from lottery.params import AT_INITIALISATION, Model, Prune, Train
+from lottery.runs import Initialise, InitialiseNarrowed
 from lottery.streams import stream
 
 Weights = dict[str, np.ndarray]
@@ -33,6 +33,8 @@ class Ticket:
     model: Model
     image_shape: tuple[int, int, int]
     classes: int
+    iterations: int  # length of a run
+    trainings: int  # runs that finding the mask took
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,18 @@ class Start:
     mask: Mask
     iteration: int
     train: Train
+    model: Model | None = None  # None: the ticket's
+    iterations: int | None = None  # at which training ends; None: the ticket's
 
 
-Making = Generator[Initialise, Any, Start]
+Making = Generator[Initialise | InitialiseNarrowed, Any, Start]
+
+
+def trainings(prune: Prune, round_: int) -> int:
+    """Runs that finding the mask of a round takes: the dense network's, then one for each round before, where rounds train."""
+    if prune.criterion in AT_INITIALISATION:
+        return 0
+    return round_ if prune.schedule == "iterative" else 1
 
 
 def ticket(t: Ticket) -> Making:
@@ -116,6 +127,30 @@ def shuffled_mask(t: Ticket) -> Making:
     yield
 
 
+def small_dense(t: Ticket) -> Making:
+    """A dense network, narrowed to at most the ticket's number of weights, trained from the start.
+
+    Source: Ma et al. 2021 ("small dense training").
+    """
+    count = sum(t.mask.counts.values())
+    name = f"seed {t.seed}, round {t.round}: narrow network"
+    shape = (t.image_shape, t.classes)
+    model, weights, kinds = yield InitialiseNarrowed(name, t.model, *shape, count, (t.seed, t.round))
+    mask = Mask.full({name: weights[name].shape for name in kinds})
+    return Start(weights, mask, 0, t.dense_train, model=model)
+
+
+def dense_longer(t: Ticket) -> Making:
+    """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
+
+    Source: the "same computation budget" of Liu et al. 2019, section 3, given to the dense network.
+    """
+    mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
+    iterations = (t.trainings + 1) * t.iterations
+    return Start(t.rewound, mask, t.rewind_iteration, t.dense_train, iterations=iterations)
+    yield
+
+
 VARIANTS: dict[str, Callable[[Ticket], Making]] = {
     "ticket": ticket,
     "random_reinit": random_reinit,
@@ -123,4 +158,6 @@ VARIANTS: dict[str, Callable[[Ticket], Making]] = {
     "random_mask": random_mask_control,
     "random_mask_global": random_mask_global,
     "shuffled_mask": shuffled_mask,
+    "small_dense": small_dense,
+    "dense_longer": dense_longer,
 }

@@ -46,7 +46,7 @@ def main(params: Params) -> None:
         for round_ in rounds:
             mask = yield Prune(
                 f"seed {seed}, round {round_}: mask",
-                params.model.name,
+                params.model,
                 dataset.image_shape,
                 dataset.facts["classes"],
                 prune.criterion,
@@ -85,9 +85,8 @@ def main(params: Params) -> None:
     with artifacts.folder_written_whole(artifacts.PRUNED, checksums=True) as folder:
         execution.execute(
             [pruning(seed, folder) for seed in params.seeds],
-            prepare=partial(prepare, params.train.threads),
+            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="prune",
-            workers=execution.worker_count(params.train.threads),
             runs=runs,
             iterations=runs * (iterations - start),
         )

@@ -13,7 +13,7 @@ from lottery import artifacts, execution, histories, own, stability, stage, stor
 from lottery.masks import Mask
 from lottery.params import Params
 from lottery.runs import Result, Run, prepare
-from lottery.variants import VARIANTS, Start, Ticket
+from lottery.variants import VARIANTS, Start, Ticket, trainings
 
 
 def main(params: Params) -> None:
@@ -45,6 +45,8 @@ def main(params: Params) -> None:
             params.model,
             dataset.image_shape,
             dataset.facts["classes"],
+            iterations,
+            trainings(prune, round_),
         )
 
     def run(seed: int, variant: str, round_: int, start: Start, order: str, *, keep_trained: bool) -> Run:
@@ -52,21 +54,23 @@ def main(params: Params) -> None:
             seed=seed,
             variant=variant,
             round=round_,
-            model=params.model,
+            model=start.model or params.model,
             train=start.train,
             dataset=str(artifacts.DATASET),
             weights=start.weights,
             mask=start.mask,
             order=(order, seed),
             start=start.iteration,
-            iterations=iterations,
+            iterations=start.iterations or iterations,
             keep_trained=keep_trained,
         )
 
     def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
-        start = yield from own.find(VARIANTS, variant)(ticket_of(seed, round_))
+        ticket = ticket_of(seed, round_)
+        start = yield from own.find(VARIANTS, variant)(ticket)
         result = yield run(seed, variant, round_, start, "data order of retraining", keep_trained=False)
-        entries.append(histories.Entry(seed, variant, round_, start.mask.weights_remaining, result.history))
+        remaining = sum(start.mask.counts.values()) / sum(ticket.mask.sizes.values())  # of the dense network's weights
+        entries.append(histories.Entry(seed, variant, round_, remaining, result.history))
         results.append(result)
 
     def connecting(seed: int, round_: int) -> execution.Chain:
@@ -81,19 +85,19 @@ def main(params: Params) -> None:
         points = yield stability.Interpolate(name, params.model, start.train, str(artifacts.DATASET), *copies)
         lines.append(stability.Line(seed, round_, start.mask.weights_remaining, points))
 
-    wanted = [(s, v, r) for r in params.retrain_rounds() for v in params.retrain.variants for s in params.seeds]
+    wanted = [(s, v, r) for v in params.retrain.variants for r in params.retrain_rounds() for s in params.seeds]
     connected = []
     if params.retrain.analysis == "linear_mode_connectivity":
         connected = [(s, r) for r in (0, *params.retrain_rounds()) for s in params.seeds]
     runs = len(wanted) + 2 * len(connected)
+    longer = sum(trainings(prune, r) for _, v, r in wanted if v == "dense_longer")
     with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
         execution.execute(
             [retraining(*one) for one in wanted] + [connecting(*one) for one in connected],
-            prepare=partial(prepare, params.train.threads),
+            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="retrain",
-            workers=execution.worker_count(params.train.threads),
             runs=runs,
-            iterations=runs * iterations,
+            iterations=(runs + longer) * iterations,
         )
         histories.write(folder / "history.csv", entries)
         stability.write(folder / "stability.csv", lines)

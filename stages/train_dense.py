@@ -64,9 +64,8 @@ def main(params: Params) -> None:
     with artifacts.folder_written_whole(artifacts.DENSE, checksums=True) as folder:
         execution.execute(
             [dense(seed, folder) for seed in params.seeds],
-            prepare=partial(prepare, params.train.threads),
+            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="train_dense",
-            workers=execution.worker_count(params.train.threads),
             runs=len(params.seeds),
             iterations=len(params.seeds) * iterations,
         )

@@ -6,9 +6,11 @@ import pytest
 from lottery import criteria, models
 from lottery.datasets.split import Part
 from lottery.masks import Mask
+from lottery.params import Model
 from lottery.pruning import Prune, global_counts, highest
 
 SHAPE, CLASSES = (3, 3, 1), 4
+MODEL = Model(name="lenet_300_100", initializer="glorot_normal")
 NETWORK = {"model": "lenet_300_100", "image_shape": SHAPE, "classes": CLASSES}
 KERNELS = ["dense1/kernel", "dense2/kernel", "output/kernel"]
 
@@ -151,7 +153,7 @@ def test_the_highest_scores_survive_and_of_equals_the_first():
 
 def make(criterion, weights, mask, keep, batch, seed=0):
     initial = models.initialise(models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 7)
-    task = Prune("mask", "lenet_300_100", SHAPE, CLASSES, criterion, weights, initial, mask, keep, seed, batch)
+    task = Prune("mask", MODEL, SHAPE, CLASSES, criterion, weights, initial, mask, keep, seed, batch)
     return task(lambda iterations: None)
 
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lottery.errors import LotteryError
-from lottery.execution import execute, worker_count
+from lottery.execution import Local, chosen, execute, worker_count
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30  # seconds, at most, for something that takes a fraction of one
@@ -153,7 +153,7 @@ def chain_of(tasks, results, ends=None):
 
 
 def run(chains, *, workers=1, runs=1, iterations=10, prepare=nothing, title="prune"):
-    execute(chains, prepare=prepare, title=title, workers=workers, runs=runs, iterations=iterations)
+    execute(chains, Local(prepare, workers), title=title, runs=runs, iterations=iterations)
 
 
 def progress_lines(capfd):
@@ -344,9 +344,8 @@ def test_a_worker_that_cannot_be_prepared_fails_its_tasks_once_and_says_why(capf
     with pytest.raises(LotteryError) as error:
         execute(
             [chain_of([Draw(0)], []), chain_of([Draw(1)], [])],
-            prepare=refuse,
+            Local(refuse, 1),
             title="t",
-            workers=1,
             runs=2,
             iterations=20,
         )
@@ -360,12 +359,42 @@ def test_a_result_that_cannot_be_sent_fails_its_run_and_not_its_worker(capfd):
     results = []
     chains = [chain_of([GiveBack()], []), chain_of([Draw(1)], results)]
     with pytest.raises(LotteryError, match=r"(?s)seed 3, ticket, round 1: .*Can't (pickle|get) local object"):
-        execute(chains, prepare=nothing, title="t", workers=1, runs=2, iterations=20)
+        execute(chains, Local(nothing, 1), title="t", runs=2, iterations=20)
     assert results == [drawn(1, 0)]
     assert "taken up again" not in capfd.readouterr().out
 
 
+@dataclass(frozen=True)
+class KillOwnWorkerFurtherOn(Described):
+    """Kills its worker at each of its steps, one further each time, as a run that goes on from checkpoints does."""
+
+    counter: Path
+    name: str = "seed 2, ticket, round 6"
+    iterations: int = 6
+
+    def __call__(self, report):
+        append(self.counter)
+        done = self.counter.stat().st_size
+        report(done)
+        if done < self.iterations:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+
+def test_a_task_that_gets_further_each_time_is_taken_up_again_as_often_as_it_takes(tmp_path):
+    results = []
+    run([chain_of([KillOwnWorkerFurtherOn(tmp_path / "attempts")], results)], iterations=6)
+    assert results == [6]
+
+
 # How many workers
+
+
+def test_an_unknown_executor_is_an_error_that_names_the_variable(monkeypatch):
+    monkeypatch.setenv("LOTTERY_EXECUTOR", "slurm")
+    with pytest.raises(LotteryError) as error:
+        chosen(nothing, 1)
+    assert str(error.value) == "LOTTERY_EXECUTOR: got 'slurm'; accepted: local or ray"
 
 
 def test_the_environment_sets_the_number_of_workers(monkeypatch):

@@ -8,7 +8,6 @@ from ruamel.yaml import YAML
 
 from lottery import models, params
 from lottery.datasets.catalogue import DATASETS
-from lottery.masks import surviving_count
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -27,6 +26,7 @@ REMAINING = {
     "cifar10-conv4": {1: 81.08, 11: 11.06, 12: 9.18, 15: 5.37, 21: 2.01},
     "cifar10-conv4-notebook": {15: 5.37},
     "cifar10-conv6": {20: 2.5},
+    "cifar10-resnet20-rewind": {8: 16.8},
 }
 
 
@@ -46,8 +46,8 @@ def sizes_and_kinds(network):
 
 def percent_remaining(loaded, round_):
     sizes, kinds = sizes_and_kinds(network_of(loaded))
-    rates = loaded.prune.rates.model_dump()
-    return 100 * sum(surviving_count(sizes[n], rates[kinds[n]], round_) for n in kinds) / sum(sizes.values())
+    surviving = loaded.prune.surviving(sizes, kinds, round_)
+    return 100 * (surviving if isinstance(surviving, int) else sum(surviving.values())) / sum(sizes.values())
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -116,3 +116,15 @@ def test_the_notebooks_evaluation_is_an_epoch_and_its_stop_is_three_of_them():
     assert (train.early_stopping.patience, train.early_stopping.min_delta) == (3, 0.001)
     assert loaded.model.initializer == "glorot_uniform"
     assert loaded.retrain_rounds() == [5, 10, 15]
+
+
+def test_the_residual_network_is_trained_and_pruned_as_published():
+    """Frankle et al. 2020, table 1: ResNet-20."""
+    loaded = experiment("cifar10-resnet20-rewind")
+    train, prune = loaded.train, loaded.prune
+    assert (train.optimizer, train.momentum, train.learning_rate, train.warmup_iterations) == ("sgd", 0.9, 0.1, 0)
+    assert (train.learning_rate_steps.iterations, train.learning_rate_steps.factor) == ([32_000, 48_000], 0.1)
+    assert (train.batch_size, train.iterations) == (128, 63_000)
+    assert (prune.scope, prune.strategy, prune.schedule) == ("global", "rewind", "iterative")
+    assert 0 < prune.rewind_iteration < 0.05 * train.iterations
+    assert loaded.retrain.analysis == "linear_mode_connectivity"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lottery import models
+from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 from lottery.params import SMALLEST_IMAGE
 
@@ -112,3 +113,24 @@ def test_bfloat16_computes_in_bfloat16_with_float32_variables_and_logits():
     assert network.get_layer("conv1").compute_dtype == "bfloat16"
     assert all(v.dtype == "float32" for v in network.get_weights())
     assert network.output.dtype == "float32"
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"])
+def test_half_the_width_has_half_the_units_of_each_hidden_layer(name):
+    whole, half = models.build(name, CIFAR, 10), models.build(name, CIFAR, 10, width=0.5)
+    for kernel, kind in models.kinds(whole).items():
+        units = models.variables(whole)[kernel].shape[-1]
+        assert models.variables(half)[kernel].shape[-1] == (units if kind == "output" else units // 2)
+
+
+def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more():
+    width = models.narrowed("conv4", CIFAR, 10, 130_000)
+    sizes = [models.prunable_weights("conv4", CIFAR, 10, w) for w in (width, width + 1 / models.WIDTHS)]
+    assert sizes[0] <= 130_000 < sizes[1]
+    assert sizes[0] > 0.97 * 130_000
+
+
+def test_where_one_unit_a_layer_is_too_many_narrowing_is_refused():
+    assert models.prunable_weights("lenet_300_100", MNIST, 10, 1e-9) == 784 + 1 + 10
+    with pytest.raises(LotteryError, match="no lenet_300_100 has as few as 794 weights"):
+        models.narrowed("lenet_300_100", MNIST, 10, 794)

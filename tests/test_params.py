@@ -21,7 +21,7 @@ from lottery.params import Params, Section, load, validate
 
 VARIANTS = (
     "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_mask, random_mask_global, "
-    "shuffled_mask or your own module:function"
+    "shuffled_mask, small_dense, dense_longer or your own module:function"
 )
 MODELS = "lenet_300_100, conv2, conv4, conv6, resnet20, vgg16 or your own module:function"
 INITIALIZERS = "glorot_normal, glorot_uniform, he_normal or he_uniform"
@@ -126,6 +126,9 @@ BAD_VALUES = [
     ("data.source", 7, "null"),
     ("data.sha256", 7, A_SHA256),
     ("model.initializer", None, INITIALIZERS),
+    ("model.width", 0, "a number above 0, at most 16"),
+    ("model.width", "half", "a number above 0, at most 16"),
+    ("model.dropout", 1, A_RATE),
     ("train.learning_rate", "1.2e-3", "a number above 0"),
     ("train.learning_rate", [0.1], "a number above 0"),
     ("train.batch_size", 60.5, A_POSITIVE),

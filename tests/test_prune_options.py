@@ -15,6 +15,8 @@ ALL_VARIANTS = [
     "random_mask",
     "random_mask_global",
     "shuffled_mask",
+    "small_dense",
+    "dense_longer",
 ]
 STEPS = {"iterations": [20, 30], "factor": 0.1}
 
@@ -115,3 +117,26 @@ def test_learning_rate_rewinding_goes_on_from_the_weights_trained_in_the_round_b
         assert rows["validation_loss"][0] == pytest.approx(validation_loss(clone, mask.apply(before)), rel=1e-5)
     history = pd.read_csv(clone.path / artifacts.PRUNED / "history.csv")
     assert sorted(history["iteration"].unique()) == [10, 20, 30, 40]
+
+
+def test_a_narrow_network_with_dropout_is_pruned_and_compared_with_a_small_and_a_longer_trained_dense_one(clone):
+    clone.change("model.width", 0.5)
+    clone.change("model.dropout", 0.2)
+    clone.change("retrain.variants", ["ticket", "small_dense", "dense_longer"])
+    assert clone.repro() == ["train_dense", "prune", "extract_masks", "retrain", "report"]
+    sizes = pruned(clone, 0, 1)[1].sizes
+    assert list(sizes.values()) == [64 * 150, 150 * 50, 50 * 10]
+    history = pd.read_csv(clone.path / artifacts.RETRAINED / "history.csv")
+    by_run = history.groupby(["variant", "round"])
+    assert by_run["iteration"].max().to_dict() == {
+        ("ticket", 1): 40,
+        ("ticket", 2): 40,
+        ("small_dense", 1): 40,
+        ("small_dense", 2): 40,
+        ("dense_longer", 1): 80,  # the dense run and the ticket's
+        ("dense_longer", 2): 120,  # and that of round 1
+    }
+    remaining = by_run["weights_remaining"].mean()
+    assert (remaining["dense_longer"] == 1).all()
+    assert (0.95 * remaining["ticket"] < remaining["small_dense"]).all()
+    assert (remaining["small_dense"] <= remaining["ticket"]).all()

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from lottery import params
 from lottery.masks import Mask
-from lottery.params import Model, Train
-from lottery.variants import VARIANTS, Ticket
+from lottery.params import Model, Prune, Rates, Train
+from lottery.runs import InitialiseNarrowed
+from lottery.variants import VARIANTS, Ticket, trainings
 
 TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=100, evaluate_every=10)
 LAST = TRAIN.model_copy(update={"learning_rate": 0.001})
@@ -23,7 +25,7 @@ def a_ticket():
 
     mask = Mask({name: generator.random(shape) < 0.3 for name, shape in shapes.items()})
     model = Model(name="lenet_300_100", initializer="glorot_normal")
-    return Ticket(3, 2, mask, draw(), draw(), KEPT, LAST, TRAIN, model, (8, 8, 1), 5)
+    return Ticket(3, 2, mask, draw(), draw(), KEPT, LAST, TRAIN, model, (8, 8, 1), 5, 100, 2)
 
 
 def start(variant, ticket):
@@ -37,7 +39,7 @@ def start(variant, ticket):
     raise AssertionError("it asks for more than one thing")
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("small_dense", "dense_longer")])
 def test_weights_outside_the_mask_are_zero_and_biases_are_kept_whole(variant, a_ticket):
     found = start(variant, a_ticket)
     for name, keep in found.mask.layers.items():
@@ -98,3 +100,45 @@ def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ti
     assert len(set(layers)) == 3
     again = {v: start(v, a_ticket).mask for v in masks}
     assert [mask.layers["dense1/kernel"].tobytes() for mask in again.values()] == layers
+
+
+def test_the_parameters_know_every_variant():
+    assert list(params.VARIANTS) == list(VARIANTS)
+
+
+def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
+    making = VARIANTS["small_dense"](a_ticket)
+    task = next(making)
+    count = sum(a_ticket.mask.counts.values())
+    assert isinstance(task, InitialiseNarrowed)
+    assert (task.weights, task.key) == (count, (3, 2))
+    made = task(lambda iterations: None)
+    with pytest.raises(StopIteration) as end:
+        making.send(made)
+    found = end.value.value
+    assert (found.iteration, found.train, found.model) == (0, TRAIN, made[0])
+    assert found.mask.weights_remaining == 1
+    # 64 inputs and 5 classes; 64 a + a b + 5 b for a = round(300 w), b = round(100 w)
+    a, b = found.mask.layers["dense1/kernel"].shape[1], found.mask.layers["dense2/kernel"].shape[1]
+    assert sum(found.mask.counts.values()) == 64 * a + a * b + 5 * b <= count
+    wider = found.model.width + 1 / 4096
+    a, b = round(300 * wider), max(1, round(100 * wider))
+    assert 64 * a + a * b + 5 * b > count
+
+
+def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_ticket):
+    found = start("dense_longer", a_ticket)
+    assert found.mask.weights_remaining == 1
+    assert found.iterations == (2 + 1) * 100
+    assert (found.iteration, found.train) == (KEPT, TRAIN)
+    assert all(np.array_equal(found.weights[n], v) for n, v in a_ticket.rewound.items())
+
+
+@pytest.mark.parametrize(
+    ("criterion", "schedule", "expected"),
+    [("magnitude", "iterative", [1, 2, 3]), ("magnitude", "one_shot", [1, 1, 1]), ("synflow", "iterative", [0, 0, 0])],
+)
+def test_finding_a_mask_takes_the_dense_run_and_one_for_each_round_before(criterion, schedule, expected):
+    rates = Rates(conv=0.2, dense=0.2, output=0.2)
+    prune = Prune(rounds=3, rates=rates, criterion=criterion, schedule=schedule, rewind_iteration=0)
+    assert [trainings(prune, round_) for round_ in (1, 2, 3)] == expected

@@ -1,0 +1,81 @@
+"""What the executors cost: tasks dispatched a second, and bytes moved for a run.
+
+    python -m benchmarks.cluster [--tasks 2000]
+
+Tasks that compute nothing, through processes of this machine and through a Ray cluster of this machine alone, in one run; then the sizes of what a run
+of each architecture moves: its weights and mask to the worker, a checkpoint to the driver's run store, its result back. Prints Markdown.
+"""
+
+import argparse
+import pickle
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lottery import artifacts, execution, models
+from lottery.cluster import Ray
+from lottery.masks import Mask
+from lottery.params import Model, Train
+from lottery.runs import Run
+
+CHAINS = 20
+SHAPES = {"lenet_300_100": (28, 28, 1), "conv4": (32, 32, 3), "resnet20": (32, 32, 3)}
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A task that computes nothing."""
+
+    name: str = "nothing"
+    iterations: int = 0
+
+    def __call__(self, report: Callable[[int], None]) -> int:
+        return 0
+
+    def describe(self, result: Any) -> str:
+        return ""
+
+
+def prepare(worker: int) -> None:
+    """Nothing to prepare."""
+
+
+def dispatched(executor: execution.Executor, tasks: int) -> float:
+    """Tasks a second; the start of the executor is not counted."""
+    times: list[float] = []
+
+    def chain() -> execution.Chain:
+        for _ in range(tasks // CHAINS):
+            yield Nothing()
+            times.append(time.perf_counter())
+
+    execution.execute([chain() for _ in range(CHAINS)], executor, title="dispatch", runs=0, iterations=0)
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=2000)
+    tasks = parser.parse_args().tasks
+    print("| executor | tasks dispatched a second |\n|---|--:|")
+    print(f"| local, {execution.worker_count(1)} workers | {dispatched(execution.chosen(prepare, 1), tasks):,.0f} |")
+    print(f"| Ray, this machine | {dispatched(Ray(prepare, 1), tasks):,.0f} |\n")
+    print("| MB | to the worker | a checkpoint | the result |\n|---|--:|--:|--:|")
+    for name, shape in SHAPES.items():
+        network = models.build(name, shape, 10)
+        weights = models.initialise(network, "glorot_normal", "benchmark", 0)
+        mask = Mask.full({kernel: weights[kernel].shape for kernel in models.kinds(network)})
+        train = Train(optimizer="adam", learning_rate=1e-3, batch_size=60, iterations=100, evaluate_every=50)
+        model = Model(name=name, initializer="glorot_normal")
+        run = Run(0, "ticket", 1, model, train, "data/dataset", weights, mask, ("order", 0), 100)
+        slots = {f"{slot}/{n}": v for slot in ("m", "v") for n, v in weights.items()}
+        sizes = [
+            len(pickle.dumps(run)),
+            *(len(artifacts.tensors_to_bytes(t, {})) for t in ({**weights, **slots}, weights)),
+        ]
+        print(f"| {name} | " + " | ".join(f"{size / 1e6:.1f}" for size in sizes) + " |")
+
+
+if __name__ == "__main__":
+    main()

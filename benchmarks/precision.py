@@ -1,0 +1,79 @@
+"""The same networks in float32 and in bfloat16: the dense network and one ticket of one seed, trained from the same weights in the same order.
+
+    python -m benchmarks.precision --round 4 --out curves.csv [--seed 0] [--epochs 6]
+
+To be run after `dvc repro`, in the same folder: it takes the initial weights and the mask from data/. Runs that the pipeline or an
+earlier call has finished come from the run store; interrupted ones go on. Prints a table and writes one row an evaluation.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from lottery import artifacts, execution, params, store
+from lottery.masks import Mask
+from lottery.runs import Run, prepare
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--round", type=int, required=True, help="whose ticket is trained beside the dense network")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="at most so many, instead of train.epochs or train.iterations")
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    loaded = params.load()
+    images = len(artifacts.open_dataset().train.labels)
+    iterations = loaded.train.length(images)
+    if options.epochs:
+        iterations = min(iterations, options.epochs * (images // loaded.train.batch_size))
+    initial, facts = artifacts.read_tensors(
+        artifacts.seed_folder(artifacts.DENSE, options.seed) / "initial.safetensors"
+    )
+    full = Mask.full({name: initial[name].shape for name in facts["kinds"]})
+    ticket, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, options.seed, options.round))
+    rows: list[dict[str, object]] = []
+
+    def training(name: str, mask: Mask, precision: str) -> execution.Chain:
+        train = loaded.train.model_copy(update={"precision": precision})
+        result = yield Run(
+            seed=options.seed,
+            variant=f"{name} in {precision}",
+            round=0,
+            model=loaded.model,
+            train=train,
+            dataset=str(artifacts.DATASET),
+            weights=mask.apply(initial),
+            mask=mask,
+            order=("data order of pruning", options.seed),
+            iterations=iterations,
+        )
+        for index, iteration in enumerate(result.history["iteration"]):
+            values = {c: result.history[c][index] for c in ("validation_loss", "validation_accuracy", "test_accuracy")}
+            remaining = mask.weights_remaining
+            rows.append(
+                {
+                    "network": name,
+                    "weights_remaining": remaining,
+                    "precision": precision,
+                    "iteration": int(iteration),
+                    **values,
+                }
+            )
+
+    networks = {"dense": full, "ticket": ticket}
+    chains = [training(name, mask, p) for p in options.precisions for name, mask in networks.items()]
+    executor = execution.chosen(partial(prepare, loaded.train.threads), loaded.train.threads)
+    with store.one_writer("precision"):
+        execution.execute(chains, executor, title="precision", runs=len(chains), iterations=len(chains) * iterations)
+    table = pd.DataFrame(rows).sort_values(["network", "precision", "iteration"])
+    table.to_csv(options.out, index=False, float_format="%.7g")
+    best = table.loc[table.groupby(["network", "precision"])["validation_loss"].idxmin()]
+    print(best.to_markdown(index=False) if hasattr(best, "to_markdown") else best.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
