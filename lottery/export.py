@@ -149,7 +149,8 @@ def export(loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *
     labels = dataset.test.labels
 
     def untrained() -> Any:
-        return models.build(loaded.model.name, dataset.image_shape, dataset.facts["classes"])
+        width = loaded.model.width  # dropout is of training alone
+        return models.build(loaded.model.name, dataset.image_shape, dataset.facts["classes"], width=width)
 
     shapes = {name: tuple(v.shape) for name, v in models.variables(untrained()).items()}
     for weights in (ticket.weights, ticket.dense):
