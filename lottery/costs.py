@@ -34,8 +34,9 @@ from lottery.pruning import Prune
 
 SECONDS = 3.0  # each of the two long timings takes at least this
 TRAINING_BYTES = 2**28  # of random training images, at most
-HELD_OUT = 2000  # random images to evaluate, at most; the time grows with their number
+HELD_OUT = 1000  # random images to evaluate, at most; the time grows with their number
 DVC_SECONDS = 0.45  # DVC's own work a stage (docs/performance.md)
+ONCE = ("dvc.repo.reproduce", "sklearn.model_selection", "lottery.analysis, lottery.report_page, matplotlib.pyplot")
 ROOT = Path(__file__).parent.parent
 
 
@@ -75,7 +76,7 @@ class Machine:
 
     costs: tuple[Costs, ...]  # by rising number of workers; the last: as many as a stage has here
     stage: float  # seconds of a stage besides its workers: a process, DVC's work
-    once: float  # seconds of what the whole pipeline imports once: DVC, and the libraries of fetch and report
+    once: float  # seconds of what the whole pipeline imports once: DVC, what fetch needs, what report needs
     extracted_mask: float  # seconds to read, check and write a mask
     compared_masks: float  # seconds for the overlap of two masks
     sizes: dict[str, int]  # values of each variable of the network, by name
@@ -100,7 +101,7 @@ class Machine:
 
 
 def costs_here(params: Params, images: Images, *, again: bool = False) -> Machine:
-    """The costs on this machine: those kept in the run store, or else (or ``again``) measured now, in some tens of seconds.
+    """The costs on this machine: those kept in the run store, or else (or ``again``) measured now, in about a minute.
 
     Raises LotteryError where the network cannot be trained.
     """
@@ -108,18 +109,23 @@ def costs_here(params: Params, images: Images, *, again: bool = False) -> Machin
     path = store.FOLDER / f"plan-{key(params, images, workers)}.json"
     with contextlib.suppress(LotteryError, TypeError, KeyError):  # not there, or damaged
         if not again:
-            kept = artifacts.read_json(path)
-            return Machine(**{**kept, "costs": tuple(Costs(**one) for one in kept["costs"])})
+            return read(path)
     counts = sorted({1, workers})
     print(
         f"plan: measuring, once: {params.model.name}, {params.train.precision}, batches of {params.train.batch_size}, "
-        f"with {' and with '.join(map(str, counts))} worker{'s' * (workers > 1)} on this machine; up to a minute …",
+        f"with {' and with '.join(map(str, counts))} worker{'s' * (workers > 1)} on this machine; about a minute …",
         file=sys.stderr,
         flush=True,
     )
     machine = _measure(params, images, counts)
     artifacts.write_json(path, dataclasses.asdict(machine))
     return machine
+
+
+def read(path: Path) -> Machine:
+    """Costs as they are kept; LotteryError, KeyError or TypeError where the file holds something else."""
+    kept = artifacts.read_json(path)
+    return Machine(**{**kept, "costs": tuple(Costs(**one) for one in kept["costs"])})
 
 
 def key(params: Params, images: Images, workers: int) -> str:
@@ -164,7 +170,7 @@ def _measure(params: Params, images: Images, counts: list[int]) -> Machine:
     return Machine(
         tuple(costs),
         stage=DVC_SECONDS + _time_import("stages.retrain"),
-        once=_time_import("dvc.repo.reproduce, sklearn.model_selection, matplotlib.pyplot, lottery.report_page"),
+        once=sum(map(_time_import, ONCE)),
         **found[0]["network"],
         **found[0]["device"],
     )

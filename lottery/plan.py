@@ -1,7 +1,7 @@
 """What an experiment will cost before it is started: ``python -m lottery.plan [PARAMS]``.
 
 Prints the number of runs and how many must follow one another, core-hours, wall time by number of workers, and
-disk. Single steps are timed once on this machine, which takes up to a minute, and kept in the run store; the rest is
+disk. Single steps are timed once on this machine, which takes about a minute, and kept in the run store; the rest is
 arithmetic. Downloads are not counted, nor is what the run store spares.
 """
 
@@ -68,6 +68,10 @@ def _hours(number: float) -> str:
     return f"{number:,.{0 if number >= 100 else 1 if number >= 10 else 3}f}"
 
 
+def _short(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
 def describe(p: Plan, machine: Machine, counts: list[int], *, linked: bool) -> str:
     """The plan in Markdown; ``counts``: numbers of workers to give the wall time for."""
     params, train = p.params, p.params.train
@@ -102,7 +106,7 @@ def describe(p: Plan, machine: Machine, counts: list[int], *, linked: bool) -> s
     lines += [f"| {n:,}{' *' * (n > machine.workers)} | {duration(p.wall_seconds(machine, n))} |" for n in counts]
     lines += ["", f"More than {p.most_workers:,} workers do not help."]
     if max(counts) > machine.workers:
-        lines.append(f"* more than this machine takes ({machine.workers}): the others on machines of the same kind")
+        lines.append(f"*: more than this machine takes ({machine.workers}): the others on machines of the same kind")
     disk = p.disk_bytes(machine, machine.workers, linked=linked)
     checkpoints = disk.pop("checkpoints")
     share = " (linked)" if linked else ""
@@ -113,8 +117,8 @@ def describe(p: Plan, machine: Machine, counts: list[int], *, linked: bool) -> s
         f"Memory: {size(machine.memory)} a worker",
         f"Measured on {machine.device}: "
         + "; ".join(
-            f"{c.workers} worker{'s' * (c.workers > 1)}: {1000 * c.iteration:.3g} ms an iteration, "
-            f"{1000 * p.images.held_out * c.evaluated_image:.3g} ms an evaluation, {c.start:.1f} s to start"
+            f"{c.workers} worker{'s' * (c.workers > 1)}: {_short(c.iteration)} an iteration, "
+            f"{_short(p.images.held_out * c.evaluated_image)} an evaluation, {c.start:.1f} s to start"
             for c in machine.costs
         ),
     ]
