@@ -132,7 +132,7 @@ def key(params: Params, images: Images, workers: int) -> str:
     """A hash of all that the costs depend on: not of the length of a run, nor of the learning rate."""
     beside = {"iterations", "epochs", "early_stopping", "learning_rate", "learning_rate_steps", "warmup_iterations"}
     content = {
-        "model": params.model.name,
+        "model": [params.model.name, params.model.width, params.model.dropout],
         "own": own.source_sha256(params.model.name),
         "train": params.train.model_dump(exclude=beside),
         "criterion": [params.prune.criterion, params.prune.scope],

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lottery.costs import Costs, Images, Machine, evaluations
 from lottery.params import AT_INITIALISATION, Params
 from lottery.stability import POINTS
+from lottery.variants import trainings
 
 HISTORY_BYTES = (85, 56)  # an evaluation: a line of CSV, a row of the run store
 FACTS_BYTES = 1200  # of a file of tensors, about
@@ -150,20 +151,22 @@ def plan(params: Params, images: Images) -> Plan:
     prune, seeds = params.prune, len(params.seeds)
     length, every = params.train.length(images.training), params.train.evaluate_every
 
-    def run(start: int) -> Work:
-        return Work(runs=1, iterations=length - start, evaluations=evaluations(start, length, every))
+    def run(start: int, times: int = 1) -> Work:
+        stop = times * length
+        return Work(runs=1, iterations=stop - start, evaluations=evaluations(start, stop, every))
+
+    def retraining(variant: str, round_: int) -> Work:
+        if variant == "dense_longer":
+            return run(prune.rewind_iteration, 1 + trainings(prune, round_))
+        return dense if variant in ("random_reinit", "small_dense") else ticket
 
     fresh = Work(initialisations=1)
     dense, ticket = run(0) + fresh, run(prune.rewind_iteration)
     trains = prune.schedule == "iterative" and prune.criterion not in AT_INITIALISATION
     pruning = (Work(masks=1) + (ticket if trains else Work())) * prune.rounds
     rounds = len(params.retrain_rounds())
-    variants = [dense if name == "random_reinit" else ticket for name in params.retrain.variants]
-    chains, total, longest = (
-        seeds * rounds * len(variants),
-        total_of(variants) * (seeds * rounds),
-        max(variants, key=_length),
-    )
+    retrained = [retraining(name, round_) for name in params.retrain.variants for round_ in params.retrain_rounds()]
+    chains, total, longest = seeds * len(retrained), total_of(retrained) * seeds, max(retrained, key=_length)
     lines = seeds * (rounds + 1) if params.retrain.analysis == "linear_mode_connectivity" else 0
     if lines:
         line = ticket * 2 + Work(evaluations=POINTS)

@@ -137,6 +137,17 @@ def test_linear_mode_connectivity_adds_two_runs_after_one_another_and_a_line_for
     assert lines.total.evaluations == plain.total.evaluations + networks * (2 * 5 + 30)
 
 
+def test_a_dense_network_trained_longer_takes_what_finding_and_training_the_ticket_does():
+    found = stages(seeds=[0, 1], prune__rounds=3, retrain__variants=["ticket", "small_dense", "dense_longer"])[
+        "retrain"
+    ]
+    longer = [2 * 40, 3 * 40, 4 * 40]  # dense, the rounds before, the ticket
+    assert found.total.iterations == 2 * (3 * 40 + 3 * 40 + sum(longer))
+    assert found.longest.iterations == 160
+    assert found.total.evaluations == 2 * (3 * 5 + 3 * 5 + 9 + 13 + 17)
+    assert found.total.initialisations == 2 * 3
+
+
 def test_a_variant_of_ones_own_counts_as_the_ticket():
     assert (
         stages(retrain__variants=["ticket", "own.parts:variant"])["retrain"].total
