@@ -135,6 +135,7 @@ class Ray:
                 address=address,
                 runtime_env={"working_dir": ".", "excludes": list(LEFT_BEHIND), "env_vars": environment},
                 logging_level="error",
+                log_to_driver=False,  # pages of state for a node that is lost; what matters comes back with the task
                 **({"include_dashboard": False} if address == "local" else {}),
             )
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:

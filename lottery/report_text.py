@@ -38,7 +38,7 @@ def markdown(
     parts = [
         "# Lottery tickets: " + f"{params.model.name} on {facts['title']}",
         sentence(conclusion, params, dense["test_accuracy"].mean()),
-        f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}; "
+        f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}{_recipe(params)}; "
         f"{_pruning(params.prune)}. Accuracy is on the {facts['counts']['test']:,} test images at the "
         "early-stop iteration, the one of lowest validation loss: mean [smallest, largest] over seeds.",
         "![Test accuracy against weights remaining](figures/accuracy.svg)",
@@ -64,6 +64,25 @@ def markdown(
         + " images.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _recipe(params: Params) -> str:
+    """What the network and its training have besides the plain ones, for the first paragraph."""
+    model, train = params.model, params.train
+    steps, augmentation, stopping = train.learning_rate_steps, train.augmentation, train.early_stopping
+    parts = [
+        model.width != 1 and f"{model.width:g} times the width",
+        model.dropout and f"dropout {model.dropout:g}",
+        train.momentum and f"momentum {train.momentum:g}",
+        train.weight_decay and f"weight decay {train.weight_decay:g}",
+        train.warmup_iterations and f"warm-up over {train.warmup_iterations} iterations",
+        steps and f"learning rate times {steps.factor:g} at {', '.join(map(str, steps.iterations))}",
+        augmentation and augmentation.flip and "images flipped",
+        augmentation and augmentation.crop and f"images padded by {augmentation.crop} pixels and cut",
+        stopping and f"ended after {stopping.patience} evaluations without a better validation loss",
+        train.precision != "float32" and f"computed in {train.precision}",
+    ]
+    return "".join(f", {part}" for part in parts if part)
 
 
 def _pruning(prune: Prune) -> str:

@@ -140,3 +140,5 @@ def test_a_narrow_network_with_dropout_is_pruned_and_compared_with_a_small_and_a
     assert (remaining["dense_longer"] == 1).all()
     assert (0.95 * remaining["ticket"] < remaining["small_dense"]).all()
     assert (remaining["small_dense"] <= remaining["ticket"]).all()
+    report = (clone.path / "reports/report.md").read_text()
+    assert "batches of 50, 40 iterations, 0.5 times the width, dropout 0.2; 2 rounds" in report
