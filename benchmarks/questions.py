@@ -21,22 +21,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from clones import ROOT, make_clone
 
 from lottery import analysis, artifacts, figures, histories
+from lottery.params import VARIANTS
 
 EQUAL = {"conv": 0.2, "dense": 0.2, "output": 0.2}  # what a global threshold needs
-CONTROLS = [
-    "ticket",
-    "random_reinit",
-    "sign_preserving_reinit",
-    "random_mask",
-    "random_mask_global",
-    "shuffled_mask",
-    "small_dense",
-    "dense_longer",
-]
 STEPS = {"iterations": [300, 450], "factor": 0.1}
 
 QUESTIONS: dict[str, dict[str, Any]] = {
-    "controls": {"retrain.variants": CONTROLS},
+    "controls": {"retrain.variants": list(VARIANTS)},
     "stability of SGD": {"retrain.analysis": "linear_mode_connectivity"},
     "rewinding to iteration 100": {"prune.rewind_iteration": 100},
     "learning-rate steps": {"train.learning_rate_steps": STEPS},
