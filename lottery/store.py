@@ -173,7 +173,7 @@ class Entry:
 
 
 def entries(folder: Path = FOLDER) -> list[Entry]:
-    """What the store holds, newest first. Files that cannot be read count as damaged."""
+    """What the store holds, newest first. Files that cannot be read count as damaged; those that a stage removes meanwhile are left out."""
     used: set[str] = set()
     for path in folder.glob("used-by-*.json"):
         with contextlib.suppress(LotteryError, TypeError):
@@ -193,7 +193,12 @@ def entries(folder: Path = FOLDER) -> list[Entry]:
                 name = str(facts.get("name", "?"))
                 status = called if called == "finished" else f"at {facts.get('iteration')} of {facts.get('iterations')}"
                 break
-        sizes = [p.stat() for p in paths]
+        sizes = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat())
+        if not sizes:
+            continue
         found.append(
             Entry(
                 fingerprint,

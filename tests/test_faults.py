@@ -343,3 +343,18 @@ def test_results_record_versions_device_cpu_and_threads(finished_clone):
     (environment,) = json.loads((finished_clone.path / "data/pruned/environment.json").read_text())
     assert set(environment) == {"device", "cpu", "threads", "versions"}
     assert set(environment["versions"]) == {"tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"}
+
+
+def test_a_run_that_ends_while_the_store_is_listed_is_left_out(tmp_path, monkeypatch):
+    stays, goes = (tmp_path / f"{letter * 64}.checkpoint" for letter in "ab")
+    for path in (stays, goes):
+        store.save(path, {"weights": {"w": np.ones(3, np.float32)}}, {"name": path.name[0], "iteration": 1})
+    reading = store.read_facts
+
+    def ends_after(path):
+        facts = reading(path)
+        goes.unlink(missing_ok=True)
+        return facts
+
+    monkeypatch.setattr(store, "read_facts", ends_after)
+    assert [entry.name for entry in store.entries(tmp_path)] == ["a"]
