@@ -46,7 +46,7 @@ compare: env
 
 # The documentation as a site, in site/.
 docs: env
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict  # --quiet would hide the warnings from --strict
 
 # Prints tables; leave the machine alone meanwhile. TORCH=python-with-torch adds PyTorch.
 bench: env

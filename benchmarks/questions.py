@@ -3,7 +3,7 @@
     python -m benchmarks.questions --out docs/results/questions
 
 Every row is a whole pipeline with four seeds and eight rounds, its tickets of rounds 4 and 8 retrained with their controls, in one temporary clone:
-what several have in common is computed once. Takes about a minute a row on 2 cores. Writes results.csv, stability.csv and two figures, and
+what several have in common is computed once. Takes about ten minutes on 2 cores. Writes results.csv, stability.csv and the figure of the controls, and
 prints the table that index.md holds.
 """
 
