@@ -28,13 +28,17 @@ LEFT_BEHIND = (
     "/data",
     "/.runs",
     "/.venv",
+    "/venv",
     "/.dvc",
     "/.git",
     "/reports",
     "/docs",
     "/tests",
     "/site",
-)  # no code of a run
+    "/export",
+)
+"""No code of a run."""
+
 POLL_SECONDS = 0.5  # between two looks at what runs have reported
 
 
@@ -129,6 +133,7 @@ class Ray:
             )
         _check_reachable(address)
         environment = {name: value for name, value in os.environ.items() if name.startswith("LOTTERY_")}
+        environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # a run that takes no GPU sees none
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
@@ -138,8 +143,8 @@ class Ray:
                 log_to_driver=False,  # pages of state for a node that is lost; what matters comes back with the task
                 **({"include_dashboard": False} if address == "local" else {}),
             )
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {str(error).splitlines()[0]}") from None
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
+            raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}") from None
         finally:
             signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
         offered = ray.cluster_resources()
@@ -162,9 +167,9 @@ class Ray:
         """Runs for which the cluster has room; asked again every two seconds, since nodes come and go."""
         asked, slots = self._room
         if time.monotonic() - asked > 2:
-            total = self._ray.cluster_resources()
-            shares = [total.get(n, 0) / each for n, each in (("CPU", self._cpus), ("GPU", self._gpus or 0)) if each]
-            slots = int(min(shares, default=1))
+            takes = {name: each for name, each in (("CPU", self._cpus), ("GPU", self._gpus)) if each}
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            slots = sum(int(min((node.get(n, 0) / each for n, each in takes.items()), default=1)) for node in nodes)
             self._room = (time.monotonic(), slots)
         return slots
 
@@ -194,6 +199,8 @@ class Ray:
                 kind, value = "failed", str(error)
             except errors.RayError as error:  # the worker, its node, or the node that kept the result is gone
                 kind, value = "died", type(error).__name__
+                if isinstance(error, (errors.RuntimeEnvSetupError, errors.OutOfMemoryError)):
+                    value += f": {_first_line(error)}"
             yield job, kind, value
 
     def close(self) -> None:
@@ -202,6 +209,10 @@ class Ray:
                 with contextlib.suppress(Exception):
                     self._ray.cancel(reference, force=True)
             self._ray.shutdown()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 _ready: str | None = None  # what is wrong with this process, "" where nothing is; None: not looked at yet
@@ -225,6 +236,8 @@ def _compute(
         return "failed", _ready
     try:
         return "done", task(lambda iterations: home.progress.remote(number, iterations))
+    except ray.exceptions.RayTaskError as error:  # of the run store
+        return "failed", explain(error.cause)
     except Exception as error:
         return "failed", explain(error)
 
@@ -232,15 +245,15 @@ def _compute(
 def _settle(dataset: dict[str, Any]) -> None:
     """Makes a folder of the node that holds the dataset the one that this process works in.
 
-    The folder is named after the sha256 of ``dataset.json``, which holds those of the other files; they are checked whenever the
-    dataset is opened. The first process of a node writes it, the others wait.
+    The folder is the user's, named after the sha256 of ``dataset.json``, which holds those of the other files; they are checked whenever
+    the dataset is opened. The first process of a node writes it, the others wait.
     """
     ray = ray_library()
     facts = ray.get(dataset["dataset.json"]).tobytes() if dataset else b""
-    place = Path(tempfile.gettempdir()) / f"lottery-{hashlib.sha256(facts).hexdigest()[:16]}"
+    place = Path(tempfile.gettempdir()) / f"lottery-{os.getuid()}-{hashlib.sha256(facts).hexdigest()[:16]}"
     place.mkdir(exist_ok=True)
     with FileLock(place / "lock"):
-        if dataset and not (place / artifacts.DATASET).exists():
+        if not all((place / artifacts.DATASET / name).exists() for name in dataset):
             (place / artifacts.DATASET).parent.mkdir(exist_ok=True)
             with artifacts.folder_written_whole(place / artifacts.DATASET) as folder:
                 for name, content in dataset.items():

@@ -38,6 +38,7 @@ HELD_OUT = 1000  # random images to evaluate, at most; the time grows with their
 DVC_SECONDS = 0.45  # DVC's own work a stage (docs/performance.md)
 ONCE = ("dvc.repo.reproduce", "sklearn.model_selection", "lottery.analysis, lottery.report_page, matplotlib.pyplot")
 ROOT = Path(__file__).parent.parent
+SOURCES = ("costs.py", "criteria.py", "pruning.py")  # what is timed here, besides what computes a run
 
 
 @dataclass(frozen=True)
@@ -135,11 +136,14 @@ def key(params: Params, images: Images, workers: int) -> str:
         "model": [params.model.name, params.model.width, params.model.dropout],
         "own": own.source_sha256(params.model.name),
         "train": params.train.model_dump(exclude=beside),
-        "criterion": [params.prune.criterion, params.prune.scope],
+        "criterion": [params.prune.criterion, params.prune.scope, own.source_sha256(params.prune.criterion)],
         "images": [images.shape, images.classes, images.training, min(images.held_out, HELD_OUT)],
         "workers": workers,
         "environment": runs.describe_environment(os.environ.get("CUDA_VISIBLE_DEVICES", ""), params.train.threads),
-        "sources": [runs.sources_sha256(), hashlib.sha256(Path(__file__).read_bytes()).hexdigest()],
+        "sources": [
+            runs.sources_sha256(),
+            *(hashlib.sha256((ROOT / "lottery" / n).read_bytes()).hexdigest() for n in SOURCES),
+        ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -5,6 +5,7 @@ constant, which is folded into the bias of the layers that read it. One that no 
 Either is removed only where that is exact; units that are added to others, as in ResNets, go together or stay.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def remove(layers: list[Layer], weights: Arrays, masks: Arrays) -> tuple[Arrays,
     A constant that is not 0 is not folded into a convolution that pads with zeros, as at the border it is no constant,
     nor into a layer without bias. Where all units of a layer do nothing, one stays.
     """
-    group = _groups(layers)
+    group = _groups(layers, weights)
     while True:
         values = _constants(layers, weights)
         gone = _removable(layers, weights, values, group)
@@ -71,15 +72,19 @@ def _taps(weights: Mapping[str, np.ndarray], layer: Layer) -> np.ndarray:
     return kernel.reshape(-1, *kernel.shape[-2:])
 
 
-def _groups(layers: list[Layer]) -> dict[str, str]:
-    """Layer to the name of its group: layers whose output channels stand for the same units, so are cut alike."""
+def _groups(layers: list[Layer], weights: Arrays) -> dict[str, str]:
+    """Layer to the name of its group: layers whose output channels stand for the same units, so are cut alike.
+
+    It is named after its layer of the fewest channels, which those of the others repeat.
+    """
+    width = {layer.name: _width(layer, weights) for layer in layers}
     group: dict[str, str] = {}
     for layer in layers:
         if layer.kind in ("input", "weighted", "other"):
             group[layer.name] = layer.name
         else:
-            joined = {group[name] for name in layer.inputs}
-            first = group[layer.inputs[0]]
+            joined = [group[name] for name in layer.inputs]
+            first = min(joined, key=width.__getitem__)
             group = {name: first if g in joined else g for name, g in group.items()} | {layer.name: first}
     return group
 
@@ -105,7 +110,7 @@ def _constants(layers: list[Layer], weights: Arrays) -> Arrays:
             )
             x = gamma * (x - mean) / np.sqrt(variance + layer.epsilon) + beta
         elif layer.kind == "add":
-            x = np.sum([values[name] for name in layer.inputs], axis=0)
+            x = functools.reduce(np.add, [values[name] for name in layer.inputs])
         values[layer.name] = np.tile(ACTIVATIONS[layer.activation](x), layer.positions)
     return values
 

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from lottery import artifacts, dead_units, export_text, formats, histories, params, runs
+from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.export_text import Row
 from lottery.masks import Mask
@@ -26,7 +27,7 @@ BATCH = 100  # images of the second latency
 ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
 """How far logits may be from those of another machine, runtime or precision, as a share of the largest: other kernels sum in
 another order, and bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers. Accuracies may differ by the test
-images whose two highest logits are no further apart: only those can change their class."""
+images whose two highest logits are no further apart than twice that: only those can change their class."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Ticket:
     @property
     def name(self) -> str:
         what = f"ticket of seed {self.seed}, round {self.round}" if self.round else f"dense network of seed {self.seed}"
-        return f"{what}, {'at initialisation' if self.initial else 'trained'}"
+        return f"{what}, {'before training' if self.initial else 'trained'}"
 
 
 def choose_round(loaded: params.Params, given: int | None) -> int:
@@ -66,8 +67,7 @@ def choose_round(loaded: params.Params, given: int | None) -> int:
 def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool) -> Ticket:
     """A ticket from data/; LotteryError where the pipeline has not made it, or does not make such tickets."""
     prune = loaded.prune
-    trains = prune.schedule == "iterative" and prune.criterion not in params.AT_INITIALISATION
-    if round_ and not initial and not trains:
+    if round_ and not initial and not prune.trains:
         why = f"pruning trains no tickets with prune.criterion {prune.criterion}, prune.schedule {prune.schedule}"
         raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
     folder = artifacts.PRUNED if round_ else artifacts.DENSE
@@ -83,7 +83,7 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
         source = artifacts.round_file(artifacts.PRUNED, seed, round_)
         weights, mask, _ = artifacts.read_masked_weights(source)
     recorded = None
-    if round_ == 0 or (trains and (not initial or prune.strategy == "rewind")):
+    if round_ == 0 or (prune.trains and (not initial or prune.strategy == "rewind")):
         history = histories.read(folder / "history.csv")
         history = history[(history["seed"] == seed) & (history["round"] == round_)]
         if initial:  # where a run that was rewound began; of a dense one, where it passed
@@ -97,7 +97,7 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
 def undecided(logits: np.ndarray, precision: str) -> float:
     """The share of images whose class rounding can change, from float32 logits ``[n, classes]``."""
     highest = np.sort(logits, axis=1)[:, -2:]
-    return float(np.mean(highest[:, 1] - highest[:, 0] <= ROUNDING[precision] * np.abs(logits).max()))
+    return float(np.mean(highest[:, 1] - highest[:, 0] <= 2 * ROUNDING[precision] * np.abs(logits).max()))
 
 
 def compare_with_recorded(
@@ -146,37 +146,37 @@ def export(loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *
     from lottery import models, training
 
     dataset, trainer = runs.trainer_of(loaded.model, loaded.train, str(artifacts.DATASET))
-    labels = dataset.test.labels
 
     def untrained() -> Any:
         width = loaded.model.width  # dropout is of training alone
         return models.build(loaded.model.name, dataset.image_shape, dataset.facts["classes"], width=width)
 
-    shapes = {name: tuple(v.shape) for name, v in models.variables(untrained()).items()}
-    for weights in (ticket.weights, ticket.dense):
-        if {n: w.shape for n, w in weights.items()} != shapes:
-            raise LotteryError(
-                f"{ticket.source}: not of {loaded.model.name}, model.name in params.yaml; `dvc repro` makes it anew"
-            )
+    _check_shapes(ticket, models.variables(untrained()))
     original = formats.sized(untrained(), ticket.weights)
-    reference = formats.in_batches(formats.of_keras(original), dataset.test.images)
-    accuracy = _accuracy(reference, labels)
+    reference = Reference(formats.in_batches(formats.of_keras(original), dataset.test.images), dataset.test)
     device = training.device_name()
     here = runs.describe_environment(device, loaded.train.threads)
     agreement = compare_with_recorded(
         ticket,
         trainer.evaluate(ticket.weights)["test_accuracy"],
-        accuracy,
+        reference.accuracy(reference.logits),
         loaded.train.precision,
-        undecided(reference, loaded.train.precision),
+        undecided(reference.logits, loaded.train.precision),
         same_machine=artifacts.read_json(ticket.folder / "environment.json") == [here],
         same_kernels=loaded.train.precision == "float32" and device == "CPU",
     )
 
     layers = formats.described(original)
-    weights, masks = ticket.weights, dict(ticket.mask.layers)
+    weights, masks, smaller = ticket.weights, dict(ticket.mask.layers), original
     if not keep_dead_units:
-        weights, masks = dead_units.remove(layers, weights, masks)
+        try:
+            weights, masks = dead_units.remove(layers, weights, masks)
+            smaller = formats.sized(untrained(), weights)
+        except (ValueError, IndexError, KeyError) as error:  # of an architecture of one's own
+            why = _first_line(error)
+            raise LotteryError(
+                f"{loaded.model.name}: no dead units can be removed ({why}): --keep-dead-units"
+            ) from error
     facts = {
         "model": loaded.model.name,
         "dataset": dataset.facts["name"],
@@ -190,48 +190,17 @@ def export(loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *
         "output": "logits: float32 [n, classes]",
     }
     every = -(-len(dataset.train.images) // CALIBRATION_IMAGES)
-    calibration = formats.scaled(dataset.train.images[::every])
-    network = formats.Network(formats.sized(untrained(), weights), Mask(masks), facts, calibration)
-    images = formats.scaled(dataset.test.images[:BATCH])
+    network = formats.Network(smaller, Mask(masks), facts, formats.scaled(dataset.train.images[::every]))
 
-    def measured(title: str, file: str | None, sizes: tuple[int, int], run: formats.Logits) -> tuple[Row, float]:
-        """The row, and how far the logits are from the pipeline's as a share of the largest."""
-        logits = formats.in_batches(run, dataset.test.images)
-        otherwise = int(np.sum(logits.argmax(axis=1) != reference.argmax(axis=1)))
-        times = formats.latency(run, images[:1]), formats.latency(run, images)
-        distance = float(np.abs(logits - reference).max() / np.abs(reference).max())
-        return Row(title, file, *sizes, _accuracy(logits, labels), otherwise, *times), distance
-
-    table, furthest = [], 0.0
+    table = []
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
     for title, values in list(stored.items())[: 2 if ticket.round else 1]:
         sizes = formats.sizes_of(safetensors.numpy.save(values))
-        table.append(measured(title, None, sizes, formats.of_keras(formats.sized(untrained(), values)))[0])
+        table.append(reference.row(title, None, sizes, formats.of_keras(formats.sized(untrained(), values)))[0])
     with artifacts.folder_written_whole(out) as folder:
-        for name in names:
-            chosen = formats.FORMATS[name]
-            path = folder / chosen.file
-            try:
-                with formats.quiet():
-                    chosen.write(network, path)
-                    row, distance = measured(chosen.title, chosen.file, formats.sizes(path), chosen.read(path))
-            except (LotteryError, OSError):
-                raise
-            except Exception as error:  # converters raise nearly anything
-                why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                raise LotteryError(
-                    f"--formats {name}: cannot hold {loaded.model.name} ({why}); leave it out"
-                ) from error
-            table.append(row)
-            if chosen.rounds:
-                continue
-            if not distance <= ROUNDING["float32"]:  # NaN is refused too
-                raise LotteryError(
-                    f"{chosen.file}: does not agree with the pipeline's network: test accuracy {row.test_accuracy:.2%} instead "
-                    f"of {accuracy:.2%}, logits {distance:.1e} of the largest away; accepted: {ROUNDING['float32']:g}"
-                )
-            furthest = max(furthest, distance)
-        if not all(formats.FORMATS[name].rounds for name in names):
+        rows, furthest = _write_formats(folder, names, network, reference)
+        table += rows
+        if furthest is not None:
             agreement += (
                 f" Logits of the float32 files are at most {furthest:.0e} of the largest away from the pipeline's."
             )
@@ -244,7 +213,7 @@ def export(loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *
             ticket.name,
             {**facts, "dataset": dataset.facts["title"]},
             table,
-            len(images),
+            min(BATCH, len(dataset.test.labels)),
             agreement,
             f"with {threads}, measured on this machine ({runs.cpu_model()}) and dependent on it",
             export_text.units(layers, ticket.weights, weights, kept=keep_dead_units),
@@ -255,8 +224,71 @@ def export(loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *
     return text
 
 
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float((logits.argmax(axis=1) == labels).mean())
+@dataclass(frozen=True)
+class Reference:
+    """The pipeline's network on the test set: what every file is compared with."""
+
+    logits: np.ndarray  # float32 [n, classes]
+    test: Part
+
+    def accuracy(self, logits: np.ndarray) -> float:
+        return float((logits.argmax(axis=1) == self.test.labels).mean())
+
+    def row(self, title: str, file: str | None, sizes: tuple[int, int], run: formats.Logits) -> tuple[Row, float]:
+        """A line of the table, and how far the logits are from the pipeline's as a share of the largest."""
+        logits = formats.in_batches(run, self.test.images)
+        otherwise = int(np.sum(logits.argmax(axis=1) != self.logits.argmax(axis=1)))
+        images = formats.scaled(self.test.images[:BATCH])
+        times = formats.latency(run, images[:1]), formats.latency(run, images)
+        largest = np.abs(self.logits).max() or 1.0  # all are 0 where a layer is empty
+        distance = float(np.abs(logits - self.logits).max() / largest)
+        return Row(title, file, *sizes, self.accuracy(logits), otherwise, *times), distance
+
+
+def _check_shapes(ticket: Ticket, variables: dict[str, Any]) -> None:
+    shapes = {name: tuple(v.shape) for name, v in variables.items()}
+    for weights in (ticket.weights, ticket.dense):
+        if {n: w.shape for n, w in weights.items()} != shapes:
+            raise LotteryError(
+                f"{ticket.source}: not of the model and the dataset in params.yaml (model.name, model.width, data); "
+                "`dvc repro` makes it anew"
+            )
+
+
+def _write_formats(
+    folder: Path, names: list[str], network: formats.Network, reference: Reference
+) -> tuple[list[Row], float | None]:
+    """The lines of the table, and how far the logits of the float32 files are from the pipeline's, where there are any."""
+    rows, distances = [], []
+    for name in names:
+        chosen = formats.FORMATS[name]
+        path = folder / chosen.file
+        try:
+            with formats.quiet():
+                chosen.write(network, path)
+                row, distance = reference.row(chosen.title, chosen.file, formats.sizes(path), chosen.read(path))
+        except (LotteryError, OSError):
+            raise
+        except Exception as error:  # converters raise nearly anything
+            why = f"{type(error).__name__}: {_first_line(error)}"
+            raise LotteryError(
+                f"--formats {name}: cannot hold {network.facts['model']} ({why}); leave it out"
+            ) from error
+        rows.append(row)
+        if chosen.quantised:
+            continue
+        if not distance <= ROUNDING["float32"]:  # NaN is refused too
+            raise LotteryError(
+                f"{chosen.file}: does not agree with the pipeline's network: test accuracy {row.test_accuracy:.2%} instead of "
+                f"{reference.accuracy(reference.logits):.2%}, logits {distance:.1e} of the largest away; "
+                f"accepted: {ROUNDING['float32']:g}"
+            )
+        distances.append(distance)
+    return rows, max(distances, default=None)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def check_out(out: Path) -> Path:

@@ -48,10 +48,12 @@ def described(model: Any) -> list[Layer]:
     """The layers of a Keras model as removal needs to know them, in the order of computation."""
     from tf_keras import layers as keras
 
+    from lottery.models import Dropout
+
     pools = (keras.MaxPooling2D, keras.AveragePooling2D, keras.GlobalAveragePooling2D, keras.GlobalMaxPooling2D)
     found = []
     for layer in model.layers:
-        config, shape = layer.get_config(), layer.output_shape
+        config, shape = layer.get_config(), layer.get_output_shape_at(0)
         kind, more = "other", {}
         if len(layer.inbound_nodes) > 1:  # called several times
             pass
@@ -66,7 +68,7 @@ def described(model: Any) -> list[Layer]:
             kind, more = "norm", {"epsilon": config["epsilon"]}
         elif type(layer) is keras.Add:
             kind = "add"
-        elif type(layer) in pools:
+        elif type(layer) in (*pools, keras.Dropout, Dropout):
             kind = "each"
         elif type(layer) is keras.Flatten:
             kind, more = "each", {"positions": int(np.prod(layer.input_shape[1:-1]))}
@@ -76,7 +78,7 @@ def described(model: Any) -> list[Layer]:
             kind, more = "each", {"activation": "relu"}
         if config.get("data_format") == "channels_first" or not isinstance(more.get("activation", ""), str):
             kind, more = "other", {}
-        inputs = tuple(parent.layer.name for node in layer.inbound_nodes[:1] for parent in node.parent_nodes)
+        inputs = tuple(parent.layer.name for node in layer.inbound_nodes for parent in node.parent_nodes)
         channels = shape[0][-1] if isinstance(shape, list) else shape[-1]
         found.append(Layer(layer.name, kind, inputs, channels, **more))
     return found
@@ -217,20 +219,20 @@ def load_ticket(path: Path) -> Any:
 
 
 class Format(NamedTuple):
-    """A format by what writes it and what reads it back; ``rounds`` says that it keeps 8 bits of a value."""
+    """A format by what writes it and what reads it back; ``quantised``: it keeps 8 bits of a value."""
 
     file: str
     write: Callable[[Network, Path], None]
     read: Callable[[Path], Logits]
     title: str
-    rounds: bool = False
+    quantised: bool = False
     packages: tuple[str, ...] = ()  # besides those of the pipeline
 
 
 FORMATS = {
     "savedmodel": Format("savedmodel", write_savedmodel, read_savedmodel, "Keras SavedModel"),
     "tflite": Format("ticket.tflite", write_tflite, read_tflite, "TFLite"),
-    "tflite-int8": Format("ticket-int8.tflite", write_tflite_int8, read_tflite, "TFLite, int8", rounds=True),
+    "tflite-int8": Format("ticket-int8.tflite", write_tflite_int8, read_tflite, "TFLite, int8", quantised=True),
     "onnx": Format("ticket.onnx", write_onnx, read_onnx, "ONNX", packages=("onnx", "tf2onnx", "onnxruntime")),
     "safetensors": Format("ticket.safetensors", write_safetensors, read_safetensors, "mask and values, safetensors"),
 }

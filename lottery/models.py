@@ -9,6 +9,7 @@ units and filters of the hidden layers, ``dropout`` is the share of the hidden d
 
 import functools
 import inspect
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,8 @@ Tensor = Any
 class Dropout(layers.Layer):
     """Dropout (Srivastava et al. 2014) whose masks are a function of ``seed``, int32 ``[2]``, and of the layer's name.
 
-    The training loop sets ``seed`` anew for each iteration. Survivors are scaled by 1 / (1 − rate).
+    The training loop sets ``seed`` anew for each iteration; without one, as in an exported model, nothing is dropped. Survivors
+    are scaled by 1 / (1 − rate).
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -46,7 +48,7 @@ class Dropout(layers.Layer):
         self._stream = stream_seed(f"dropout layer {self.name}") % 2**31
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        if not training:
+        if not training or self.seed is None:
             return inputs
         seed = tf.bitwise.bitwise_xor(self.seed, [self._stream, 0])
         noise = tf.random.stateless_uniform(tf.shape(inputs), seed, dtype=tf.float32)
@@ -208,12 +210,16 @@ def prunable_weights(name: str, image_shape: tuple[int, int, int], classes: int,
 WIDTHS = 4096  # steps in which narrowed() looks
 
 
-def narrowed(name: str, image_shape: tuple[int, int, int], classes: int, weights: int) -> float:
-    """The largest width, in steps of 1 / WIDTHS, at which a network has at most so many prunable weights.
+def narrowed(name: str, image_shape: tuple[int, int, int], classes: int, weights: int, width: float = 1.0) -> float:
+    """The largest width below ``width``, in steps of 1 / WIDTHS, at which a network has at most so many prunable weights.
 
-    Raises LotteryError where even one unit a layer are more.
+    Raises LotteryError where even one unit a layer are more, or the architecture takes no width.
     """
-    least, most = 0, WIDTHS
+    if "width" not in inspect.signature(own.find(ARCHITECTURES, name)).parameters:
+        raise LotteryError(
+            f"params.yaml: retrain.variants: small_dense: {name} cannot be narrowed: it has no parameter width"
+        )
+    least, most = 0, math.ceil(width * WIDTHS)
     if prunable_weights(name, image_shape, classes, 1 / WIDTHS) > weights:
         raise LotteryError(f"small_dense: no {name} has as few as {weights:,} weights: even one unit a layer are more")
     while most - least > 1:
@@ -235,7 +241,7 @@ def initialise(model: tf_keras.Model, initializer: str, purpose: str, *key: int)
     with tf.device("CPU:0"):
         for name, variable in variables(model).items():
             shape = tuple(variable.shape)
-            if name.endswith("/kernel"):
+            if name.endswith("kernel"):  # of a dense layer or a convolution, a depthwise one too
                 seed = stream_seed(f"{purpose} of {name}", *key) % 2**31
                 draw = tf_keras.initializers.get({"class_name": initializer, "config": {"seed": seed}})
                 weights[name] = np.asarray(draw(shape, dtype="float32"))

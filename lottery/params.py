@@ -132,8 +132,8 @@ class Rates(Section):
     output: Rate = Field(description=A_RATE)
 
 
-CRITERIA = ("magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow")
-Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"] | Own
+Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"]
+CRITERIA = get_args(Criterion)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
 
@@ -141,11 +141,21 @@ Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
 class Prune(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)] = Field(description="a whole number from 1 to 1000")
     rates: Rates = Field(description="{conv: rate, dense: rate, output: rate}")
-    criterion: Criterion = Field("magnitude", description=", ".join(CRITERIA) + " or your own module:function")
+    criterion: Criterion | Own = Field("magnitude", description=", ".join(CRITERIA) + " or your own module:function")
     scope: Literal["layerwise", "global"] = Field("layerwise", description="layerwise or global")
     schedule: Literal["iterative", "one_shot"] = Field("iterative", description="iterative or one_shot")
     strategy: Strategy = Field("rewind", description="rewind, finetune or learning_rate_rewind")
     rewind_iteration: Whole = Field(description=A_WHOLE)
+
+    @property
+    def at_initialisation(self) -> bool:
+        """Whether the dense network is pruned before it is trained."""
+        return self.criterion in AT_INITIALISATION
+
+    @property
+    def trains(self) -> bool:
+        """Whether each round trains what it has pruned, for the next one to prune."""
+        return self.schedule == "iterative" and not self.at_initialisation
 
     def surviving(self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int) -> dict[str, int] | int:
         """Weights that survive a round: by layer, or in the whole network where the scope is global."""
@@ -155,7 +165,7 @@ class Prune(Section):
         return {name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()}
 
 
-VARIANTS = (
+Variant = Literal[
     "ticket",
     "random_reinit",
     "sign_preserving_reinit",
@@ -164,24 +174,12 @@ VARIANTS = (
     "shuffled_mask",
     "small_dense",
     "dense_longer",
-)
-Variant = (
-    Literal[
-        "ticket",
-        "random_reinit",
-        "sign_preserving_reinit",
-        "random_mask",
-        "random_mask_global",
-        "shuffled_mask",
-        "small_dense",
-        "dense_longer",
-    ]
-    | Own
-)
+]
+VARIANTS = get_args(Variant)
 
 
 class Retrain(Section):
-    variants: Annotated[list[Variant], Field(min_length=1)] = Field(
+    variants: Annotated[list[Variant | Own], Field(min_length=1)] = Field(
         description=f"a list of at least one of {', '.join(VARIANTS)} or your own module:function"
     )
     rounds: Annotated[list[Positive], Field(min_length=1)] | Literal["all"] = Field(
@@ -214,11 +212,9 @@ class Params(Section):
             return list(range(1, self.prune.rounds + 1))
         return sorted(self.retrain.rounds)
 
-    def iterations(self, images: int | None = None) -> int:
-        """Iterations of one run; ``images`` for training and validation together, by default the catalogue's."""
-        if images is None:
-            images = DATASETS[self.data.name].training
-        return self.train.length(images - self.data.validation_size)
+    def tickets_train(self) -> Train:
+        """How tickets are trained: as the dense network was or, fine-tuned, at its last learning rate."""
+        return self.train.last_learning_rate() if self.prune.strategy == "finetune" else self.train
 
 
 def mistakes(params: Params) -> list[str]:
@@ -290,7 +286,7 @@ def misfits(params: Params, *, images: int, classes: int, side: int) -> list[str
         fitting = [name for name, least in SMALLEST_IMAGE.items() if side >= least]
         fits = f"a model that fits images of side {side}: {', '.join(fitting)}"
         found.append(_line("model.name", params.model.name, fits))
-    return found + _length_misfits(params, params.iterations(images))
+    return found + _length_misfits(params, params.train.length(training))
 
 
 def _validation_misfits(params: Params, images: int, classes: int) -> list[str]:
@@ -321,11 +317,11 @@ def _length_misfits(params: Params, iterations: int) -> list[str]:
     return found
 
 
-def check_fit(params: Params, *, images: int, classes: int, side: int) -> None:
+def check_fit(params: Params, *, images: int, classes: int, side: int, where: Path = PARAMS_FILE) -> None:
     """Raises LotteryError with a line for each of the ``misfits``: for a dataset known only once it has been read."""
     lines = misfits(params, images=images, classes=classes, side=side)
     if lines:
-        raise LotteryError(_together(str(PARAMS_FILE), lines))
+        raise LotteryError(_together(str(where), lines))
 
 
 def load(path: Path = PARAMS_FILE) -> Params:

@@ -17,7 +17,7 @@ from lottery.params import PARAMS_FILE, Params, check_fit, load
 from lottery.workload import Plan, plan, total_of
 
 
-def images_of(params: Params) -> Images:
+def images_of(params: Params, where: Path = PARAMS_FILE) -> Images:
     """The images of the dataset: of the catalogue's, or, of an image folder, those that were fetched.
 
     Raises LotteryError where that is still to be done, or where the parameters do not fit it.
@@ -38,7 +38,7 @@ def images_of(params: Params) -> Images:
         shape, test = (int(height), int(width), int(channels)), int(counts["test"])
     except (KeyError, TypeError, ValueError) as error:
         raise artifacts.broken(path, f"lacks a field or has one of another kind ({error})") from None
-    check_fit(params, images=known_images, classes=classes, side=min(shape[:2]))
+    check_fit(params, images=known_images, classes=classes, side=min(shape[:2]), where=where)
     return Images(shape, classes, known_images - data.validation_size, data.validation_size, test)
 
 
@@ -78,10 +78,9 @@ def describe(p: Plan, machine: Machine, counts: list[int], *, linked: bool) -> s
     total = total_of(stage.total for stage in p.stages)
     what = "GPU-hours" if machine.gpus else "core-hours"
     hours = [p.core_seconds(machine, stage) / 3600 for stage in p.stages]
-    most = f"{train.length(p.images.training):,}"
     lines = [
         f"{params.model.name} on {params.data.name}, {len(params.seeds)} seeds, {params.prune.rounds} rounds: "
-        f"{total.runs:,} runs of up to {most} iterations, {train.precision}, batches of {train.batch_size}",
+        f"{total.runs:,} runs of up to {p.longest_run:,} iterations, {train.precision}, batches of {train.batch_size}",
         *(
             ["early stopping: runs may be shorter, so time and core-hours are upper bounds"]
             if train.early_stopping
@@ -135,11 +134,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         params = load(options.params)
-        images = images_of(params)
+        images = images_of(params, options.params)
         planned = plan(params, images)
         machine = costs_here(params, images, again=options.measure)
     except LotteryError as error:
         parser.exit(1, "".join(f"plan: {line}\n" for line in str(error).splitlines()))
+    except KeyboardInterrupt:
+        parser.exit(130, "plan: interrupted\n")
     most = planned.most_workers
     usual = {n for n in (1, 2, 4, 8, 16, 32, 64, 128, machine.workers) if n < most} | {most}
     print(describe(planned, machine, options.workers or sorted(usual), linked=cache_is_linked()))

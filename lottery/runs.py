@@ -68,7 +68,7 @@ class Run:
         return f"seed {self.seed}, {self.variant}" + (f", round {self.round}" if self.round else "")
 
     def __call__(self, report: Callable[[int], None]) -> Result:
-        """Computes the run in this process, or takes it from the store. Reports the iterations done."""
+        """Computes the run in this process, or takes it from the store. Reports the iteration it is at."""
         from lottery import training
 
         dataset, trainer = trainer_of(self.model, self.train, self.dataset)
@@ -83,7 +83,7 @@ class Run:
 
         def on_evaluation(iteration: int, snapshot: Callable[[], training.State]) -> None:
             nonlocal last
-            report(iteration - self.start)
+            report(iteration)
             if iteration < self.iterations and time.monotonic() - last >= seconds:
                 facts = {"name": self.name, "iteration": iteration, "iterations": self.iterations}
                 store.save_checkpoint(fingerprint, _groups_of(snapshot()), facts)
@@ -280,7 +280,7 @@ class InitialiseNarrowed:
     def __call__(self, report: Callable[[int], None]) -> tuple[Model, dict[str, np.ndarray], dict[str, str]]:
         from lottery import models
 
-        width = models.narrowed(self.model.name, self.image_shape, self.classes, self.weights)
+        width = models.narrowed(self.model.name, self.image_shape, self.classes, self.weights, self.model.width)
         model = self.model.model_copy(update={"width": width})
         purpose = "initialisation of the narrow network"
         of_width = Initialise(self.name, model, self.image_shape, self.classes, purpose, self.key)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from lottery.masks import Mask, random_mask
-from lottery.params import AT_INITIALISATION, Model, Prune, Train
+from lottery.params import Model, Prune, Train
 from lottery.runs import Initialise, InitialiseNarrowed
 from lottery.streams import stream
 
@@ -54,9 +54,15 @@ Making = Generator[Initialise | InitialiseNarrowed, Any, Start]
 
 def trainings(prune: Prune, round_: int) -> int:
     """Runs that finding the mask of a round takes: the dense network's, then one for each round before, where rounds train."""
-    if prune.criterion in AT_INITIALISATION:
+    if prune.at_initialisation:
         return 0
     return round_ if prune.schedule == "iterative" else 1
+
+
+def budget(trained: int, start: int, iterations: int) -> int:
+    """Iterations that finding a mask and training its ticket take: ``trained`` runs for the mask, of which the first starts at 0,
+    the others and the ticket at ``start``, where the weights have as many behind them."""
+    return iterations + trained * (iterations - start)
 
 
 def ticket(t: Ticket) -> Making:
@@ -146,7 +152,7 @@ def dense_longer(t: Ticket) -> Making:
     Source: the "same computation budget" of Liu et al. 2019, section 3, given to the dense network.
     """
     mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
-    iterations = (t.trainings + 1) * t.iterations
+    iterations = budget(t.trainings, t.rewind_iteration, t.iterations)
     return Start(t.rewound, mask, t.rewind_iteration, t.dense_train, iterations=iterations)
     yield
 

@@ -11,9 +11,9 @@ from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 from lottery.costs import Costs, Images, Machine, evaluations
-from lottery.params import AT_INITIALISATION, Params
+from lottery.params import Params
 from lottery.stability import POINTS
-from lottery.variants import trainings
+from lottery.variants import budget, trainings
 
 HISTORY_BYTES = (85, 56)  # an evaluation: a line of CSV, a row of the run store
 FACTS_BYTES = 1200  # of a file of tensors, about
@@ -86,6 +86,14 @@ class Plan:
         return max(stage.chains for stage in self.stages)
 
     @property
+    def longest_run(self) -> int:
+        """The iteration that the longest run ends at."""
+        prune, length = self.params.prune, self.params.train.length(self.images.training)
+        if "dense_longer" not in self.params.retrain.variants:
+            return length
+        return max(budget(trainings(prune, r), prune.rewind_iteration, length) for r in self.params.retrain_rounds())
+
+    @property
     def masks(self) -> int:
         return len(self.params.seeds) * self.params.prune.rounds
 
@@ -146,31 +154,30 @@ class Plan:
 def plan(params: Params, images: Images) -> Plan:
     """The work of an experiment. With early stopping runs may be shorter: it is then an upper bound.
 
-    A variant that is not known here counts as the ticket.
+    A variant that is not known here counts as the ticket, ``small_dense`` as the dense network.
     """
     prune, seeds = params.prune, len(params.seeds)
     length, every = params.train.length(images.training), params.train.evaluate_every
 
-    def run(start: int, times: int = 1) -> Work:
-        stop = times * length
+    def run(start: int, stop: int = length) -> Work:
         return Work(runs=1, iterations=stop - start, evaluations=evaluations(start, stop, every))
 
     def retraining(variant: str, round_: int) -> Work:
         if variant == "dense_longer":
-            return run(prune.rewind_iteration, 1 + trainings(prune, round_))
+            start = prune.rewind_iteration
+            return run(start, budget(trainings(prune, round_), start, length))
         return dense if variant in ("random_reinit", "small_dense") else ticket
 
     fresh = Work(initialisations=1)
     dense, ticket = run(0) + fresh, run(prune.rewind_iteration)
-    trains = prune.schedule == "iterative" and prune.criterion not in AT_INITIALISATION
-    pruning = (Work(masks=1) + (ticket if trains else Work())) * prune.rounds
+    pruning = (Work(masks=1) + (ticket if prune.trains else Work())) * prune.rounds
     rounds = len(params.retrain_rounds())
     retrained = [retraining(name, round_) for name in params.retrain.variants for round_ in params.retrain_rounds()]
     chains, total, longest = seeds * len(retrained), total_of(retrained) * seeds, max(retrained, key=_length)
     lines = seeds * (rounds + 1) if params.retrain.analysis == "linear_mode_connectivity" else 0
     if lines:
         line = ticket * 2 + Work(evaluations=POINTS)
-        chains, total, longest = chains + lines, total + line * lines, line
+        chains, total, longest = chains + lines, total + line * lines, max(line, longest, key=_length)
     stages = [
         Stage("train_dense", seeds, 1, dense * seeds, dense),
         Stage("prune", seeds, prune.rounds, pruning * seeds, pruning),

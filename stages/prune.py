@@ -13,7 +13,7 @@ from pathlib import Path
 from lottery import artifacts, criteria, execution, histories, own, stage, store
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
-from lottery.params import AT_INITIALISATION, Params
+from lottery.params import Params
 from lottery.pruning import Prune
 from lottery.runs import Result, Run, prepare
 
@@ -25,10 +25,6 @@ def main(params: Params) -> None:
     start = params.prune.rewind_iteration
     prune = params.prune
     rounds = range(1, prune.rounds + 1)
-    at_initialisation = prune.criterion in AT_INITIALISATION
-    iterative = prune.schedule == "iterative"
-    trains = iterative and not at_initialisation
-    train = params.train.last_learning_rate() if prune.strategy == "finetune" else params.train
     entries: list[histories.Entry] = []
     results: list[Result] = []
 
@@ -38,7 +34,7 @@ def main(params: Params) -> None:
         rewound, _ = artifacts.read_tensors(dense / "rewind.safetensors")
         kinds = facts["kinds"]
         mask = Mask.full({name: weights[name].shape for name in kinds})
-        if at_initialisation:
+        if prune.at_initialisation:
             weights = rewound
         batch = None
         if prune.criterion in ("snip", "grasp"):
@@ -58,13 +54,13 @@ def main(params: Params) -> None:
                 batch,
             )
             survivors = mask.apply(weights)
-            if trains:
+            if prune.trains:
                 result = yield Run(
                     seed=seed,
                     variant="pruning",
                     round=round_,
                     model=params.model,
-                    train=train,
+                    train=params.tickets_train(),
                     dataset=str(artifacts.DATASET),
                     weights=mask.apply(rewound) if prune.strategy == "rewind" else survivors,
                     mask=mask,
@@ -75,20 +71,20 @@ def main(params: Params) -> None:
                 survivors = result.weights
                 entries.append(histories.Entry(seed, "pruning", round_, mask.weights_remaining, result.history))
                 results.append(result)
-            if iterative:
+            if prune.schedule == "iterative":
                 weights = survivors
             facts = {"seed": seed, "round": round_, "kinds": kinds}
             artifacts.write_masked_weights(artifacts.round_file(folder, seed, round_), survivors, mask, facts)
 
     _check_something_survives(params)
-    runs = len(params.seeds) * len(rounds) if trains else 0
+    runs = len(params.seeds) * len(rounds) if prune.trains else 0
     with artifacts.folder_written_whole(artifacts.PRUNED, checksums=True) as folder:
         execution.execute(
             [pruning(seed, folder) for seed in params.seeds],
             execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="prune",
             runs=runs,
-            iterations=runs * (iterations - start),
+            iterations=runs * iterations,
         )
         histories.write(folder / "history.csv", entries)
         histories.write_environment(folder / "environment.json", [r.environment for r in results])

@@ -13,15 +13,14 @@ from lottery import artifacts, execution, histories, own, stability, stage, stor
 from lottery.masks import Mask
 from lottery.params import Params
 from lottery.runs import Result, Run, prepare
-from lottery.variants import VARIANTS, Start, Ticket, trainings
+from lottery.variants import VARIANTS, Start, Ticket, budget, trainings
 
 
 def main(params: Params) -> None:
     own.warn([params.model.name, *params.retrain.variants], "retrain")
     dataset = artifacts.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
-    prune, dense_train = params.prune, params.train
-    train = dense_train.last_learning_rate() if prune.strategy == "finetune" else dense_train
+    prune = params.prune
     entries: list[histories.Entry] = []
     results: list[Result] = []
     lines: list[stability.Line] = []
@@ -40,8 +39,8 @@ def main(params: Params) -> None:
             rewound,
             _trained(params, seed, round_) if trained else rewound,
             prune.rewind_iteration,
-            train if round_ else dense_train,
-            dense_train,
+            params.tickets_train() if round_ else params.train,
+            params.train,
             params.model,
             dataset.image_shape,
             dataset.facts["classes"],
@@ -90,14 +89,17 @@ def main(params: Params) -> None:
     if params.retrain.analysis == "linear_mode_connectivity":
         connected = [(s, r) for r in (0, *params.retrain_rounds()) for s in params.seeds]
     runs = len(wanted) + 2 * len(connected)
-    longer = sum(trainings(prune, r) for _, v, r in wanted if v == "dense_longer")
+    ends = [
+        budget(trainings(prune, r), prune.rewind_iteration, iterations) if v == "dense_longer" else iterations
+        for _, v, r in wanted
+    ]
     with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
         execution.execute(
             [retraining(*one) for one in wanted] + [connecting(*one) for one in connected],
             execution.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="retrain",
             runs=runs,
-            iterations=(runs + longer) * iterations,
+            iterations=sum(ends) + 2 * len(connected) * iterations,
         )
         histories.write(folder / "history.csv", entries)
         stability.write(folder / "stability.csv", lines)

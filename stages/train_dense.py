@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lottery import artifacts, execution, histories, own, stage, store
+from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Params, check_fit
 from lottery.runs import Initialise, Result, Run, prepare
@@ -51,10 +52,16 @@ def main(params: Params) -> None:
             keep=(rewind,),
         )
         result = yield run
+        last = int(result.history["iteration"][-1])
+        if rewind not in result.kept:
+            raise LotteryError(
+                f"params.yaml: prune.rewind_iteration: got {rewind}; accepted: iterations that the dense network reaches: "
+                f"with seed {seed}, train.early_stopping ends it at {last}"
+            )
         for name, content, iteration in (
             ("initial", weights, 0),
             ("rewind", result.kept[rewind], rewind),
-            ("trained", result.weights, int(result.history["iteration"][-1])),
+            ("trained", result.weights, last),
         ):
             facts = {"seed": seed, "iteration": iteration, "kinds": kinds}
             artifacts.write_tensors(artifacts.seed_folder(folder, seed) / f"{name}.safetensors", content, facts)

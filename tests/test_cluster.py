@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from clones import ROOT, make_clone
-from test_execution import Described, Draw, Echo, Fail, KillOwnWorker, Sleep, chain_of, drawn, nothing, refuse
+from test_execution import Described, Draw, Echo, Fail, KillOwnWorker, Meet, Sleep, chain_of, drawn, nothing, refuse
 
 from lottery import artifacts, cluster, store
 from lottery.errors import LotteryError
@@ -54,13 +54,29 @@ def on_ray(two_nodes, monkeypatch, tmp_path):
     return lambda prepare=nothing: chosen(prepare, 1)
 
 
-def test_results_are_those_of_a_local_run_and_tasks_run_in_processes_of_both_nodes(on_ray):
+def test_results_are_those_of_a_local_run_and_tasks_run_in_other_processes(on_ray):
     results = [[] for _ in range(6)]
     chains = [chain_of([Draw(s, r) for r in range(2)] + [Echo(s)], results[s]) for s in range(6)]
     execute(chains, on_ray(), title="t", runs=12, iterations=120)
     for s, (first, second, (value, process)) in enumerate(results):
         assert [first, second, value] == [drawn(s, 0), drawn(s, 1), s]
         assert process != os.getpid()
+
+
+def test_runs_that_fill_a_node_each_are_computed_on_both(on_ray, tmp_path):
+    results = [[], []]
+    chains = [chain_of([Meet(tmp_path, *"ab")], results[0]), chain_of([Meet(tmp_path, *"ba")], results[1])]
+    execute(chains, on_ray(), title="t", runs=2, iterations=2)
+    assert results == [[True], [True]]
+
+
+def test_a_run_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatch):
+    monkeypatch.setenv("LOTTERY_CPUS_PER_RUN", "2")  # the two nodes have one each
+    executor = on_ray()
+    try:
+        assert executor.open(1).endswith("a run takes 2 CPU, 0 GPU); waiting for a node with that much")
+    finally:
+        executor.close()
 
 
 class Lock(Described):
@@ -122,6 +138,15 @@ def test_what_a_task_keeps_lies_in_the_drivers_run_store(on_ray, tmp_path):
     assert [path.name for path in (tmp_path / ".runs").iterdir()] == ["f" * 64 + ".checkpoint"]
 
 
+def test_a_run_store_that_cannot_be_written_fails_the_task_in_one_line(on_ray, tmp_path):
+    (tmp_path / ".runs").write_text("a file where the folder should be")
+    with pytest.raises(LotteryError) as error:
+        execute([chain_of([Store()], [])], on_ray(), title="t", runs=0, iterations=0)
+    assert re.match(
+        r"store: .runs/f+.checkpoint: cannot be written: .*; what was there before is intact\n", str(error.value)
+    )
+
+
 def test_a_dataset_arrives_whole_once_on_each_node(monkeypatch, tmp_path):
     import numpy as np
 
@@ -135,18 +160,17 @@ def test_a_dataset_arrives_whole_once_on_each_node(monkeypatch, tmp_path):
     assert {name: Path("data/dataset", name).read_bytes() for name in at} == content
     cluster._settle(put)
     assert {path.name: path.stat().st_mtime_ns for path in Path("data/dataset").iterdir()} == at
+    Path("data/dataset/train_labels.npy").unlink()
+    cluster._settle(put)
+    assert Path("data/dataset/train_labels.npy").read_bytes() == b"labels"
 
 
-def workers():
-    """The processes of this machine that compute tasks for Ray."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if "ray::_compute" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
+def workers(two_nodes):
+    """The processes that compute tasks on the cluster's nodes."""
+    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in two_nodes.computing]
+    return [
+        p for raylet in raylets for p in raylet.children(recursive=True) if "ray::_compute" in " ".join(p.cmdline())
+    ]
 
 
 LONGER = """\
@@ -194,7 +218,7 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
     process = start()
     try:
         under_way("dense")
-        workers()[0].kill()
+        workers(two_nodes)[0].kill()
         under_way("pruning")
         replace_nodes()
         under_way("ticket")
@@ -242,7 +266,7 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
     finally:
         process.kill()
     sleeping = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    wait_for(lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers())
+    wait_for(lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers(two_nodes))
     assert "Traceback" not in (tmp_path / "output").read_text()
 
 

@@ -791,7 +791,7 @@ def test_parameters_of_sources_are_checked_before_anything_is_read(values, line)
 def test_an_image_folder_is_checked_once_it_is_known():
     loaded = params.validate(content(image_size=[28, 28]))
     params.check_fit(loaded, images=5000, classes=10, side=28)
-    assert loaded.iterations(5000) == 3 * (4500 // 60)
+    assert loaded.train.length(4500) == 3 * (4500 // 60)
     with pytest.raises(
         LotteryError, match=r"^params\.yaml: train\.evaluate_every: got 5; accepted: at most the run's 3"
     ):

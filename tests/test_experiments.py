@@ -112,7 +112,7 @@ def test_the_notebooks_evaluation_is_an_epoch_and_its_stop_is_three_of_them():
     train = loaded.train
     assert DATASETS["cifar10"].training - loaded.data.validation_size == 45_000
     assert train.evaluate_every == 45_000 // train.batch_size == 750
-    assert loaded.iterations() == 20 * 750
+    assert loaded.train.length(45_000) == 20 * 750
     assert (train.early_stopping.patience, train.early_stopping.min_delta) == (3, 0.001)
     assert loaded.model.initializer == "glorot_uniform"
     assert loaded.retrain_rounds() == [5, 10, 15]

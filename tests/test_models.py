@@ -130,6 +130,40 @@ def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more(
     assert sizes[0] > 0.97 * 130_000
 
 
+def test_a_wide_network_is_narrowed_from_its_own_width():
+    width = models.narrowed("lenet_300_100", MNIST, 10, 400_000, 2.0)
+    assert 1 < width < 2
+    sizes = [models.prunable_weights("lenet_300_100", MNIST, 10, w) for w in (width, width + 1 / models.WIDTHS)]
+    assert sizes[0] <= 400_000 < sizes[1]
+
+
+def separable(images, classes):
+    """An architecture with kernels that are not prunable, and without a width."""
+    from tf_keras import layers
+
+    x = layers.SeparableConv2D(4, 3, name="separable")(layers.DepthwiseConv2D(3, name="depthwise")(images))
+    return layers.Dense(classes, name="output")(layers.Flatten(name="flatten")(x))
+
+
+def test_kernels_of_every_kind_are_drawn():
+    network = models.build("test_models:separable", MNIST, 10)
+    weights = models.initialise(network, "he_normal", "test", 0)
+    drawn = {name for name, value in weights.items() if np.any(value)}
+    kernels = (
+        "depthwise/depthwise_kernel",
+        "separable/depthwise_kernel",
+        "separable/pointwise_kernel",
+        "output/kernel",
+    )
+    assert drawn == set(kernels)
+    assert list(models.kinds(network)) == ["output/kernel"]
+
+
+def test_an_architecture_without_a_width_is_no_small_dense():
+    with pytest.raises(LotteryError, match=r"retrain\.variants: small_dense: test_models:separable cannot be narrowed"):
+        models.narrowed("test_models:separable", MNIST, 10, 100)
+
+
 def test_where_one_unit_a_layer_is_too_many_narrowing_is_refused():
     assert models.prunable_weights("lenet_300_100", MNIST, 10, 1e-9) == 784 + 1 + 10
     with pytest.raises(LotteryError, match="no lenet_300_100 has as few as 794 weights"):

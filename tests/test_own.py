@@ -13,12 +13,13 @@ PACKAGE = '''\
 import numpy as np
 from tf_keras import layers
 
+from lottery.models import Dropout
 from lottery.variants import Start
 
 
 def narrow(images, classes):
     x = layers.Flatten(name="flatten")(images)
-    x = layers.Dense(20, activation="relu", name="hidden")(x)
+    x = Dropout(0.1, name="dropout")(layers.Dense(20, activation="relu", name="hidden")(x))
     return layers.Dense(classes, name="output")(x)
 
 
@@ -61,6 +62,9 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     metrics = json.loads((clone.path / "reports/metrics.json").read_text())
     assert set(metrics["variants"]) == {"ticket", "mine.parts:zeroed"}
     assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
+
+    export = ("python", "-m", "lottery.export", "--formats", "savedmodel", "tflite", "safetensors")
+    assert "mine.parts:narrow on digits" in clone.run(*export, PYTHONPATH=str(package)).stdout.lower()
 
     # watched, as the warning asks
     dvc = clone.path / "dvc.yaml"

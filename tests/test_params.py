@@ -315,7 +315,7 @@ def test_iterations_and_epochs_both_left_out_are_neither():
 
 def test_epochs_are_counted_in_whole_batches_of_the_training_images():
     content = with_values(train__iterations=None, train__epochs=2)
-    assert validate(content).iterations() == 2 * (3500 // 60) == 116
+    assert validate(content).train.length(3500) == 2 * (3500 // 60) == 116
     content = with_values(train__iterations=None, train__epochs=2, train__evaluate_every=117)
     (line,) = complaints(content)
     assert line == "params.yaml: train.evaluate_every: got 117; accepted: at most the run's 116 iterations"
@@ -550,10 +550,11 @@ def test_valid_parameters_validate_and_round_trip(content):
     before = copy.deepcopy(content)
     validated = validate(content)
     assert content == before
+    training = DATASETS[validated.data.name].training - validated.data.validation_size
     dumped = validated.model_dump()
     assert is_part_of(content, dumped)
     assert validate(dumped) == validated
-    assert 0 <= validated.prune.rewind_iteration < validated.iterations()
+    assert 0 <= validated.prune.rewind_iteration < validated.train.length(training)
     assert max(validated.retrain_rounds()) <= validated.prune.rounds
 
 

@@ -146,6 +146,10 @@ def test_a_dense_network_trained_longer_takes_what_finding_and_training_the_tick
     assert found.longest.iterations == 160
     assert found.total.evaluations == 2 * (3 * 5 + 3 * 5 + 9 + 13 + 17)
     assert found.total.initialisations == 2 * 3
+    rewound = stages(prune__rounds=3, prune__rewind_iteration=10, retrain__variants=["dense_longer"])["retrain"]
+    assert rewound.longest.iterations == 40 + 2 * 30 + 30 - 10  # to where the budget ends, from iteration 10
+    connected = {"retrain__analysis": "linear_mode_connectivity", "retrain__variants": ["dense_longer"]}
+    assert stages(prune__rounds=3, **connected)["retrain"].longest.iterations == 160
 
 
 def test_a_variant_of_ones_own_counts_as_the_ticket():
@@ -214,21 +218,14 @@ def test_durations_and_sizes_are_read_at_a_glance():
 def test_runs_iterations_and_evaluations_are_those_of_a_real_run(finished_clone):
     params = parameters.load(finished_clone.path / "params.yaml")
     p = plan(params, images_of(params))
-    recorded, predicted = 0.0, 0.0
     for stage in p.stages:
         used = json.loads((finished_clone.path / store.FOLDER / f"used-by-{stage.name}.json").read_text())
-        facts = [store.read_facts(finished_clone.path / store.FOLDER / f"{f}{store.FINISHED}") for f in used]
-        seconds = [f["seconds"] for f in facts]
         folder = {"train_dense": "dense", "prune": "pruned", "retrain": "retrained"}[stage.name]
         history = pd.read_csv(finished_clone.path / "data" / folder / "history.csv")
         by_run = history.groupby(["seed", "variant", "round"])["iteration"]
-        assert stage.total.runs == len(seconds) == len(by_run)
+        assert stage.total.runs == len(used) == len(by_run)
         assert stage.total.evaluations == len(history)
         assert stage.total.iterations == (by_run.max() - by_run.min()).sum()
-        a_run = Costs(1, 0, sum(seconds) / len(seconds), 0, 0, 0, 0, 0)  # all of it around the run
-        predicted += stage.total.seconds(a_run, p.images.held_out)
-        recorded += sum(seconds)
-    assert predicted == pytest.approx(recorded)
 
 
 def test_disk_is_that_of_a_real_run_within_25_percent(finished_clone):

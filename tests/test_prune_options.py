@@ -119,6 +119,19 @@ def test_learning_rate_rewinding_goes_on_from_the_weights_trained_in_the_round_b
     assert sorted(history["iteration"].unique()) == [10, 20, 30, 40]
 
 
+def test_a_rewind_iteration_that_early_stopping_does_not_let_a_run_reach_is_named(clone):
+    clone.change("train.early_stopping", {"patience": 1, "min_delta": 100.0})
+    clone.change("prune.rewind_iteration", 30)
+    done = clone.run("python", "-m", "stages.train_dense", check=False)
+    assert done.returncode == 1
+    said = "with seed 1, train.early_stopping ends it at 10\n"
+    assert (
+        "params.yaml: prune.rewind_iteration: got 30; accepted: iterations that the dense network reaches: " + said
+        in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
 def test_a_narrow_network_with_dropout_is_pruned_and_compared_with_a_small_and_a_longer_trained_dense_one(clone):
     clone.change("model.width", 0.5)
     clone.change("model.dropout", 0.2)
