@@ -64,7 +64,7 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
 
     export = ("python", "-m", "lottery.export", "--formats", "savedmodel", "tflite", "safetensors")
-    assert "mine.parts:narrow on digits" in clone.run(*export, PYTHONPATH=str(package)).stdout.lower()
+    assert "mine.parts:narrow on Optical" in clone.run(*export, PYTHONPATH=str(package)).stdout
 
     # watched, as the warning asks
     dvc = clone.path / "dvc.yaml"
