@@ -138,12 +138,21 @@ def test_what_a_task_keeps_lies_in_the_drivers_run_store(on_ray, tmp_path):
     assert [path.name for path in (tmp_path / ".runs").iterdir()] == ["f" * 64 + ".checkpoint"]
 
 
+class Finish:
+    """A task that keeps a finished run."""
+
+    name, iterations = "finish", 0
+
+    def __call__(self, report):
+        store.save_finished("f" * 64, {"weights": {"w": artifacts.np.ones(3, "float32")}}, {})
+
+
 def test_a_run_store_that_cannot_be_written_fails_the_task_in_one_line(on_ray, tmp_path):
     (tmp_path / ".runs").write_text("a file where the folder should be")
     with pytest.raises(LotteryError) as error:
-        execute([chain_of([Store()], [])], on_ray(), title="t", runs=0, iterations=0)
+        execute([chain_of([Finish()], [])], on_ray(), title="t", runs=0, iterations=0)
     assert re.match(
-        r"store: .runs/f+.checkpoint: cannot be written: .*; what was there before is intact\n", str(error.value)
+        r"finish: .runs/f+.finished: cannot be written: .*; what was there before is intact\n", str(error.value)
     )
 
 
