@@ -14,6 +14,7 @@ from lottery.costs import Images, Machine, costs_here
 from lottery.datasets.catalogue import DATASETS
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Params, check_fit, load
+from lottery.runs import cpu_model
 from lottery.workload import Plan, plan, total_of
 
 
@@ -70,6 +71,17 @@ def _hours(number: float) -> str:
 
 def _short(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+def notes(params: Params, machine: Machine, cpu: str) -> list[str]:
+    """What makes the experiment slow on this machine and need not; ``cpu``: as ``cpu_model()`` gives it."""
+    convolutions = "conv" in machine.kinds.values() and not machine.gpus
+    if convolutions and params.train.precision == "bfloat16" and "avx2" in cpu and "avx512f" not in cpu:
+        return [
+            "Note: this CPU lacks AVX-512, without which TensorFlow has no fast kernels for bfloat16 convolutions: "
+            "`train.precision: float32` is many times faster"
+        ]
+    return []
 
 
 def describe(p: Plan, machine: Machine, counts: list[int], *, linked: bool) -> str:
@@ -144,6 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     most = planned.most_workers
     usual = {n for n in (1, 2, 4, 8, 16, 32, 64, 128, machine.workers) if n < most} | {most}
     print(describe(planned, machine, options.workers or sorted(usual), linked=cache_is_linked()))
+    for note in notes(params, machine, cpu_model()):
+        print(note)
 
 
 def _count(text: str) -> int:

@@ -20,7 +20,7 @@ from lottery import artifacts, costs, execution, store
 from lottery import params as parameters
 from lottery.costs import Costs, Images, Machine, evaluations
 from lottery.errors import LotteryError
-from lottery.plan import describe, duration, images_of, size
+from lottery.plan import describe, duration, images_of, notes, size
 from lottery.workload import Stage, Work, plan
 
 SMALL = Images((8, 8, 1), 10, training=1000, validation=200, test=300)
@@ -204,6 +204,26 @@ def test_with_early_stopping_the_figures_are_called_upper_bounds():
     ]
     assert ["upper bounds" in text for text in texts] == [False, True]
     assert [line for line in texts[1].splitlines() if "upper bounds" not in line] == texts[0].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision", "gpus", "kind", "said"),
+    [
+        ("avx2", "bfloat16", 0, "conv", True),
+        ("avx2", "bfloat16", 0, "dense", False),
+        ("avx2", "float32", 0, "conv", False),
+        ("avx2", "bfloat16", 1, "conv", False),
+        ("avx2 avx512f", "bfloat16", 0, "conv", False),
+        ("avx2 avx512f avx512_bf16 amx_tile amx_bf16", "bfloat16", 0, "conv", False),
+    ],
+)
+def test_bfloat16_on_a_cpu_without_its_kernels_is_said_to_be_slow(instructions, precision, gpus, kind, said):
+    found = notes(
+        changed(train__precision=precision),
+        dataclasses.replace(MACHINE, gpus=gpus, kinds={"a/kernel": kind}),
+        f"A CPU (family 25, model 1; {instructions})",
+    )
+    assert [("float32" in note) for note in found] == [True] * said
 
 
 def test_durations_and_sizes_are_read_at_a_glance():
