@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ def test_a_process_that_ends_or_takes_too_long_is_a_failure_and_is_started_afres
         worker.send("no such task")
         assert worker.process.pid != first
         assert worker.receive(time.monotonic() + 60) == "failed: KeyError: 'no such task'"
+        os.kill(worker.process.pid, signal.SIGSTOP)  # so that it cannot answer in time
         worker.send("no such task")
         assert worker.receive(time.monotonic() - 1) == "no result in 60 s"
         assert not worker.process.is_alive()
