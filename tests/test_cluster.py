@@ -195,7 +195,7 @@ report: {margin: 0.01, confidence: 0.95}
 
 @pytest.mark.timeout(1200)
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
-    """A worker in train_dense, both nodes in prune, while new ones are added, and the driver in retrain."""
+    """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added, then the driver."""
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     for clone in (local, ray):
         (clone.path / "params.yaml").write_text(LONGER)
@@ -219,15 +219,20 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
 
         wait_for(seen, lambda: f"{what} in {store.entries(ray.path / '.runs')}\n{log.read_text()}")
 
+    def replace_nodes():
+        for node in two_nodes.computing:
+            two_nodes.remove_node(node, allow_graceful=False)
+        two_nodes.computing = [two_nodes.add_node(num_cpus=1) for _ in range(2)]
+
     process = start()
     try:
         under_way("dense")
         workers(two_nodes)[0].kill()
         under_way("pruning")
-        for node in two_nodes.computing:
-            two_nodes.remove_node(node, allow_graceful=False)
-        two_nodes.computing = [two_nodes.add_node(num_cpus=1) for _ in range(2)]
+        replace_nodes()
         under_way("ticket")
+        replace_nodes()
+        wait_for(lambda: "taken up again" in log.read_text().partition("Running stage 'retrain'")[2], log.read_text)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process = start()

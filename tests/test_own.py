@@ -69,12 +69,11 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     # watched, as the warning asks
     dvc = clone.path / "dvc.yaml"
     dvc.write_text(dvc.read_text().replace("    - lottery/models.py\n", f"    - lottery/models.py\n    - {parts}\n"))
-    train_dense = ("dvc", "repro", "train_dense")
-    done = clone.run(*train_dense, PYTHONPATH=str(package))
+    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
     assert "does not see its changes" not in done.stderr
     assert "from the run store" in done.stdout
     parts.write_text(PACKAGE.replace('"relu"', '"tanh"'))
-    done = clone.run(*train_dense, PYTHONPATH=str(package))
+    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
     assert "Running stage 'train_dense'" in done.stdout
     assert "from the run store" not in done.stdout
 
