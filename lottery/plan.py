@@ -78,8 +78,8 @@ def notes(params: Params, machine: Machine, cpu: str) -> list[str]:
     convolutions = "conv" in machine.kinds.values() and not machine.gpus
     if convolutions and params.train.precision == "bfloat16" and "avx2" in cpu and "avx512f" not in cpu:
         return [
-            "Note: this CPU lacks AVX-512, without which TensorFlow has no fast kernels for bfloat16 convolutions: "
-            "`train.precision: float32` is many times faster"
+            "Note: this CPU lacks AVX-512; then TensorFlow mostly has only slow kernels for bfloat16 convolutions: "
+            "compare with `train.precision: float32`"
         ]
     return []
 
