@@ -37,12 +37,12 @@ lint: env
 
 # Whether dvc.lock and reports/ belong to the committed parameters and code; needs no data.
 check: env
-	@python -m lottery.check
+	@python -m lottery check
 
 # The results at a revision beside the present ones: a Markdown summary, and reports/compare.html.
 REV ?= main
 compare: env
-	@python -m lottery.compare $(REV)
+	@python -m lottery compare $(REV)
 
 # The documentation as a site, in site/.
 docs: env

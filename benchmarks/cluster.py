@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from lottery import artifacts, execution, models
-from lottery.cluster import Ray
+from lottery.artifacts import files
 from lottery.masks import Mask
 from lottery.params import Model, Train
-from lottery.runs import Run
+from lottery.running import executors
+from lottery.running.cluster import Ray
+from lottery.running.run import Run
+from lottery.training import models
 
 CHAINS = 20
 SHAPES = {"lenet_300_100": (28, 28, 1), "conv4": (32, 32, 3), "resnet20": (32, 32, 3)}
@@ -41,38 +43,46 @@ def prepare(worker: int) -> None:
     """Nothing to prepare."""
 
 
-def dispatched(executor: execution.Executor, tasks: int) -> float:
+def dispatched(executor: executors.Executor, tasks: int) -> float:
     """Tasks a second; the start of the executor is not counted."""
     times: list[float] = []
 
-    def chain() -> execution.Chain:
+    def chain() -> executors.Chain:
         for _ in range(tasks // CHAINS):
             yield Nothing()
             times.append(time.perf_counter())
 
-    execution.execute([chain() for _ in range(CHAINS)], executor, title="dispatch", runs=0, iterations=0)
+    executors.execute(
+        [chain() for _ in range(CHAINS)], executor, title="dispatch", runs=0, iterations=0
+    )
     return (len(times) - 1) / (times[-1] - times[0])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", type=int, default=2000)
     tasks = parser.parse_args().tasks
     print("| executor | tasks dispatched a second |\n|---|--:|")
-    print(f"| local, {execution.worker_count(1)} workers | {dispatched(execution.chosen(prepare, 1), tasks):,.0f} |")
+    print(
+        f"| local, {executors.worker_count(1)} workers | {dispatched(executors.chosen(prepare, 1), tasks):,.0f} |"
+    )
     print(f"| Ray, this machine | {dispatched(Ray(prepare, 1), tasks):,.0f} |\n")
     print("| MB | to the worker | a checkpoint | the result |\n|---|--:|--:|--:|")
     for name, shape in SHAPES.items():
         network = models.build(name, shape, 10)
         weights = models.initialise(network, "glorot_normal", "benchmark", 0)
         mask = Mask.full({kernel: weights[kernel].shape for kernel in models.kinds(network)})
-        train = Train(optimizer="adam", learning_rate=1e-3, batch_size=60, iterations=100, evaluate_every=50)
+        train = Train(
+            optimizer="adam", learning_rate=1e-3, batch_size=60, iterations=100, evaluate_every=50
+        )
         model = Model(name=name, initializer="glorot_normal")
         run = Run(0, "ticket", 1, model, train, "data/dataset", weights, mask, ("order", 0), 100)
         slots = {f"{slot}/{n}": v for slot in ("m", "v") for n, v in weights.items()}
         sizes = [
             len(pickle.dumps(run)),
-            *(len(artifacts.tensors_to_bytes(t, {})) for t in ({**weights, **slots}, weights)),
+            *(len(files.tensors_to_bytes(t, {})) for t in ({**weights, **slots}, weights)),
         ]
         print(f"| {name} | " + " | ".join(f"{size / 1e6:.1f}" for size in sizes) + " |")
 

@@ -38,7 +38,14 @@ retrain: {variants: [ticket, random_reinit, random_mask], rounds: all}
 report: {margin: 0.01, confidence: 0.95}
 """
 STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
-SECONDS = {"fetch": 2.0, "train_dense": 6.5, "prune": 8.0, "extract_masks": 0.8, "retrain": 8.0, "report": 4.0}
+SECONDS = {
+    "fetch": 2.0,
+    "train_dense": 6.5,
+    "prune": 8.0,
+    "extract_masks": 0.8,
+    "retrain": 8.0,
+    "report": 4.0,
+}
 MODES = ["group", "dvc", "worker"]
 WITH_WORKERS = ("train_dense", "prune", "retrain")
 
@@ -58,13 +65,17 @@ class Attempt(NamedTuple):
     killed: tuple[str, str] | None = None  # stage and mode
 
 
-def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "group", target: str = "") -> Attempt:
+def reproduce(
+    clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "group", target: str = ""
+) -> Attempt:
     """Runs `dvc repro` and, so many seconds after it printed ``moment``, kills it, unless it was faster.
 
     Where only a worker is killed `dvc repro` goes on: asked for a ``target`` alone, it leaves later stages to kill.
     """
     remove_emptied_lock(clone)
-    log = clone.path.parent / f"repro-{time.monotonic_ns()}.log"  # an orphaned stage goes on writing its own
+    log = (
+        clone.path.parent / f"repro-{time.monotonic_ns()}.log"
+    )  # an orphaned stage goes on writing its own
     with open(log, "wb") as out:
         process = subprocess.Popen(
             ["dvc", "repro", *([target] if target else [])],
@@ -83,7 +94,9 @@ def reproduce(clone: Clone, moment: str = "", delay: float = 0.0, mode: str = "g
             return Attempt(process.wait(timeout=300), log.read_text())
         running = re.findall("Running stage '(.*)'", log.read_text())[-1]
         if mode == "worker":
-            workers = [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
+            workers = [
+                p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)
+            ]
             if not workers:
                 return Attempt(process.wait(timeout=300), log.read_text())
             random.choice(workers).kill()
@@ -125,7 +138,9 @@ def start_anew(clone: Clone) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -142,7 +157,10 @@ def main() -> None:
         while sum(kills.values()) < options.kills or plan:
             if not plan:  # each stage with each way, in the pipeline's order, then to completion
                 plan = [
-                    (stage, mode) for stage in STAGES for mode in MODES if mode != "worker" or stage in WITH_WORKERS
+                    (stage, mode)
+                    for stage in STAGES
+                    for mode in MODES
+                    if mode != "worker" or stage in WITH_WORKERS
                 ]
                 if sum(kills.values()):
                     start_anew(clone)

@@ -31,7 +31,10 @@ from benchmarks.training import SHAPES, flops_per_sample, timed
 
 EPOCH = {model: 55_000 if model == "lenet_300_100" else 45_000 for model in SHAPES}
 FIRST, THEN = ("conv4", "lenet_300_100"), ("conv2", "conv6")
-CHECKED = {"lenet_300_100": (28, 28, 1), "conv2": (16, 16, 3)}  # one core computes the reference: no larger images
+CHECKED = {
+    "lenet_300_100": (28, 28, 1),
+    "conv2": (16, 16, 3),
+}  # one core computes the reference: no larger images
 BEGUN = time.monotonic()
 
 
@@ -95,10 +98,10 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
     """A trainer of synthetic images, the images, initial weights, and a mask that keeps half of them."""
     import tensorflow as tf
 
-    from lottery import models, training
     from lottery.datasets.split import Part
     from lottery.masks import Mask
     from lottery.params import Model, Train
+    from lottery.training import models, trainer
 
     HELD.clear()
     gc.collect()
@@ -109,7 +112,10 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
     count = min(EPOCH[model], scale.images)
     sizes = {"train_part": count, "validation": scale.held_out, "test": scale.held_out}
     parts = {
-        name: Part(generator.integers(0, 256, (n, *shape), np.uint8), generator.integers(0, 10, n, np.int32))
+        name: Part(
+            generator.integers(0, 256, (n, *shape), np.uint8),
+            generator.integers(0, 10, n, np.int32),
+        )
         for name, n in sizes.items()
     }
     train = Train(
@@ -121,25 +127,36 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
         precision=mode.precision,
         jit_compile=mode.jit,
     )
-    trainer = training.Trainer(Model(name=model, initializer="glorot_normal"), train, classes=10, **parts)
+    trainer = trainer.Trainer(
+        Model(name=model, initializer="glorot_normal"), train, classes=10, **parts
+    )
     network = models.build(model, shape, 10)
     weights = models.initialise(network, "glorot_normal", "initialisation", 0)
-    mask = Mask({name: generator.random(weights[name].shape) < 0.5 for name in models.kinds(network)})
-    return trainer, parts["train_part"], mask.apply(weights), mask, training.Order("benchmark", 0)
+    mask = Mask(
+        {name: generator.random(weights[name].shape) < 0.5 for name in models.kinds(network)}
+    )
+    return trainer, parts["train_part"], mask.apply(weights), mask, trainer.Order("benchmark", 0)
 
 
 def device() -> dict[str, str]:
     """What TensorFlow says of the device; no compute capability: there is no GPU."""
     import tensorflow as tf
 
-    from lottery.training import device_name
+    from lottery.training.trainer import device_name
 
     found = {"Device": device_name(), "TensorFlow": tf.__version__}
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        details, build = tf.config.experimental.get_device_details(gpus[0]), tf.sysconfig.get_build_info()
-        found["Compute capability"] = ".".join(map(str, details.get("compute_capability", ["not told"])))
-        found["CUDA, cuDNN"] = f"{build.get('cuda_version')}, {build.get('cudnn_version')} (TensorFlow's build)"
+        details, build = (
+            tf.config.experimental.get_device_details(gpus[0]),
+            tf.sysconfig.get_build_info(),
+        )
+        found["Compute capability"] = ".".join(
+            map(str, details.get("compute_capability", ["not told"]))
+        )
+        found["CUDA, cuDNN"] = (
+            f"{build.get('cuda_version')}, {build.get('cudnn_version')} (TensorFlow's build)"
+        )
         found["GPUs"] = f"{len(gpus)}, of which one is used"
     return found
 
@@ -149,7 +166,10 @@ def matrix_rate(mode: Mode, scale: Scale) -> float:
     import tensorflow as tf
 
     tf.config.experimental.enable_tensor_float_32_execution(mode.tf32)
-    a, b = (tf.cast(tf.random.stateless_normal((scale.side,) * 2, (1, i)), mode.precision) for i in (0, 1))
+    a, b = (
+        tf.cast(tf.random.stateless_normal((scale.side,) * 2, (1, i)), mode.precision)
+        for i in (0, 1)
+    )
     multiply = tf.function(lambda: tf.matmul(a, b))
 
     def five() -> None:
@@ -164,23 +184,37 @@ def largest_difference(model: str, mode: Mode, scale: Scale) -> float:
     from benchmarks.reference import beside_reference
 
     trainer, part, weights, mask, order = begin(model, mode, CHECKED[model], scale, every=1)
-    steps = beside_reference(trainer, model, part, weights, mask, order, classes=10, iterations=scale.checked)
+    steps = beside_reference(
+        trainer, model, part, weights, mask, order, classes=10, iterations=scale.checked
+    )
     norm = np.linalg.norm
-    return float(np.max([norm(s.moved[n] - s.update[n]) / norm(s.update[n]) for s in steps for n in s.update]))
+    return float(
+        np.max(
+            [norm(s.moved[n] - s.update[n]) / norm(s.update[n]) for s in steps for n in s.update]
+        )
+    )
 
 
 def digest(model: str, mode: Mode, scale: Scale) -> str:
     """Of all bytes of a run's result: weights, optimiser slots and history."""
-    trainer, _, weights, mask, order = begin(model, mode, SHAPES[model], scale, every=scale.repeated // 2)
+    trainer, _, weights, mask, order = begin(
+        model, mode, SHAPES[model], scale, every=scale.repeated // 2
+    )
     state = trainer.run(weights, mask, order, iterations=scale.repeated)
-    values = [state.weights[n] for n in sorted(state.weights)] + [state.slots[n] for n in sorted(state.slots)]
-    return hashlib.sha256(b"".join(v.tobytes() for v in values) + repr(state.history).encode()).hexdigest()
+    values = [state.weights[n] for n in sorted(state.weights)] + [
+        state.slots[n] for n in sorted(state.slots)
+    ]
+    return hashlib.sha256(
+        b"".join(v.tobytes() for v in values) + repr(state.history).encode()
+    ).hexdigest()
 
 
 def prepare(model: str, mode: Mode, scale: Scale) -> None:
     """Traces, trains and evaluates once, unless that is done."""
     if (model, mode) not in HELD:
-        trainer, _, weights, mask, order = begin(model, mode, SHAPES[model], scale, every=scale.together)
+        trainer, _, weights, mask, order = begin(
+            model, mode, SHAPES[model], scale, every=scale.together
+        )
         trainer.run(weights, mask, order, iterations=scale.together)
         rows = order.batches(0, scale.together, len(trainer._labels), scale.batch)
         HELD[model, mode] = trainer, rows, trainer._step_sizes(0, 0, scale.together)
@@ -209,10 +243,10 @@ TASKS = {f.__name__: f for f in (device, matrix_rate, largest_difference, digest
 def serve(connection: Any) -> None:
     """A worker's life: tasks in, results out."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from lottery import training
+    from lottery.training import trainer
 
-    training.tf.get_logger().setLevel("ERROR")  # that it traces again and again is meant
-    training.configure(1)
+    trainer.tf.get_logger().setLevel("ERROR")  # that it traces again and again is meant
+    trainer.configure(1)
     while True:
         name, arguments = connection.recv()
         try:
@@ -220,7 +254,10 @@ def serve(connection: Any) -> None:
         except Exception as error:
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
-            full = any(sign in text.lower() for sign in ("resourceexhausted", "out of memory", "alloc_failed"))
+            full = any(
+                sign in text.lower()
+                for sign in ("resourceexhausted", "out of memory", "alloc_failed")
+            )
             connection.send(OUT_OF_MEMORY if full else Failure(f"failed: {text}"))
 
 
@@ -276,25 +313,33 @@ def ask(calls: Sequence[tuple], deadline: float, limit: float = LIMIT) -> list[A
     return answers if time.monotonic() < deadline else [NOT_MEASURED] * len(calls)
 
 
-def side_by_side(workers: list[Worker], deadline: float, case: Case, count: int, scale: Scale) -> Any:
+def side_by_side(
+    workers: list[Worker], deadline: float, case: Case, count: int, scale: Scale
+) -> Any:
     """The Speed of so many replicates together, timed over the same seconds once all are ready; or a Failure."""
     for last in (False, True):
         answers = ask([(w, "prepare", *case, scale) for w in workers[:count]], deadline)
         if not any(isinstance(a, Failure) for a in answers):
             start = time.monotonic() + 0.2
-            answers = ask([(w, "measure", start, start + scale.seconds) for w in workers[:count]], deadline)
+            answers = ask(
+                [(w, "measure", start, start + scale.seconds) for w in workers[:count]], deadline
+            )
         failures = [a for a in answers if isinstance(a, Failure)]
         if not failures:
             samples, peaks, host = zip(*answers, strict=True)
             return Speed(sum(samples), max(peaks), max(host))
         if last or OUT_OF_MEMORY not in failures:
             break
-        for worker in workers:  # an idle process keeps the memory that it once used: again, without any
+        for (
+            worker
+        ) in workers:  # an idle process keeps the memory that it once used: again, without any
             worker.stop()
     return OUT_OF_MEMORY if OUT_OF_MEMORY in failures else failures[0]
 
 
-def repeat(workers: list[Worker], deadline: float, cases: Sequence[Case], scale: Scale) -> dict[Case, Any]:
+def repeat(
+    workers: list[Worker], deadline: float, cases: Sequence[Case], scale: Scale
+) -> dict[Case, Any]:
     """Of each case "yes", "no" or a Failure: whether the other processes get the same bytes as the first."""
     alone = [ask([(workers[0], "digest", *case, scale)], deadline) for case in cases]
     found = {}
@@ -323,12 +368,20 @@ def of_this_machine(processes: int) -> dict[str, str]:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    found = {"Host": f"{names[0] if names else platform.machine()}, {cores()} cores for this process"}
+    found = {
+        "Host": f"{names[0] if names else platform.machine()}, {cores()} cores for this process"
+    }
     smi = shutil.which("nvidia-smi")
     if smi:
-        query = [smi, "--query-gpu=memory.total,memory.used,driver_version", "--format=csv,noheader"]
+        query = [
+            smi,
+            "--query-gpu=memory.total,memory.used,driver_version",
+            "--format=csv,noheader",
+        ]
         with contextlib.suppress(subprocess.SubprocessError):
-            answer = subprocess.run(query, capture_output=True, text=True, timeout=4, check=True).stdout
+            answer = subprocess.run(
+                query, capture_output=True, text=True, timeout=4, check=True
+            ).stdout
             key = f"Memory, of which in use in the end, with {processes} processes, and driver (nvidia-smi)"
             found[key] = "; ".join(answer.split("\n")).strip("; ")
     return found
@@ -336,7 +389,11 @@ def of_this_machine(processes: int) -> dict[str, str]:
 
 def shown(value: Any, form: str = "{}") -> str:
     """A figure, or why there is none."""
-    return " ".join(value.replace("|", "/").split())[:120] if isinstance(value, Failure) else form.format(value)
+    return (
+        " ".join(value.replace("|", "/").split())[:120]
+        if isinstance(value, Failure)
+        else form.format(value)
+    )
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -348,7 +405,9 @@ def by_model(found: dict[Case, Any], form: str = "{}") -> str:
     """A table with a line a model and a column a mode."""
     modes = list(dict.fromkeys(mode for _, mode in found))
     models = dict.fromkeys(model for model, _ in found)
-    rows = [[model, *(shown(found.get((model, mode), "–"), form) for mode in modes)] for model in models]
+    rows = [
+        [model, *(shown(found.get((model, mode), "–"), form) for mode in modes)] for model in models
+    ]
     return table(["model", *(mode.name for mode in modes)], rows)
 
 
@@ -405,13 +464,21 @@ call; evaluation is not in the time.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="a file for the report")
     parser.add_argument("--minutes", type=float, default=5.0, help="the time that all may take")
     parser.add_argument(
-        "--replicates", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="on the CPU: up to its cores"
+        "--replicates",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8, 16],
+        help="on the CPU: up to its cores",
     )
-    parser.add_argument("--quick", action="store_true", help="much less of everything: does it work at all?")
+    parser.add_argument(
+        "--quick", action="store_true", help="much less of everything: does it work at all?"
+    )
     options = parser.parse_args()
     deadline = BEGUN + 60 * options.minutes - 5  # the rest is for ending and writing
     workers = [Worker(), Worker()]
@@ -424,7 +491,9 @@ def main() -> None:
     counts = sorted({n for n in options.replicates if n >= 1 and (gpu or n <= cores())} or {1})
     modes = [mode for mode in MODES if gpu or not mode.tf32]
     trained = modes[:1] if options.quick else modes
-    first, then = ([(model, mode) for model in models for mode in trained] for models in (FIRST, THEN))
+    first, then = (
+        [(model, mode) for model in models for mode in trained] for models in (FIRST, THEN)
+    )
     first += [("lenet_300_100", replace(mode, jit=True)) for mode in trained]
     kinds = first[:2] if options.quick else first + then
 
@@ -433,13 +502,18 @@ def main() -> None:
     workers += [Worker() for _ in range(max(counts) - 2)]
     repeats = repeat(workers[:4], deadline, first, scale)
     checks = [(model, mode) for model in CHECKED for mode in modes]
-    calls = [(workers[i % len(workers)], "largest_difference", *case, scale) for i, case in enumerate(checks)]
+    calls = [
+        (workers[i % len(workers)], "largest_difference", *case, scale)
+        for i, case in enumerate(checks)
+    ]
     differences = dict(zip(checks, ask(calls, deadline), strict=True))
     say(f"largest differences: {[shown(d, '{:.1e}') for d in differences.values()]}")
     speeds = {}
     too_slow = {case for case, found in repeats.items() if found == TOO_SLOW}
     for case, n in order_of_cells(kinds, counts):
-        speed = NOT_MEASURED if case in too_slow else side_by_side(workers, deadline, case, n, scale)
+        speed = (
+            NOT_MEASURED if case in too_slow else side_by_side(workers, deadline, case, n, scale)
+        )
         too_slow |= {case} if speed == TOO_SLOW else set()
         speeds[case, n] = speed
         figure = speed if isinstance(speed, Failure) else f"{speed.samples:,.0f} samples/s"
@@ -450,17 +524,25 @@ def main() -> None:
     for case in sorted(kinds, key=lambda case: list(SHAPES).index(case[0])):
         rate = rates[replace(case[1], jit=False)]
         for n in counts:  # on the CPU each has a thread of its own
-            rows.append(speed_row(case, n, speeds[case, n], rate if gpu or isinstance(rate, Failure) else rate * n))
+            rows.append(
+                speed_row(
+                    case, n, speeds[case, n], rate if gpu or isinstance(rate, Failure) else rate * n
+                )
+            )
     head = ["model", "computes in", "replicates", "samples/s", "epoch (s)", "share"]
     text = REPORT.format(
         device="GPU" if gpu else "CPU",
-        no_gpu="" if gpu else "**TensorFlow sees no GPU here: all that follows was measured on the CPU.**\n\n",
+        no_gpu=""
+        if gpu
+        else "**TensorFlow sees no GPU here: all that follows was measured on the CPU.**\n\n",
         facts="\n".join(f"- {key}: {value}" for key, value in facts.items()),
         scale=scale,
         others=len(workers[1:4]),
         differences=by_model(differences, "{:.1e}"),
         repeats=by_model(repeats),
-        rates=table([m.name for m in rates], [[shown(rate, "{:.3g} FLOP/s") for rate in rates.values()]]),
+        rates=table(
+            [m.name for m in rates], [[shown(rate, "{:.3g} FLOP/s") for rate in rates.values()]]
+        ),
         threads="" if gpu else ", times the replicates: each has one thread",
         speeds=table([*head, "GPU memory (MiB)", "host memory (MiB)"], rows),
     )

@@ -17,13 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from clones import ROOT, make_clone
 
-from lottery import execution, params, store
+from lottery import params
+from lottery.running import executors, store
 
 
 def stage_times(clone_path: Path, env: dict[str, str]) -> dict[str, float]:
     """Seconds from each stage's start to the next one's, DVC's own work included."""
     begun: list[tuple[str, float]] = []
-    process = subprocess.Popen(["dvc", "repro"], cwd=clone_path, env=env, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["dvc", "repro"], cwd=clone_path, env=env, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("Running stage "):
@@ -45,7 +48,7 @@ def main() -> None:
         begun = time.perf_counter()
         clone.run("dvc", "repro")
         nothing = time.perf_counter() - begun
-        workers = execution.worker_count(params.load(ROOT / "params.yaml").train.threads)
+        workers = executors.worker_count(params.load(ROOT / "params.yaml").train.threads)
         print(f"{workers} workers\n")
         print("| stage | seconds | training / workers | share |")
         print("|---|--:|--:|--:|")
@@ -57,7 +60,9 @@ def main() -> None:
                     for f in json.loads(used.read_text())
                 ]
                 training = sum(facts["seconds"] for facts in runs if facts) / workers
-                print(f"| {name} ({len(runs)} runs) | {wall:.1f} | {training:.1f} | {training / wall:.2f} |")
+                print(
+                    f"| {name} ({len(runs)} runs) | {wall:.1f} | {training:.1f} | {training / wall:.2f} |"
+                )
             else:
                 print(f"| {name} | {wall:.1f} | | |")
         print(f"| all | {total:.1f} | | |\n\n`dvc repro` with nothing to do: {nothing:.1f} s")

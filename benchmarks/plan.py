@@ -2,7 +2,7 @@
 
     python -m benchmarks.plan
 
-For each number of workers, in a fresh clone: `python -m lottery.plan --measure`, `dvc repro`, and the first once more.
+For each number of workers, in a fresh clone: `python -m lottery plan --measure`, `dvc repro`, and the first once more.
 Prints a Markdown table by stage. Exits with 1 where the prediction made before is off by more than 25 %, with 2 where it is and the
 one made afterwards differs as much: then the machine has changed its speed, so leave it alone and try again.
 """
@@ -18,12 +18,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from clones import ROOT, make_clone
 
 from benchmarks.pipeline import stage_times
-from lottery import costs, params
-from lottery.plan import images_of
-from lottery.workload import plan
+from lottery import params
+from lottery.tools import costs
+from lottery.tools.plan import images_of
+from lottery.tools.workload import plan
 
 ALLOWED = 0.25
-CHANGES = {"seeds": [0, 1, 2], "prune.rounds": 4, "retrain.rounds": "all"}  # of the default experiment: 51 runs
+CHANGES = {
+    "seeds": [0, 1, 2],
+    "prune.rounds": 4,
+    "retrain.rounds": "all",
+}  # of the default experiment: 51 runs
 
 
 def compare(workers: int) -> tuple[float, float, float]:
@@ -38,11 +43,14 @@ def compare(workers: int) -> tuple[float, float, float]:
         clone.environment = {"LOTTERY_WORKERS": str(workers), "PYTHONUNBUFFERED": "1"}
 
         def predict() -> dict[str, float]:
-            clone.run("python", "-m", "lottery.plan", "--measure")
+            clone.run("python", "-m", "lottery", "plan", "--measure")
             (kept,) = (clone.path / ".runs").glob("plan-*.json")
             machine = costs.read(kept)
             held_out = planned.images.held_out
-            stages = {s.name: machine.stage + s.wall_seconds(machine, workers, held_out) for s in planned.stages}
+            stages = {
+                s.name: machine.stage + s.wall_seconds(machine, workers, held_out)
+                for s in planned.stages
+            }
             return {**stages, "all": planned.wall_seconds(machine, workers)}
 
         before = predict()
@@ -58,11 +66,17 @@ def compare(workers: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print("| workers | stage | predicted (s) | measured (s) | off by | predicted afterwards (s) |")
     print("|--:|---|--:|--:|--:|--:|", flush=True)
     found = [compare(workers) for workers in (1, 2)]
-    wrong = [(before, measured, after) for before, measured, after in found if abs(before / measured - 1) > ALLOWED]
+    wrong = [
+        (before, measured, after)
+        for before, measured, after in found
+        if abs(before / measured - 1) > ALLOWED
+    ]
     if wrong:
         print(f"off by more than {ALLOWED:.0%}", file=sys.stderr)
         unsteady = all(abs(before / after - 1) > ALLOWED for before, _, after in wrong)

@@ -15,32 +15,41 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lottery import artifacts, execution, figures, params, store
+from lottery import params
+from lottery.artifacts import files
 from lottery.masks import Mask
-from lottery.runs import Run, prepare
+from lottery.report import figures
+from lottery.running import executors, store
+from lottery.running.run import Run, prepare
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--round", type=int, required=True, help="whose ticket is trained beside the dense network")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--round", type=int, required=True, help="whose ticket is trained beside the dense network"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="at most so many, instead of train.epochs or train.iterations")
+    parser.add_argument(
+        "--epochs", type=int, help="at most so many, instead of train.epochs or train.iterations"
+    )
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     loaded = params.load()
-    images = len(artifacts.open_dataset().train.labels)
+    images = len(files.open_dataset().train.labels)
     iterations = loaded.train.length(images)
     if options.epochs:
         iterations = min(iterations, options.epochs * (images // loaded.train.batch_size))
-    initial, facts = artifacts.read_tensors(
-        artifacts.seed_folder(artifacts.DENSE, options.seed) / "initial.safetensors"
+    initial, facts = files.read_tensors(
+        files.seed_folder(files.DENSE, options.seed) / "initial.safetensors"
     )
     full = Mask.full({name: initial[name].shape for name in facts["kinds"]})
-    ticket, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, options.seed, options.round))
+    ticket, _ = files.read_mask(files.round_file(files.MASKS, options.seed, options.round))
     rows: list[dict[str, object]] = []
 
-    def training(name: str, mask: Mask, precision: str) -> execution.Chain:
+    def training(name: str, mask: Mask, precision: str) -> executors.Chain:
         train = loaded.train.model_copy(update={"precision": precision})
         result = yield Run(
             seed=options.seed,
@@ -48,14 +57,17 @@ def main() -> None:
             round=0,
             model=loaded.model,
             train=train,
-            dataset=str(artifacts.DATASET),
+            dataset=str(files.DATASET),
             weights=mask.apply(initial),
             mask=mask,
             order=("data order of pruning", options.seed),
             iterations=iterations,
         )
         for index, iteration in enumerate(result.history["iteration"]):
-            values = {c: result.history[c][index] for c in ("validation_loss", "validation_accuracy", "test_accuracy")}
+            values = {
+                c: result.history[c][index]
+                for c in ("validation_loss", "validation_accuracy", "test_accuracy")
+            }
             remaining = mask.weights_remaining
             rows.append(
                 {
@@ -68,10 +80,18 @@ def main() -> None:
             )
 
     networks = {"dense": full, "ticket": ticket}
-    chains = [training(name, mask, p) for p in options.precisions for name, mask in networks.items()]
-    executor = execution.chosen(partial(prepare, loaded.train.threads), loaded.train.threads)
+    chains = [
+        training(name, mask, p) for p in options.precisions for name, mask in networks.items()
+    ]
+    executor = executors.chosen(partial(prepare, loaded.train.threads), loaded.train.threads)
     with store.one_writer("precision"):
-        execution.execute(chains, executor, title="precision", runs=len(chains), iterations=len(chains) * iterations)
+        executors.execute(
+            chains,
+            executor,
+            title="precision",
+            runs=len(chains),
+            iterations=len(chains) * iterations,
+        )
     table = pd.DataFrame(rows).sort_values(["network", "precision", "iteration"])
     table.to_csv(options.out, index=False, float_format="%.7g")
     figures.save(curves(table), options.out.with_suffix(""))

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from clones import ROOT, make_clone
 
-from lottery import analysis, artifacts, figures, histories
+from lottery.artifacts import files
 from lottery.params import VARIANTS
+from lottery.report import figures, verdict
 
 EQUAL = {"conv": 0.2, "dense": 0.2, "output": 0.2}  # what a global threshold needs
 STEPS = {"iterations": [300, 450], "factor": 0.1}
@@ -31,7 +32,10 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "stability of SGD": {"retrain.analysis": "linear_mode_connectivity"},
     "rewinding to iteration 100": {"prune.rewind_iteration": 100},
     "learning-rate steps": {"train.learning_rate_steps": STEPS},
-    "fine-tuning, with these steps": {"train.learning_rate_steps": STEPS, "prune.strategy": "finetune"},
+    "fine-tuning, with these steps": {
+        "train.learning_rate_steps": STEPS,
+        "prune.strategy": "finetune",
+    },
     "learning-rate rewinding, with these steps": {
         "train.learning_rate_steps": STEPS,
         "prune.strategy": "learning_rate_rewind",
@@ -52,7 +56,9 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="+", choices=list(QUESTIONS), default=list(QUESTIONS))
     options = parser.parse_args()
@@ -63,16 +69,23 @@ def main() -> None:
         committed = (ROOT / "experiments" / "mnist5k-lenet.yaml").read_text()
         for name in options.only:
             (clone.path / "params.yaml").write_text(committed)
-            common = {"seeds": [0, 1, 2, 3], "retrain.rounds": [4, 8], "retrain.variants": ["ticket", "random_reinit"]}
+            common = {
+                "seeds": [0, 1, 2, 3],
+                "retrain.rounds": [4, 8],
+                "retrain.variants": ["ticket", "random_reinit"],
+            }
             for key, value in {**common, **QUESTIONS[name]}.items():
                 clone.change(key, value)
             clone.repro()
             history = pd.concat(
-                [histories.read(clone.path / f / "history.csv") for f in (artifacts.DENSE, artifacts.RETRAINED)]
+                [
+                    tables.read(clone.path / f / "history.csv")
+                    for f in (files.DENSE, files.RETRAINED)
+                ]
             )
-            runs = analysis.outcomes(history)
-            accuracy = analysis.by_round(runs, "test_accuracy")
-            stop = analysis.by_round(runs, "early_stop_iteration")["mean"]
+            runs = verdict.outcomes(history)
+            accuracy = verdict.by_round(runs, "test_accuracy")
+            stop = verdict.by_round(runs, "early_stop_iteration")["mean"]
             tables.append(accuracy.assign(early_stop_iteration=stop).assign(question=name))
             pd.concat(tables).to_csv(options.out / "results.csv", index=False, float_format="%.6g")
             print(f"{name}: done", file=sys.stderr, flush=True)
@@ -81,22 +94,32 @@ def main() -> None:
                 shown = accuracy[accuracy["variant"] != "dense_longer"]
                 title = f"Test accuracy: {where}"
                 figures.save(
-                    figures.against_weights_remaining(shown, "test accuracy at early stop", title, percent=True),
+                    figures.against_weights_remaining(
+                        shown, "test accuracy at early stop", title, percent=True
+                    ),
                     options.out / "controls",
                 )
             if name == "stability of SGD":
-                shutil.copy(clone.path / artifacts.RETRAINED / "stability.csv", options.out / "stability.csv")
+                shutil.copy(
+                    clone.path / files.RETRAINED / "stability.csv", options.out / "stability.csv"
+                )
     print(table(pd.concat(tables)))
 
 
 def table(results: pd.DataFrame) -> str:
     """One row a question: the dense network, then tickets and re-initialised controls of rounds 4 and 8, in percent."""
-    lines = ["| | dense | ticket, round 4 | ticket, round 8 | `random_reinit`, round 8 |", "|---|--:|--:|--:|--:|"]
+    lines = [
+        "| | dense | ticket, round 4 | ticket, round 8 | `random_reinit`, round 8 |",
+        "|---|--:|--:|--:|--:|",
+    ]
     for name, of_question in results.groupby("question", sort=False):
         rows = of_question.set_index(["variant", "round"])
         cells = [
             f"{100 * r['mean']:.2f} [{100 * r['min']:.2f}, {100 * r['max']:.2f}]"
-            for r in (rows.loc[k] for k in (("dense", 0), ("ticket", 4), ("ticket", 8), ("random_reinit", 8)))
+            for r in (
+                rows.loc[k]
+                for k in (("dense", 0), ("ticket", 4), ("ticket", 8), ("random_reinit", 8))
+            )
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lottery import models
 from lottery.datasets.split import Part
 from lottery.masks import Mask
 from lottery.params import Train
-from lottery.training import Order, State, Trainer, learning_rates
+from lottery.training import models
+from lottery.training.trainer import Order, State, Trainer, learning_rates
 
 import tensorflow as tf  # isort: skip  (after lottery.models, which sets TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
@@ -27,7 +27,9 @@ class Step(NamedTuple):
     update: dict[str, np.ndarray]  # and what the reference would have
 
 
-def float64_network(model: str, image_shape: tuple[int, int, int], classes: int) -> tf_keras.Sequential:
+def float64_network(
+    model: str, image_shape: tuple[int, int, int], classes: int
+) -> tf_keras.Sequential:
     """The same architecture as a plain tf_keras network that computes in float64."""
     config = models.build(model, image_shape, classes).get_config()
     for layer in config["layers"]:
@@ -48,7 +50,9 @@ def float64_step(
             variable.assign(state.weights[name].astype(np.float64))
         with tf.GradientTape() as tape:
             logits = network(tf.constant(batch.images / 255.0))
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits))
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(batch.labels, logits)
+            )
         gradients = tape.gradient(loss, list(variables.values()))
     step = state.iteration + 1
     rate = learning_rates(train, state.iteration, step)[0]
@@ -56,13 +60,17 @@ def float64_step(
     for (name, variable), gradient in zip(variables.items(), gradients, strict=True):
         g = gradient.numpy() + train.weight_decay * variable.numpy()
         g = g * mask.layers.get(name, np.ones(g.shape))
-        if train.optimizer == "adam":  # Kingma & Ba 2015, with epsilon as in section 2's last paragraph
+        if (
+            train.optimizer == "adam"
+        ):  # Kingma & Ba 2015, with epsilon as in section 2's last paragraph
             m = 0.9 * state.slots[f"m/{name}"].astype(np.float64) + 0.1 * g
             v = 0.999 * state.slots[f"v/{name}"].astype(np.float64) + 0.001 * g**2
             size = rate * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
             updates[name] = -size * m / (np.sqrt(v) + 1e-7)
         else:
-            updates[name] = -rate * (train.momentum * state.slots[f"momentum/{name}"].astype(np.float64) + g)
+            updates[name] = -rate * (
+                train.momentum * state.slots[f"momentum/{name}"].astype(np.float64) + g
+            )
     return updates, float(loss)
 
 
@@ -80,13 +88,21 @@ def beside_reference(
     """A run's iterations from 0, each compared; the trainer's part is ``part``, its ``evaluate_every`` 1."""
     states: list[State] = []
     trainer.run(
-        weights, mask, order, iterations=iterations, on_evaluation=lambda _, snapshot: states.append(snapshot())
+        weights,
+        mask,
+        order,
+        iterations=iterations,
+        on_evaluation=lambda _, snapshot: states.append(snapshot()),
     )
     assert len(states) == iterations + 1
     network = float64_network(model, part.images.shape[1:], classes)
     for before, after in itertools.pairwise(states):
-        (rows,) = order.batches(before.iteration, after.iteration, len(part.labels), trainer.train.batch_size)
+        (rows,) = order.batches(
+            before.iteration, after.iteration, len(part.labels), trainer.train.batch_size
+        )
         batch = Part(part.images[rows], part.labels[rows])
         update, loss = float64_step(network, before, mask, trainer.train, batch)
-        moved = {name: after.weights[name].astype(np.float64) - before.weights[name] for name in update}
+        moved = {
+            name: after.weights[name].astype(np.float64) - before.weights[name] for name in update
+        }
         yield Step(before.iteration, after.history["train_loss"][-1], loss, moved, update)

@@ -22,7 +22,9 @@ def size(folder: Path) -> float:
 
 
 def main() -> None:
-    print("| seeds | rounds | variants | runs | seconds | data/ (MB) | .runs/ (MB) | .dvc/cache (MB) | reports/ (MB) |")
+    print(
+        "| seeds | rounds | variants | runs | seconds | data/ (MB) | .runs/ (MB) | .dvc/cache (MB) | reports/ (MB) |"
+    )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for seeds, rounds, variants in CASES:
         with tempfile.TemporaryDirectory() as folder:
@@ -38,7 +40,10 @@ def main() -> None:
             runs = seeds * (1 + rounds + variants * rounds)
             sizes = [size(clone.path / name) for name in ("data", ".runs", ".dvc/cache", "reports")]
             cells = " | ".join(f"{s:.1f}" for s in sizes)
-            print(f"| {seeds} | {rounds} | {variants} | {runs} | {seconds:.1f} | {cells} |", flush=True)
+            print(
+                f"| {seeds} | {rounds} | {variants} | {runs} | {seconds:.1f} | {cells} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -27,8 +27,18 @@ import numpy as np
 
 ROOT = Path(__file__).parent.parent
 BATCH = 60
-SHAPES = {"lenet_300_100": (28, 28, 1), "conv2": (32, 32, 3), "conv4": (32, 32, 3), "conv6": (32, 32, 3)}
-STEPS = {"lenet_300_100": 200, "conv2": 20, "conv4": 10, "conv6": 10}  # between two looks at the clock
+SHAPES = {
+    "lenet_300_100": (28, 28, 1),
+    "conv2": (32, 32, 3),
+    "conv4": (32, 32, 3),
+    "conv6": (32, 32, 3),
+}
+STEPS = {
+    "lenet_300_100": 200,
+    "conv2": 20,
+    "conv4": 10,
+    "conv6": 10,
+}  # between two looks at the clock
 
 
 def flops_per_sample(model: str) -> float:
@@ -66,12 +76,12 @@ def timed(step, samples: int, seconds: float) -> float:
 
 
 def engine(model: str, precision: str, threads: int, seconds: float) -> float:
-    from lottery import models, training
     from lottery.datasets.split import Part
     from lottery.masks import Mask
     from lottery.params import Model, Train
+    from lottery.training import models, trainer
 
-    training.configure(threads)
+    trainer.configure(threads)
     part = Part(*data(model))
     train = Train(
         optimizer="adam",
@@ -81,7 +91,7 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
         evaluate_every=100,
         precision=precision,
     )
-    trainer = training.Trainer(
+    trainer = trainer.Trainer(
         Model(name=model, initializer="glorot_normal"),
         train,
         train_part=part,
@@ -92,20 +102,22 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
     network = models.build(model, SHAPES[model], 10)
     weights = models.initialise(network, "glorot_normal", "initialisation", 0)
     mask = Mask.full({name: weights[name].shape for name in models.kinds(network)})
-    trainer.run(weights, mask, training.Order("benchmark", 0), iterations=1)
-    order, steps = training.Order("benchmark", 0), STEPS[model]
+    trainer.run(weights, mask, trainer.Order("benchmark", 0), iterations=1)
+    order, steps = trainer.Order("benchmark", 0), STEPS[model]
     rows, sizes = order.batches(0, steps, 3000, BATCH), trainer._step_sizes(0, 0, steps)
     return timed(
-        lambda: trainer._interval(trainer._images, trainer._labels, rows, sizes)[0].numpy(), steps * BATCH, seconds
+        lambda: trainer._interval(trainer._images, trainer._labels, rows, sizes)[0].numpy(),
+        steps * BATCH,
+        seconds,
     )
 
 
 def _keras(model: str, precision: str, threads: int):
     import tensorflow as tf
 
-    from lottery import models, training
+    from lottery.training import models, trainer
 
-    training.configure(threads)
+    trainer.configure(threads)
     tf.random.set_seed(0)  # Model.fit shuffles
     network = models.build(model, SHAPES[model], 10, precision)
     images, labels = data(model)
@@ -122,7 +134,9 @@ def fit(model: str, precision: str, threads: int, seconds: float) -> float:
         ["accuracy"],
     )
     n = STEPS[model] * BATCH if STEPS[model] * BATCH <= 3000 else 3000
-    return timed(lambda: network.fit(images[:n], labels[:n], batch_size=BATCH, verbose=0), n, seconds)
+    return timed(
+        lambda: network.fit(images[:n], labels[:n], batch_size=BATCH, verbose=0), n, seconds
+    )
 
 
 def notebook(model: str, precision: str, threads: int, seconds: float) -> float:
@@ -144,7 +158,9 @@ def notebook(model: str, precision: str, threads: int, seconds: float) -> float:
         return loss
 
     n = min(STEPS[model] * BATCH, 3000)
-    batches = tf.data.Dataset.from_tensor_slices((images[:n], labels[:n])).shuffle(n, seed=0).batch(BATCH)
+    batches = (
+        tf.data.Dataset.from_tensor_slices((images[:n], labels[:n])).shuffle(n, seed=0).batch(BATCH)
+    )
 
     def epoch() -> None:
         for x, y in batches:
@@ -156,9 +172,9 @@ def notebook(model: str, precision: str, threads: int, seconds: float) -> float:
 def ceiling(model: str, precision: str, threads: int, seconds: float) -> float:
     import tensorflow as tf
 
-    from lottery import training
+    from lottery.training import trainer
 
-    training.configure(threads)
+    trainer.configure(threads)
     n = 1024
     a, b = (tf.cast(tf.random.stateless_normal((n, n), (1, i)), precision) for i in (0, 1))
     multiply = tf.function(lambda: tf.reduce_sum(tf.cast(tf.matmul(a, b)[0, :1], tf.float32)))
@@ -185,7 +201,13 @@ def torch(model: str, precision: str, threads: int, seconds: float) -> float:
         layers += [nn.Linear(a, b), nn.ReLU()]
     network = nn.Sequential(*layers, nn.Linear(sizes[-1], 10)).to(memory_format=t.channels_last)
     images, labels = data(model)
-    x = t.from_numpy(images).permute(0, 3, 1, 2).float().div(255).contiguous(memory_format=t.channels_last)
+    x = (
+        t.from_numpy(images)
+        .permute(0, 3, 1, 2)
+        .float()
+        .div(255)
+        .contiguous(memory_format=t.channels_last)
+    )
     y = t.from_numpy(labels).long()
     optimizer = t.optim.Adam(network.parameters(), 3e-4, fused=True)
     masks = [t.ones_like(p) for p in network.parameters()]
@@ -208,12 +230,31 @@ def torch(model: str, precision: str, threads: int, seconds: float) -> float:
 WHAT = {f.__name__: f for f in (engine, fit, notebook, torch, ceiling)}
 
 
-def measure(python: str, what: str, model: str, precision: str, processes: int, threads: int, seconds: float) -> float:
+def measure(
+    python: str, what: str, model: str, precision: str, processes: int, threads: int, seconds: float
+) -> float:
     """Samples a second of so many processes together, started at the same time."""
-    command = [python, "-m", "benchmarks.training", "--one", what, model, precision, str(threads), str(seconds)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
+    command = [
+        python,
+        "-m",
+        "benchmarks.training",
+        "--one",
+        what,
+        model,
+        precision,
+        str(threads),
+        str(seconds),
+    ]
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_USE_LEGACY_KERAS": "1",
+    }
     running = [
-        subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
         for _ in range(processes)
     ]
     outputs = [process.communicate()[0] for process in running]
@@ -223,9 +264,13 @@ def measure(python: str, what: str, model: str, precision: str, processes: int, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument(
+        "--precisions", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"]
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each timing")
     parser.add_argument("--torch", metavar="PYTHON", help="a Python with PyTorch")
     parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
@@ -234,7 +279,9 @@ def main() -> None:
         what, model, precision, threads, seconds = options.one
         print(json.dumps(WHAT[what](model, precision, int(threads), float(seconds))))
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     print(
         f"samples/s on {cores} cores; 1×{cores}: one process, {cores} threads; {cores}×1: {cores} processes, 1 thread\n"
     )
@@ -251,16 +298,23 @@ def main() -> None:
         for shape in ((1, cores), (cores, 1))
     ]
     print(
-        "| model | precision | " + " | ".join(f"{w} {p}×{t}" for w, _, p, t in columns) + " | best engine / ceiling |"
+        "| model | precision | "
+        + " | ".join(f"{w} {p}×{t}" for w, _, p, t in columns)
+        + " | best engine / ceiling |"
     )
     print("|---|---|" + "--:|" * (len(columns) + 1), flush=True)
     for model in options.models:
         for precision in options.precisions:
-            rates = {(w, p): measure(python, w, model, precision, p, t, options.seconds) for w, python, p, t in columns}
+            rates = {
+                (w, p): measure(python, w, model, precision, p, t, options.seconds)
+                for w, python, p, t in columns
+            }
             best = {w: max(r for (what, _), r in rates.items() if what == w) for w, *_ in columns}
             cells = [f"{rates[w, p]:,.0f}" for w, _, p, _ in columns]
             print(
-                f"| {model} | {precision} | " + " | ".join(cells) + f" | {best['engine'] / best['ceiling']:.2f} |",
+                f"| {model} | {precision} | "
+                + " | ".join(cells)
+                + f" | {best['engine'] / best['ceiling']:.2f} |",
                 flush=True,
             )
 

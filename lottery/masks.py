@@ -29,7 +29,9 @@ class Mask:
         return cls({name: np.ones(shape, np.bool_) for name, shape in shapes.items()})
 
     @classmethod
-    def unpack(cls, bits: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> "Mask":
+    def unpack(
+        cls, bits: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+    ) -> "Mask":
         """From packed bits; raises ValueError where their number does not fit the shape."""
         layers = {}
         for name, shape in shapes.items():
@@ -42,7 +44,9 @@ class Mask:
                 )
             unpacked = np.unpackbits(packed)
             if unpacked[size:].any():
-                raise ValueError(f"the packed mask of {name} has bits set beyond its {size} weights")
+                raise ValueError(
+                    f"the packed mask of {name} has bits set beyond its {size} weights"
+                )
             layers[name] = unpacked[:size].astype(np.bool_).reshape(shape)
         return cls(layers)
 
@@ -74,7 +78,9 @@ class Mask:
     def apply(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The weights with pruned ones set to (positive) zero; others are unchanged, bit for bit."""
         return {
-            name: np.where(self.layers[name], value, np.zeros((), value.dtype)) if name in self.layers else value
+            name: np.where(self.layers[name], value, np.zeros((), value.dtype))
+            if name in self.layers
+            else value
             for name, value in weights.items()
         }
 

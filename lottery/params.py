@@ -8,20 +8,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from lottery import own
+from lottery import parts
 from lottery.datasets.catalogue import DATASETS
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 
 PARAMS_FILE = Path("params.yaml")
 
-SMALLEST_IMAGE = {"lenet_300_100": 1, "conv2": 2, "conv4": 4, "conv6": 8, "resnet20": 1, "vgg16": 16}
+SMALLEST_IMAGE = {
+    "lenet_300_100": 1,
+    "conv2": 2,
+    "conv4": 4,
+    "conv6": 8,
+    "resnet20": 1,
+    "vgg16": 16,
+}
 """The smallest image side, in pixels, that each model's pooling leaves something of."""
 
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Own = Annotated[str, Field(pattern=own.PATTERN)]
+Own = Annotated[str, Field(pattern=parts.PATTERN)]
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 A_POSITIVE = "a whole number from 1 up"
@@ -36,14 +43,17 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    name: Literal["mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"] = Field(
+    name: Literal[
+        "mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"
+    ] = Field(
         description="mnist5k, digits, mnist, fashion_mnist, cifar10, cifar100 or image_folder"
     )
     source: Annotated[str, Field(min_length=1)] | None = Field(
         None, description="a URL, a local file or a folder, or null for the dataset's own"
     )
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
-        None, description="64 lower-case hexadecimal digits, or null for the sha256 known for the name"
+        None,
+        description="64 lower-case hexadecimal digits, or null for the sha256 known for the name",
     )
     validation_size: Positive = Field(description=A_POSITIVE)
     split_seed: Whole = Field(0, description=A_WHOLE)
@@ -98,23 +108,33 @@ class Train(Section):
     warmup_iterations: Whole = Field(0, description=A_WHOLE)
     momentum: Rate = Field(0.0, description=A_RATE)
     weight_decay: float = Field(0.0, ge=0, description="a number from 0 up")
-    augmentation: Augmentation | None = Field(None, description="null or {flip: true or false, crop: whole number}")
+    augmentation: Augmentation | None = Field(
+        None, description="null or {flip: true or false, crop: whole number}"
+    )
     batch_size: Positive = Field(description=A_POSITIVE)
-    iterations: Positive | None = Field(None, description=f"{A_POSITIVE}, or null with epochs given")
-    epochs: Positive | None = Field(None, description=f"{A_POSITIVE}, or null with iterations given")
+    iterations: Positive | None = Field(
+        None, description=f"{A_POSITIVE}, or null with epochs given"
+    )
+    epochs: Positive | None = Field(
+        None, description=f"{A_POSITIVE}, or null with iterations given"
+    )
     evaluate_every: Positive = Field(description=A_POSITIVE)
     early_stopping: EarlyStopping | None = Field(
         None, description="null or {patience: whole number, min_delta: number}"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="float32 or bfloat16")
     jit_compile: bool = Field(False, description="true or false")
-    threads: Annotated[int, Field(ge=1, le=1024)] = Field(1, description="a whole number from 1 to 1024")
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        1, description="a whole number from 1 to 1024"
+    )
 
     def last_learning_rate(self) -> "Train":
         """The same, at the learning rate that the steps end with."""
         steps = self.learning_rate_steps
         rate = self.learning_rate * (steps.factor ** len(steps.iterations) if steps else 1)
-        return self.model_copy(update={"learning_rate": rate, "learning_rate_steps": None, "warmup_iterations": 0})
+        return self.model_copy(
+            update={"learning_rate": rate, "learning_rate_steps": None, "warmup_iterations": 0}
+        )
 
     def length(self, training_images: int) -> int:
         """Iterations of one run; an epoch has ``training_images // batch_size``."""
@@ -132,18 +152,26 @@ class Rates(Section):
     output: Rate = Field(description=A_RATE)
 
 
-Criterion = Literal["magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"]
+Criterion = Literal[
+    "magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"
+]
 CRITERIA = get_args(Criterion)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 Strategy = Literal["rewind", "finetune", "learning_rate_rewind"]
 
 
 class Prune(Section):
-    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(description="a whole number from 1 to 1000")
+    rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        description="a whole number from 1 to 1000"
+    )
     rates: Rates = Field(description="{conv: rate, dense: rate, output: rate}")
-    criterion: Criterion | Own = Field("magnitude", description=", ".join(CRITERIA) + " or your own module:function")
+    criterion: Criterion | Own = Field(
+        "magnitude", description=", ".join(CRITERIA) + " or your own module:function"
+    )
     scope: Literal["layerwise", "global"] = Field("layerwise", description="layerwise or global")
-    schedule: Literal["iterative", "one_shot"] = Field("iterative", description="iterative or one_shot")
+    schedule: Literal["iterative", "one_shot"] = Field(
+        "iterative", description="iterative or one_shot"
+    )
     strategy: Strategy = Field("rewind", description="rewind, finetune or learning_rate_rewind")
     rewind_iteration: Whole = Field(description=A_WHOLE)
 
@@ -157,12 +185,16 @@ class Prune(Section):
         """Whether each round trains what it has pruned, for the next one to prune."""
         return self.schedule == "iterative" and not self.at_initialisation
 
-    def surviving(self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int) -> dict[str, int] | int:
+    def surviving(
+        self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int
+    ) -> dict[str, int] | int:
         """Weights that survive a round: by layer, or in the whole network where the scope is global."""
         rates = self.rates.model_dump()
         if self.scope == "global":
             return surviving_count(sum(sizes.values()), self.rates.dense, round_)
-        return {name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()}
+        return {
+            name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()
+        }
 
 
 Variant = Literal[
@@ -227,12 +259,16 @@ def mistakes(params: Params) -> list[str]:
     if found:
         return found + (_validation_misfits(params, known.training, known.classes) if known else [])
     if known:
-        found = misfits(params, images=known.training, classes=known.classes, side=min(known.image_shape[:2]))
+        found = misfits(
+            params, images=known.training, classes=known.classes, side=min(known.image_shape[:2])
+        )
     elif params.train.iterations is not None:
         found = _length_misfits(params, params.train.iterations)
     beyond = [r for r in params.retrain_rounds() if r > params.prune.rounds]
     if beyond:
-        found.append(_line("retrain.rounds", beyond, f"rounds from 1 to prune.rounds, {params.prune.rounds}"))
+        found.append(
+            _line("retrain.rounds", beyond, f"rounds from 1 to prune.rounds, {params.prune.rounds}")
+        )
     return found
 
 
@@ -246,16 +282,33 @@ def _contradictions(params: Params) -> list[str]:
     data, train = params.data, params.train
     if (train.iterations is None) == (train.epochs is None):
         both = [train.iterations, train.epochs]
-        mistake("train.iterations, train.epochs", both, "one of the two; leave the other out, or null")
+        mistake(
+            "train.iterations, train.epochs", both, "one of the two; leave the other out, or null"
+        )
     if train.momentum and train.optimizer != "sgd":
         mistake("train.momentum", train.momentum, "0 with optimizer adam; momentum belongs to sgd")
     if params.model.dropout and params.model.name in ("resnet20", "vgg16"):
-        mistake("model.dropout", params.model.dropout, f"0 with {params.model.name}: it has no hidden dense layer")
+        mistake(
+            "model.dropout",
+            params.model.dropout,
+            f"0 with {params.model.name}: it has no hidden dense layer",
+        )
     prune = params.prune
-    if prune.scope == "global" and len({prune.rates.conv, prune.rates.dense, prune.rates.output}) > 1:
-        mistake("prune.rates", prune.rates.model_dump(), "the same rate for all kinds, with prune.scope global")
+    if (
+        prune.scope == "global"
+        and len({prune.rates.conv, prune.rates.dense, prune.rates.output}) > 1
+    ):
+        mistake(
+            "prune.rates",
+            prune.rates.model_dump(),
+            "the same rate for all kinds, with prune.scope global",
+        )
     if prune.strategy != "rewind" and prune.criterion in AT_INITIALISATION:
-        mistake("prune.strategy", prune.strategy, f"rewind: {prune.criterion} prunes before any training")
+        mistake(
+            "prune.strategy",
+            prune.strategy,
+            f"rewind: {prune.criterion} prunes before any training",
+        )
     lists: dict[str, Sequence[Any]] = {
         "seeds": params.seeds,
         "retrain.variants": params.retrain.variants,
@@ -268,9 +321,17 @@ def _contradictions(params: Params) -> list[str]:
     if known and known.packaged and data.source is not None:
         mistake("data.source", data.source, "null: the dataset comes with a package")
     if data.name == "image_folder" and data.source is None:
-        mistake("data.source", None, "a folder, a zip or tar archive, or its URL, that holds train/<class>/<image>")
+        mistake(
+            "data.source",
+            None,
+            "a folder, a zip or tar archive, or its URL, that holds train/<class>/<image>",
+        )
     if data.name != "image_folder" and data.image_size is not None:
-        mistake("data.image_size", data.image_size, f"null: only image_folder is resized, not {data.name}")
+        mistake(
+            "data.image_size",
+            data.image_size,
+            f"null: only image_folder is resized, not {data.name}",
+        )
     return found
 
 
@@ -281,7 +342,13 @@ def misfits(params: Params, *, images: int, classes: int, side: int) -> list[str
         return found
     training = images - params.data.validation_size
     if params.train.batch_size > training:
-        return [_line("train.batch_size", params.train.batch_size, f"at most the {training:,} training images")]
+        return [
+            _line(
+                "train.batch_size",
+                params.train.batch_size,
+                f"at most the {training:,} training images",
+            )
+        ]
     if side < SMALLEST_IMAGE.get(params.model.name, 1):
         fitting = [name for name, least in SMALLEST_IMAGE.items() if side >= least]
         fits = f"a model that fits images of side {side}: {', '.join(fitting)}"
@@ -304,20 +371,32 @@ def _length_misfits(params: Params, iterations: int) -> list[str]:
     found = []
     every, rewind = params.train.evaluate_every, params.prune.rewind_iteration
     if every > iterations:
-        found.append(_line("train.evaluate_every", every, f"at most the run's {iterations} iterations"))
+        found.append(
+            _line("train.evaluate_every", every, f"at most the run's {iterations} iterations")
+        )
     if rewind >= iterations:
-        found.append(_line("prune.rewind_iteration", rewind, f"an iteration before the run's last, {iterations}"))
+        found.append(
+            _line(
+                "prune.rewind_iteration",
+                rewind,
+                f"an iteration before the run's last, {iterations}",
+            )
+        )
     if params.train.warmup_iterations > iterations:
         accepted = f"at most the run's {iterations} iterations"
         found.append(_line("train.warmup_iterations", params.train.warmup_iterations, accepted))
     steps = params.train.learning_rate_steps
-    if steps and (steps.iterations != sorted(set(steps.iterations)) or steps.iterations[-1] >= iterations):
+    if steps and (
+        steps.iterations != sorted(set(steps.iterations)) or steps.iterations[-1] >= iterations
+    ):
         accepted = f"rising iterations below the run's {iterations}"
         found.append(_line("train.learning_rate_steps.iterations", steps.iterations, accepted))
     return found
 
 
-def check_fit(params: Params, *, images: int, classes: int, side: int, where: Path = PARAMS_FILE) -> None:
+def check_fit(
+    params: Params, *, images: int, classes: int, side: int, where: Path = PARAMS_FILE
+) -> None:
     """Raises LotteryError with a line for each of the ``misfits``: for a dataset known only once it has been read."""
     lines = misfits(params, images=images, classes=classes, side=side)
     if lines:
@@ -335,7 +414,9 @@ def load(path: Path = PARAMS_FILE) -> Params:
     except MarkedYAMLError as error:
         place = error.problem_mark or error.context_mark
         where = f" at line {place.line + 1}, column {place.column + 1}" if place else ""
-        raise LotteryError(f"{path}: not valid YAML{where}: {error.problem or error.context}") from None
+        raise LotteryError(
+            f"{path}: not valid YAML{where}: {error.problem or error.context}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise LotteryError(f"{path}: cannot be read: {error}") from None
     except (YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
@@ -378,7 +459,9 @@ def _explain(error: ValidationError) -> list[str]:
     for one in error.errors():
         section: type[Section] | None = Params
         accepted, path, field = _keys_of(Params), [], ""
-        for part in one["loc"]:  # besides keys and indices, it holds the types of a union that were tried
+        for part in one[
+            "loc"
+        ]:  # besides keys and indices, it holds the types of a union that were tried
             if isinstance(part, int):
                 path.append(str(part))
             elif section and part in section.model_fields:

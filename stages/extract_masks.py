@@ -8,32 +8,36 @@ Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors);
 
 from itertools import combinations
 
-from lottery import artifacts, mask_tables, stage
+from lottery.artifacts import files
 from lottery.masks import Mask
 from lottery.params import Params
+from lottery.tickets import mask_tables
+from stages import command
 
 
 def main(params: Params) -> None:
     rounds = range(1, params.prune.rounds + 1)
     masks: dict[tuple[int, int], Mask] = {}
-    with artifacts.folder_written_whole(artifacts.MASKS, checksums=True) as folder:
+    with files.folder_written_whole(files.MASKS, checksums=True) as folder:
         for seed in params.seeds:
             before: Mask | None = None
             for round_ in rounds:
-                path = artifacts.round_file(artifacts.PRUNED, seed, round_)
-                _, mask, facts = artifacts.read_masked_weights(path)
+                path = files.round_file(files.PRUNED, seed, round_)
+                _, mask, facts = files.read_masked_weights(path)
                 expected = params.prune.surviving(mask.sizes, facts["kinds"], round_)
                 mask_tables.check(mask, before, expected, path)
-                artifacts.write_mask(artifacts.round_file(folder, seed, round_), mask, facts)
+                files.write_mask(files.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask
         mask_tables.write_density(folder / "density.csv", masks)
         mask_tables.write_units(folder / "units.csv", masks)
         mask_tables.write_first_layer(folder / "first_layer.csv", masks)
-        mask_tables.write_overlap(folder / "overlap.csv", masks, list(combinations(params.seeds, 2)))
+        mask_tables.write_overlap(
+            folder / "overlap.csv", masks, list(combinations(params.seeds, 2))
+        )
     print(
         f"extract_masks: {len(masks)} masks, down to {min(m.weights_remaining for m in masks.values()):.2%} of the weights"
     )
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    command.main(main)

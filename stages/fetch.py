@@ -6,9 +6,10 @@ Reads   params.yaml: data
 Writes  data/dataset/: {train,validation,test}_{images,labels}.npy, dataset.json
 """
 
-from lottery import artifacts, stage
+from lottery.artifacts import files
 from lottery.datasets import loading
 from lottery.params import Params, check_fit
+from stages import command
 
 
 def main(params: Params) -> None:
@@ -16,11 +17,11 @@ def main(params: Params) -> None:
     side = min(dataset.images.shape[1:3])
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
     parts, facts = loading.divide(dataset, params.data)
-    with artifacts.folder_written_whole(artifacts.DATASET, checksums=True) as folder:
-        artifacts.write_dataset(folder, parts, facts)
+    with files.folder_written_whole(files.DATASET, checksums=True) as folder:
+        files.write_dataset(folder, parts, facts)
     counts = ", ".join(f"{len(part.labels):,} {name}" for name, part in parts.items())
     print(f"fetch: {facts['title']}: {counts} images")
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    command.main(main)

@@ -10,28 +10,32 @@ One shot, and pruning at initialisation, train nothing here: the weights that su
 from functools import partial
 from pathlib import Path
 
-from lottery import artifacts, criteria, execution, histories, own, stage, store
+from lottery import parts
+from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
 from lottery.params import Params
-from lottery.pruning import Prune
-from lottery.runs import Result, Run, prepare
+from lottery.running import executors, store
+from lottery.running.run import Result, Run, prepare
+from lottery.tickets import criteria
+from lottery.tickets.pruning import Prune
+from stages import command
 
 
 def main(params: Params) -> None:
-    own.warn([params.model.name, params.prune.criterion], "prune")
-    dataset = artifacts.open_dataset()
+    parts.warn([params.model.name, params.prune.criterion], "prune")
+    dataset = files.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
     start = params.prune.rewind_iteration
     prune = params.prune
     rounds = range(1, prune.rounds + 1)
-    entries: list[histories.Entry] = []
+    entries: list[tables.Entry] = []
     results: list[Result] = []
 
-    def pruning(seed: int, folder: Path) -> execution.Chain:
-        dense = artifacts.seed_folder(artifacts.DENSE, seed)
-        weights, facts = artifacts.read_tensors(dense / "trained.safetensors")
-        rewound, _ = artifacts.read_tensors(dense / "rewind.safetensors")
+    def pruning(seed: int, folder: Path) -> executors.Chain:
+        dense = files.seed_folder(files.DENSE, seed)
+        weights, facts = files.read_tensors(dense / "trained.safetensors")
+        rewound, _ = files.read_tensors(dense / "rewind.safetensors")
         kinds = facts["kinds"]
         mask = Mask.full({name: weights[name].shape for name in kinds})
         if prune.at_initialisation:
@@ -61,7 +65,7 @@ def main(params: Params) -> None:
                     round=round_,
                     model=params.model,
                     train=params.tickets_train(),
-                    dataset=str(artifacts.DATASET),
+                    dataset=str(files.DATASET),
                     weights=mask.apply(rewound) if prune.strategy == "rewind" else survivors,
                     mask=mask,
                     order=("data order of pruning", seed),
@@ -69,39 +73,45 @@ def main(params: Params) -> None:
                     iterations=iterations,
                 )
                 survivors = result.weights
-                entries.append(histories.Entry(seed, "pruning", round_, mask.weights_remaining, result.history))
+                entries.append(
+                    tables.Entry(seed, "pruning", round_, mask.weights_remaining, result.history)
+                )
                 results.append(result)
             if prune.schedule == "iterative":
                 weights = survivors
             facts = {"seed": seed, "round": round_, "kinds": kinds}
-            artifacts.write_masked_weights(artifacts.round_file(folder, seed, round_), survivors, mask, facts)
+            files.write_masked_weights(
+                files.round_file(folder, seed, round_), survivors, mask, facts
+            )
 
     _check_something_survives(params)
     runs = len(params.seeds) * len(rounds) if prune.trains else 0
-    with artifacts.folder_written_whole(artifacts.PRUNED, checksums=True) as folder:
-        execution.execute(
+    with files.folder_written_whole(files.PRUNED, checksums=True) as folder:
+        executors.execute(
             [pruning(seed, folder) for seed in params.seeds],
-            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
+            executors.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="prune",
             runs=runs,
             iterations=runs * iterations,
         )
-        histories.write(folder / "history.csv", entries)
-        histories.write_environment(folder / "environment.json", [r.environment for r in results])
+        tables.write(folder / "history.csv", entries)
+        tables.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("prune", [r.fingerprint for r in results])
-    histories.conclude("prune", entries, [r.environment for r in results])
+    tables.conclude("prune", entries, [r.environment for r in results])
 
 
 def _check_something_survives(params: Params) -> None:
-    first = artifacts.seed_folder(artifacts.DENSE, params.seeds[0]) / "trained.safetensors"
-    weights, facts = artifacts.read_tensors(first)
+    first = files.seed_folder(files.DENSE, params.seeds[0]) / "trained.safetensors"
+    weights, facts = files.read_tensors(first)
     kinds = facts["kinds"]
     sizes = {name: weights[name].size for name in kinds}
     last = params.prune.surviving(sizes, kinds, params.prune.rounds)
     for name, kind in kinds.items():
         if isinstance(last, dict) and last[name] < 1:
             rate = params.prune.rates.model_dump()[kind]
-            most = max(r for r in range(params.prune.rounds) if surviving_count(sizes[name], rate, r) >= 1)
+            most = max(
+                r for r in range(params.prune.rounds) if surviving_count(sizes[name], rate, r) >= 1
+            )
             raise LotteryError(
                 f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: at most {most} at "
                 f"prune.rates.{kind} {rate}: afterwards none of the {sizes[name]:,} weights of {name} survives"
@@ -113,4 +123,4 @@ def _check_something_survives(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    command.main(main)

@@ -9,28 +9,34 @@ from functools import partial
 
 import numpy as np
 
-from lottery import artifacts, execution, histories, own, stability, stage, store
+from lottery import parts
+from lottery.artifacts import files, tables
 from lottery.masks import Mask
 from lottery.params import Params
-from lottery.runs import Result, Run, prepare
-from lottery.variants import VARIANTS, Start, Ticket, budget, trainings
+from lottery.running import executors, store
+from lottery.running.run import Result, Run, prepare
+from lottery.tickets import stability
+from lottery.tickets.variants import VARIANTS, Start, Ticket, budget, trainings
+from stages import command
 
 
 def main(params: Params) -> None:
-    own.warn([params.model.name, *params.retrain.variants], "retrain")
-    dataset = artifacts.open_dataset()
+    parts.warn([params.model.name, *params.retrain.variants], "retrain")
+    dataset = files.open_dataset()
     iterations = params.train.length(len(dataset.train.labels))
     prune = params.prune
-    entries: list[histories.Entry] = []
+    entries: list[tables.Entry] = []
     results: list[Result] = []
     lines: list[stability.Line] = []
 
     def ticket_of(seed: int, round_: int) -> Ticket:
         """The ticket of a round; of round 0 the dense network."""
-        rewound, facts = artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "rewind.safetensors")
+        rewound, facts = files.read_tensors(
+            files.seed_folder(files.DENSE, seed) / "rewind.safetensors"
+        )
         mask = Mask.full({name: rewound[name].shape for name in facts["kinds"]})
         if round_:
-            mask, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
+            mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
         trained = round_ and prune.strategy != "rewind"
         return Ticket(
             seed,
@@ -48,14 +54,16 @@ def main(params: Params) -> None:
             trainings(prune, round_),
         )
 
-    def run(seed: int, variant: str, round_: int, start: Start, order: str, *, keep_trained: bool) -> Run:
+    def run(
+        seed: int, variant: str, round_: int, start: Start, order: str, *, keep_trained: bool
+    ) -> Run:
         return Run(
             seed=seed,
             variant=variant,
             round=round_,
             model=start.model or params.model,
             train=start.train,
-            dataset=str(artifacts.DATASET),
+            dataset=str(files.DATASET),
             weights=start.weights,
             mask=start.mask,
             order=(order, seed),
@@ -64,15 +72,19 @@ def main(params: Params) -> None:
             keep_trained=keep_trained,
         )
 
-    def retraining(seed: int, variant: str, round_: int) -> execution.Chain:
+    def retraining(seed: int, variant: str, round_: int) -> executors.Chain:
         ticket = ticket_of(seed, round_)
-        start = yield from own.find(VARIANTS, variant)(ticket)
-        result = yield run(seed, variant, round_, start, "data order of retraining", keep_trained=False)
-        remaining = sum(start.mask.counts.values()) / sum(ticket.mask.sizes.values())  # of the dense network's weights
-        entries.append(histories.Entry(seed, variant, round_, remaining, result.history))
+        start = yield from parts.find(VARIANTS, variant)(ticket)
+        result = yield run(
+            seed, variant, round_, start, "data order of retraining", keep_trained=False
+        )
+        remaining = sum(start.mask.counts.values()) / sum(
+            ticket.mask.sizes.values()
+        )  # of the dense network's weights
+        entries.append(tables.Entry(seed, variant, round_, remaining, result.history))
         results.append(result)
 
-    def connecting(seed: int, round_: int) -> execution.Chain:
+    def connecting(seed: int, round_: int) -> executors.Chain:
         start = yield from VARIANTS["ticket"](ticket_of(seed, round_))
         copies = []
         for copy in ("one", "other"):
@@ -81,39 +93,48 @@ def main(params: Params) -> None:
             copies.append(result.weights)
             results.append(result)
         name = f"seed {seed}, round {round_}: the line between the copies"
-        points = yield stability.Interpolate(name, params.model, start.train, str(artifacts.DATASET), *copies)
+        points = yield stability.Interpolate(
+            name, params.model, start.train, str(files.DATASET), *copies
+        )
         lines.append(stability.Line(seed, round_, start.mask.weights_remaining, points))
 
-    wanted = [(s, v, r) for v in params.retrain.variants for r in params.retrain_rounds() for s in params.seeds]
+    wanted = [
+        (s, v, r)
+        for v in params.retrain.variants
+        for r in params.retrain_rounds()
+        for s in params.seeds
+    ]
     connected = []
     if params.retrain.analysis == "linear_mode_connectivity":
         connected = [(s, r) for r in (0, *params.retrain_rounds()) for s in params.seeds]
     runs = len(wanted) + 2 * len(connected)
     ends = [
-        budget(trainings(prune, r), prune.rewind_iteration, iterations) if v == "dense_longer" else iterations
+        budget(trainings(prune, r), prune.rewind_iteration, iterations)
+        if v == "dense_longer"
+        else iterations
         for _, v, r in wanted
     ]
-    with artifacts.folder_written_whole(artifacts.RETRAINED, checksums=True) as folder:
-        execution.execute(
+    with files.folder_written_whole(files.RETRAINED, checksums=True) as folder:
+        executors.execute(
             [retraining(*one) for one in wanted] + [connecting(*one) for one in connected],
-            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
+            executors.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="retrain",
             runs=runs,
             iterations=sum(ends) + 2 * len(connected) * iterations,
         )
-        histories.write(folder / "history.csv", entries)
+        tables.write(folder / "history.csv", entries)
         stability.write(folder / "stability.csv", lines)
-        histories.write_environment(folder / "environment.json", [r.environment for r in results])
+        tables.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("retrain", [r.fingerprint for r in results])
-    histories.conclude("retrain", entries, [r.environment for r in results])
+    tables.conclude("retrain", entries, [r.environment for r in results])
 
 
 def _trained(params: Params, seed: int, round_: int) -> dict[str, np.ndarray]:
     """The weights that a round pruned: trained in the round before it; densely where there is none, or in one shot."""
     if round_ > 1 and params.prune.schedule == "iterative":
-        return artifacts.read_masked_weights(artifacts.round_file(artifacts.PRUNED, seed, round_ - 1))[0]
-    return artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "trained.safetensors")[0]
+        return files.read_masked_weights(files.round_file(files.PRUNED, seed, round_ - 1))[0]
+    return files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    command.main(main)

@@ -8,16 +8,19 @@ Writes  data/dense/: per seed the weights at initialisation, at the rewind itera
 from functools import partial
 from pathlib import Path
 
-from lottery import artifacts, execution, histories, own, stage, store
+from lottery import parts
+from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Params, check_fit
-from lottery.runs import Initialise, Result, Run, prepare
+from lottery.running import executors, store
+from lottery.running.run import Initialise, Result, Run, prepare
+from stages import command
 
 
 def main(params: Params) -> None:
-    own.warn([params.model.name], "train_dense")
-    dataset = artifacts.open_dataset()
+    parts.warn([params.model.name], "train_dense")
+    dataset = files.open_dataset()
     check_fit(
         params,
         images=len(dataset.train.labels) + len(dataset.validation.labels),
@@ -25,10 +28,10 @@ def main(params: Params) -> None:
         side=min(dataset.image_shape[:2]),
     )
     iterations = params.train.length(len(dataset.train.labels))
-    entries: list[histories.Entry] = []
+    entries: list[tables.Entry] = []
     results: list[Result] = []
 
-    def dense(seed: int, folder: Path) -> execution.Chain:
+    def dense(seed: int, folder: Path) -> executors.Chain:
         weights, kinds = yield Initialise(
             f"seed {seed}: initial weights",
             params.model,
@@ -44,7 +47,7 @@ def main(params: Params) -> None:
             round=0,
             model=params.model,
             train=params.train,
-            dataset=str(artifacts.DATASET),
+            dataset=str(files.DATASET),
             weights=weights,
             mask=Mask.full({name: weights[name].shape for name in kinds}),
             order=("data order of pruning", seed),
@@ -64,23 +67,25 @@ def main(params: Params) -> None:
             ("trained", result.weights, last),
         ):
             facts = {"seed": seed, "iteration": iteration, "kinds": kinds}
-            artifacts.write_tensors(artifacts.seed_folder(folder, seed) / f"{name}.safetensors", content, facts)
-        entries.append(histories.Entry(seed, "dense", 0, 1.0, result.history))
+            files.write_tensors(
+                files.seed_folder(folder, seed) / f"{name}.safetensors", content, facts
+            )
+        entries.append(tables.Entry(seed, "dense", 0, 1.0, result.history))
         results.append(result)
 
-    with artifacts.folder_written_whole(artifacts.DENSE, checksums=True) as folder:
-        execution.execute(
+    with files.folder_written_whole(files.DENSE, checksums=True) as folder:
+        executors.execute(
             [dense(seed, folder) for seed in params.seeds],
-            execution.chosen(partial(prepare, params.train.threads), params.train.threads),
+            executors.chosen(partial(prepare, params.train.threads), params.train.threads),
             title="train_dense",
             runs=len(params.seeds),
             iterations=len(params.seeds) * iterations,
         )
-        histories.write(folder / "history.csv", entries)
-        histories.write_environment(folder / "environment.json", [r.environment for r in results])
+        tables.write(folder / "history.csv", entries)
+        tables.write_environment(folder / "environment.json", [r.environment for r in results])
     store.save_used("train_dense", [r.fingerprint for r in results])
-    histories.conclude("train_dense", entries, [r.environment for r in results])
+    tables.conclude("train_dense", entries, [r.environment for r in results])
 
 
 if __name__ == "__main__":
-    stage.main(main)
+    command.main(main)

@@ -44,17 +44,25 @@ class Clone:
             **self.environment,
         }
 
-    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         env = {**self.env(), **environment}
-        done = subprocess.run(command, cwd=self.path, env=env, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(
+            command, cwd=self.path, env=env, capture_output=True, text=True, timeout=280
+        )
         if check and done.returncode:
-            raise AssertionError(f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}")
+            raise AssertionError(
+                f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
         """Runs `dvc repro` and gives the stages that it ran."""
         out = self.run("dvc", "repro", *arguments, **environment).stdout
-        return [line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage ")]
+        return [
+            line.split("'")[1] for line in out.splitlines() if line.startswith("Running stage ")
+        ]
 
     def change(self, key: str, value: object) -> None:
         """Sets one key of params.yaml, e.g. ``train.learning_rate``."""
@@ -77,7 +85,11 @@ class Clone:
         self.run("git", "commit", "-q", "-m", message)
 
     def files(self, folder: str) -> set[str]:
-        return {str(p.relative_to(self.path / folder)) for p in (self.path / folder).rglob("*") if p.is_file()}
+        return {
+            str(p.relative_to(self.path / folder))
+            for p in (self.path / folder).rglob("*")
+            if p.is_file()
+        }
 
 
 def make_clone(path: Path) -> Clone:
@@ -90,7 +102,11 @@ def make_clone(path: Path) -> Clone:
         check=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        if name == "dvc.lock" or name.startswith(("reports/", "tests/", "docs/")) or not (ROOT / name).exists():
+        if (
+            name == "dvc.lock"
+            or name.startswith(("reports/", "tests/", "docs/"))
+            or not (ROOT / name).exists()
+        ):
             continue
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, path / name)

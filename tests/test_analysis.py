@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lottery import analysis, report_text
-from lottery.analysis import conclude, holm, interval, metrics, outcomes
 from lottery.params import validate
+from lottery.report import text, verdict
+from lottery.report.verdict import conclude, holm, interval, metrics, outcomes
 
 MARGIN, RESOLUTION = 0.01, 50
 RUN_COLUMNS = [
@@ -35,7 +35,9 @@ def history_rows(seed, variant, round_, validation_loss, **columns):
             "train_loss": math.nan,
             "train_accuracy": math.nan,
             "validation_loss": validation_loss,
-            "validation_accuracy": columns.get("validation_accuracy", [0.5 + 0.01 * i for i in range(n)]),
+            "validation_accuracy": columns.get(
+                "validation_accuracy", [0.5 + 0.01 * i for i in range(n)]
+            ),
             "test_loss": columns.get("test_loss", [1.0] * n),
             "test_accuracy": columns.get("test_accuracy", [0.6 + 0.01 * i for i in range(n)]),
         }
@@ -46,7 +48,9 @@ def history_rows(seed, variant, round_, validation_loss, **columns):
 
 
 def test_a_run_stops_early_at_its_first_lowest_validation_loss():
-    (run,) = outcomes(history_rows(0, "dense", 0, [2.0, 0.7, 0.4, 0.5, 0.4, 0.9])).to_dict("records")
+    (run,) = outcomes(history_rows(0, "dense", 0, [2.0, 0.7, 0.4, 0.5, 0.4, 0.9])).to_dict(
+        "records"
+    )
     assert run["early_stop_iteration"] == 100
     assert run["test_accuracy"] == pytest.approx(0.62)
     assert run["validation_accuracy"] == pytest.approx(0.52)
@@ -56,7 +60,14 @@ def test_a_run_stops_early_at_its_first_lowest_validation_loss():
 def test_accuracy_is_read_off_the_test_set_at_the_early_stop():
     history = pd.concat(
         [
-            history_rows(0, "dense", 0, [3, 2, 1, 2], test_accuracy=[0.1, 0.2, 0.3, 0.9], test_loss=[3, 0, 2, 0]),
+            history_rows(
+                0,
+                "dense",
+                0,
+                [3, 2, 1, 2],
+                test_accuracy=[0.1, 0.2, 0.3, 0.9],
+                test_loss=[3, 0, 2, 0],
+            ),
             history_rows(1, "ticket", 3, [1, 2, 3, 4], test_accuracy=[0.4, 0.8, 0.8, 0.7]),
         ]
     )
@@ -67,7 +78,11 @@ def test_accuracy_is_read_off_the_test_set_at_the_early_stop():
 
 
 histories_of_runs = st.lists(
-    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=8),
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 1000), st.integers(0, 1000)),
+        min_size=1,
+        max_size=8,
+    ),
     min_size=1,
     max_size=5,
 )
@@ -79,14 +94,24 @@ def test_outcomes_are_those_of_each_run_whatever_the_order_of_the_rows(runs, ran
     frames, expected = [], []
     for seed, run in enumerate(runs):
         losses, validation, test = (list(values) for values in zip(*run, strict=True))
-        frames.append(history_rows(seed, "ticket", 2, losses, validation_accuracy=validation, test_accuracy=test))
+        frames.append(
+            history_rows(
+                seed, "ticket", 2, losses, validation_accuracy=validation, test_accuracy=test
+            )
+        )
         stop = losses.index(min(losses))
         expected.append((seed, 50 * stop, validation[stop], test[stop], test[-1]))
     history = pd.concat(frames)
     rows = list(range(len(history)))
     random.shuffle(rows)
     table = outcomes(history.iloc[rows])
-    columns = ["seed", "early_stop_iteration", "validation_accuracy", "test_accuracy", "final_test_accuracy"]
+    columns = [
+        "seed",
+        "early_stop_iteration",
+        "validation_accuracy",
+        "test_accuracy",
+        "final_test_accuracy",
+    ]
     assert [tuple(row) for row in table[columns].itertuples(index=False)] == expected
     assert table["weights_remaining"].tolist() == pytest.approx([0.64] * len(runs))
 
@@ -97,15 +122,21 @@ def test_the_test_set_chooses_neither_the_early_stop_nor_the_best_round(seed):
     generator = np.random.default_rng(seed)
     history = pd.concat(
         history_rows(
-            seed, "ticket", round_, generator.random(5).round(1), validation_accuracy=generator.random(5).round(1)
+            seed,
+            "ticket",
+            round_,
+            generator.random(5).round(1),
+            validation_accuracy=generator.random(5).round(1),
         )
         for seed, round_ in itertools.product(range(2), (1, 2, 3))
     )
-    other = history.assign(test_accuracy=generator.random(len(history)), test_loss=generator.random(len(history)))
+    other = history.assign(
+        test_accuracy=generator.random(len(history)), test_loss=generator.random(len(history))
+    )
     chosen = ["seed", "round", "early_stop_iteration", "validation_accuracy"]
     runs, other_runs = outcomes(history), outcomes(other)
     assert runs[chosen].equals(other_runs[chosen])
-    assert analysis.best_round(runs) == analysis.best_round(other_runs)
+    assert verdict.best_round(runs) == verdict.best_round(other_runs)
     assert not runs["test_accuracy"].equals(other_runs["test_accuracy"])
 
 
@@ -117,12 +148,14 @@ def test_the_best_round_has_the_highest_mean_validation_accuracy():
             "test_accuracy": [0.99, 0.99, 0.1, 0.1, 0.99, 0.99],
         }
     )
-    assert analysis.best_round(runs) == 2
+    assert verdict.best_round(runs) == 2
 
 
 def test_of_equally_good_rounds_the_sparsest_is_best():
-    runs = pd.DataFrame({"round": [9, 3, 6, 3, 6, 9], "validation_accuracy": [0.1, 0.3, 0.2, 0.1, 0.2, 0.2]})
-    assert analysis.best_round(runs) == 6
+    runs = pd.DataFrame(
+        {"round": [9, 3, 6, 3, 6, 9], "validation_accuracy": [0.1, 0.3, 0.2, 0.1, 0.2, 0.2]}
+    )
+    assert verdict.best_round(runs) == 6
 
 
 # Statistics
@@ -167,13 +200,17 @@ def test_an_interval_is_that_of_students_t(values, confidence):
     if error == 0:
         assert (low, high) == (mean, mean)
     else:
-        expected = stats.t.interval(confidence, len(values) - 1, loc=differences.mean(), scale=error)
+        expected = stats.t.interval(
+            confidence, len(values) - 1, loc=differences.mean(), scale=error
+        )
         assert (low, high) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_an_interval_of_a_case_by_hand():
     # mean 2, standard deviation 1, standard error 1 / sqrt(3); t of 0.975 and 2 degrees of freedom: 4.302653
-    assert interval(np.array([1.0, 2.0, 3.0]), 0.95) == pytest.approx((2.0, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+    assert interval(np.array([1.0, 2.0, 3.0]), 0.95) == pytest.approx(
+        (2.0, 2 - 2.484138, 2 + 2.484138), abs=1e-6
+    )
 
 
 # The verdict
@@ -202,13 +239,22 @@ def simulated(
     dense_stop = 500 + generator.normal(0, iteration_spread, seeds)
     blocks = [("dense", 0, dense, dense_stop)]
     for round_, difference, later, more in zip(
-        rounds, *(np.broadcast_to(one, len(rounds)) for one in (accuracy, iterations, gain)), strict=True
+        rounds,
+        *(np.broadcast_to(one, len(rounds)) for one in (accuracy, iterations, gain)),
+        strict=True,
     ):
         ticket = dense + generator.normal(difference, spread, seeds)
         stop = dense_stop + generator.normal(later, iteration_spread, seeds)
         blocks.append(("ticket", round_, ticket, stop))
         if controls:
-            blocks.append(("random_reinit", round_, ticket - generator.normal(more, spread, seeds), dense_stop + 100))
+            blocks.append(
+                (
+                    "random_reinit",
+                    round_,
+                    ticket - generator.normal(more, spread, seeds),
+                    dense_stop + 100,
+                )
+            )
     return pd.concat(
         [
             pd.DataFrame(
@@ -236,7 +282,10 @@ def judged(runs):
 def found_in(simulations, **truth):
     """In how many simulations a winning ticket is said to be found."""
     generator = np.random.default_rng(20190306)
-    return sum(judged(simulated(generator, **truth)).verdict == "winning ticket" for _ in range(simulations))
+    return sum(
+        judged(simulated(generator, **truth)).verdict == "winning ticket"
+        for _ in range(simulations)
+    )
 
 
 def at_most_by_chance(simulations):
@@ -286,7 +335,9 @@ def test_no_winning_ticket_takes_that_every_round_loses():
 
 
 def test_one_winning_round_is_enough():
-    conclusion = judged(simulated(np.random.default_rng(3), accuracy=(-0.1, 0.005, -0.1), rounds=(3, 6, 9), seeds=8))
+    conclusion = judged(
+        simulated(np.random.default_rng(3), accuracy=(-0.1, 0.005, -0.1), rounds=(3, 6, 9), seeds=8)
+    )
     assert conclusion.verdict == "winning ticket"
     assert [(j.round, j.wins, j.loses) for j in conclusion.rounds] == [
         (3, False, True),
@@ -298,7 +349,12 @@ def test_one_winning_round_is_enough():
 
 def test_the_smallest_winning_ticket_is_the_sparsest_of_the_winners():
     conclusion = judged(
-        simulated(np.random.default_rng(4), accuracy=(0.005, 0.02, 0.005, -0.1), rounds=(3, 6, 9, 12), seeds=8)
+        simulated(
+            np.random.default_rng(4),
+            accuracy=(0.005, 0.02, 0.005, -0.1),
+            rounds=(3, 6, 9, 12),
+            seeds=8,
+        )
     )
     assert [j.wins for j in conclusion.rounds] == [True, True, True, False]
     assert conclusion.smallest.round == 9
@@ -325,7 +381,7 @@ def test_few_seeds_with_much_spread_are_inconclusive():
 @pytest.mark.parametrize(("seeds", "effect"), [(3, 1.0), (5, 0.8), (12, 0.5), (30, 0.2)])
 def test_power_is_the_share_of_simulated_t_tests_that_tell(seeds, effect):
     scores = np.array([-1.0, 0.0, 1.0])  # standard deviation 1
-    computed = analysis.Criterion(effect + scores, bound=0.0, step=1e-9).power(seeds, 0.05)
+    computed = verdict.Criterion(effect + scores, bound=0.0, step=1e-9).power(seeds, 0.05)
     drawn = np.random.default_rng(5).normal(effect, 1.0, (20_000, seeds))
     told = stats.ttest_1samp(drawn, 0.0, axis=1, alternative="greater").pvalue < 0.05
     assert abs(told.mean() - computed) < 4 * math.sqrt(computed * (1 - computed) / 20_000)
@@ -336,14 +392,22 @@ def winners_among(seeds, simulations=300, **truth):
 
 
 def test_the_seeds_said_to_be_needed_find_the_winner_with_the_power_said():
-    truth = {"accuracy": -0.004, "iterations": -10.0, "gain": 0.016, "rounds": (3,), "spread": 0.006}
+    truth = {
+        "accuracy": -0.004,
+        "iterations": -10.0,
+        "gain": 0.016,
+        "rounds": (3,),
+        "spread": 0.006,
+    }
     deviations = {"values": np.array([-1.0, 0.0, 1.0])}
     criteria = [
-        analysis.Criterion(truth["accuracy"] + truth["spread"] * deviations["values"], -MARGIN, 1e-9),
-        analysis.Criterion(-truth["iterations"] + 20 * deviations["values"], -RESOLUTION, 1e-9),
-        analysis.Criterion(truth["gain"] + truth["spread"] * deviations["values"], MARGIN, 1e-9),
+        verdict.Criterion(
+            truth["accuracy"] + truth["spread"] * deviations["values"], -MARGIN, 1e-9
+        ),
+        verdict.Criterion(-truth["iterations"] + 20 * deviations["values"], -RESOLUTION, 1e-9),
+        verdict.Criterion(truth["gain"] + truth["spread"] * deviations["values"], MARGIN, 1e-9),
     ]
-    heading, needed = analysis.seeds_needed(criteria, rounds=1, alpha=0.05)
+    heading, needed = verdict.seeds_needed(criteria, rounds=1, alpha=0.05)
     assert heading == "win"
     assert winners_among(needed, **truth) >= 0.8 - 3 * math.sqrt(0.8 * 0.2 / 300)
     assert winners_among(needed // 2, **truth) < 0.7
@@ -352,8 +416,11 @@ def test_the_seeds_said_to_be_needed_find_the_winner_with_the_power_said():
 def test_more_rounds_and_more_spread_take_more_seeds_and_a_mean_on_the_bound_takes_too_many():
     def needed(excess, spread, rounds=1):
         values = spread * np.array([-1.0, 0.0, 1.0])
-        criteria = [analysis.Criterion(excess + values, 0.0, 1e-9), analysis.Criterion(9 + values, 0.0, 1e-9)]
-        return analysis.seeds_needed(criteria, rounds, 0.05)
+        criteria = [
+            verdict.Criterion(excess + values, 0.0, 1e-9),
+            verdict.Criterion(9 + values, 0.0, 1e-9),
+        ]
+        return verdict.seeds_needed(criteria, rounds, 0.05)
 
     assert needed(1.0, 1.0)[1] < needed(1.0, 1.0, rounds=6)[1] < needed(1.0, 2.0, rounds=6)[1]
     assert needed(-1.0, 1.0)[0] == "lose"
@@ -363,14 +430,17 @@ def test_more_rounds_and_more_spread_take_more_seeds_and_a_mean_on_the_bound_tak
 
 
 def test_an_inconclusive_verdict_says_how_many_seeds_would_tell():
-    conclusion = judged(simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006))
+    conclusion = judged(
+        simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006)
+    )
     assert conclusion.verdict == "inconclusive"
     needed = [j.seeds_needed for j in conclusion.rounds if j.heading == "win"]
     assert needed
     assert min(needed) > 4
     assert f"{min(needed)} would show a winning ticket" in conclusion.reason
     report = report_of(
-        simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006), conclusion
+        simulated(np.random.default_rng(1), seeds=4, accuracy=-0.004, gain=0.014, spread=0.006),
+        conclusion,
     )
     for j in conclusion.rounds:
         assert (
@@ -381,16 +451,25 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_tell():
 
 def test_a_decided_round_needs_no_more_seeds(winning):
     _, conclusion = winning
-    assert [(j.heading, j.seeds_needed) for j in conclusion.rounds if j.wins or j.loses] == [(None, None)] * 3
+    assert [(j.heading, j.seeds_needed) for j in conclusion.rounds if j.wins or j.loses] == [
+        (None, None)
+    ] * 3
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 0.02, 0.05])
 def test_without_a_random_reinit_control_there_is_never_a_winning_ticket(accuracy):
-    conclusion = judged(simulated(np.random.default_rng(7), accuracy=accuracy, seeds=8, controls=False))
+    conclusion = judged(
+        simulated(np.random.default_rng(7), accuracy=accuracy, seeds=8, controls=False)
+    )
     assert conclusion.verdict == "inconclusive"
     assert "random_reinit" in conclusion.reason
-    assert [(j.p_win, j.wins, j.reinit_difference) for j in conclusion.rounds] == [(1.0, False, None)] * 2
-    assert judged(simulated(np.random.default_rng(7), accuracy=accuracy, seeds=8)).verdict == "winning ticket"
+    assert [(j.p_win, j.wins, j.reinit_difference) for j in conclusion.rounds] == [
+        (1.0, False, None)
+    ] * 2
+    assert (
+        judged(simulated(np.random.default_rng(7), accuracy=accuracy, seeds=8)).verdict
+        == "winning ticket"
+    )
 
 
 def test_without_a_random_reinit_control_bad_tickets_still_lose():
@@ -441,9 +520,13 @@ def test_seeds_that_agree_by_chance_do_not_make_a_winner(seeds):
     generator = np.random.default_rng(12)
     wins = 0
     for _ in range(300):  # truly later by the resolution: by nothing or by twice as much, evenly
-        runs = simulated(generator, seeds=seeds, rounds=(3,), iterations=0.0, iteration_spread=0.0, accuracy=0.02)
+        runs = simulated(
+            generator, seeds=seeds, rounds=(3,), iterations=0.0, iteration_spread=0.0, accuracy=0.02
+        )
         later = runs["variant"] == "ticket"
-        runs.loc[later, "early_stop_iteration"] += generator.integers(0, 2, seeds) * 2.0 * RESOLUTION
+        runs.loc[later, "early_stop_iteration"] += (
+            generator.integers(0, 2, seeds) * 2.0 * RESOLUTION
+        )
         wins += judged(runs).verdict == "winning ticket"
     assert wins <= at_most_by_chance(300)
 
@@ -475,17 +558,27 @@ def p_above(differences, bound):
 
 
 def test_a_win_takes_the_largest_of_three_p_values_and_a_loss_three_times_the_smallest():
-    runs = simulated(np.random.default_rng(11), rounds=(3, 6), seeds=4, accuracy=(-0.013, -0.004), gain=0.013)
+    runs = simulated(
+        np.random.default_rng(11), rounds=(3, 6), seeds=4, accuracy=(-0.013, -0.004), gain=0.013
+    )
     wins, losses = [], []
     for round_ in (3, 6):
         by_variant = dict(iter(runs[runs["round"].isin([0, round_])].groupby("variant")))
         ticket, dense, control = (
             by_variant[v]["test_accuracy"].to_numpy() for v in ("ticket", "dense", "random_reinit")
         )
-        stop, dense_stop = (by_variant[v]["early_stop_iteration"].to_numpy() for v in ("ticket", "dense"))
-        bounds = [(ticket - dense, -MARGIN), (dense_stop - stop, -RESOLUTION), (ticket - control, MARGIN)]
+        stop, dense_stop = (
+            by_variant[v]["early_stop_iteration"].to_numpy() for v in ("ticket", "dense")
+        )
+        bounds = [
+            (ticket - dense, -MARGIN),
+            (dense_stop - stop, -RESOLUTION),
+            (ticket - control, MARGIN),
+        ]
         wins.append(max(p_above(differences, bound) for differences, bound in bounds))
-        losses.append(min(1.0, 3 * min(p_above(-differences, -bound) for differences, bound in bounds)))
+        losses.append(
+            min(1.0, 3 * min(p_above(-differences, -bound) for differences, bound in bounds))
+        )
     found = judged(runs).rounds
     assert [j.p_win for j in found] == pytest.approx(holm_by_definition(wins), rel=1e-9)
     assert [j.p_loss for j in found] == pytest.approx(losses, rel=1e-9)
@@ -498,7 +591,9 @@ def test_a_win_takes_the_largest_of_three_p_values_and_a_loss_three_times_the_sm
 
 @pytest.fixture(scope="module")
 def winning():
-    runs = simulated(np.random.default_rng(12), rounds=(3, 6, 9), accuracy=(0.004, 0.002, -0.1), seeds=8)
+    runs = simulated(
+        np.random.default_rng(12), rounds=(3, 6, 9), accuracy=(0.004, 0.002, -0.1), seeds=8
+    )
     return runs, judged(runs)
 
 
@@ -527,12 +622,19 @@ def test_metrics_have_the_numbers_of_the_runs(winning):
     ticket = runs[runs["variant"] == "ticket"]
     best = ticket.groupby("round")["validation_accuracy"].mean().idxmax()
     assert found["variants"]["ticket"]["best"]["round"] == best
-    assert found["variants"]["ticket"]["best"]["weights_remaining"] == pytest.approx(0.8**best, rel=1e-5)
+    assert found["variants"]["ticket"]["best"]["weights_remaining"] == pytest.approx(
+        0.8**best, rel=1e-5
+    )
     stop = ticket.loc[ticket["round"] == best, "early_stop_iteration"]
     expected = {"mean": stop.mean(), "min": stop.min(), "max": stop.max(), "n": 8}
-    assert found["variants"]["ticket"]["best"]["early_stop_iteration"] == pytest.approx(expected, rel=1e-5)
+    assert found["variants"]["ticket"]["best"]["early_stop_iteration"] == pytest.approx(
+        expected, rel=1e-5
+    )
     assert found["verdict"] == "winning ticket"
-    assert found["smallest_winning_ticket"] == {"round": 6, "weights_remaining": pytest.approx(0.8**6, rel=1e-5)}
+    assert found["smallest_winning_ticket"] == {
+        "round": 6,
+        "weights_remaining": pytest.approx(0.8**6, rel=1e-5),
+    }
 
 
 def test_metrics_without_a_winner_have_null_for_the_smallest():
@@ -544,8 +646,16 @@ def test_metrics_without_a_winner_have_null_for_the_smallest():
 
 def test_by_round_has_mean_and_range_over_seeds(winning):
     runs, _ = winning
-    table = analysis.by_round(runs, "test_accuracy")
-    assert list(table.columns) == ["variant", "round", "weights_remaining", "mean", "min", "max", "n"]
+    table = verdict.by_round(runs, "test_accuracy")
+    assert list(table.columns) == [
+        "variant",
+        "round",
+        "weights_remaining",
+        "mean",
+        "min",
+        "max",
+        "n",
+    ]
     assert len(table) == 1 + 3 + 3
     row = table[(table["variant"] == "ticket") & (table["round"] == 6)].iloc[0]
     values = runs.loc[(runs["variant"] == "ticket") & (runs["round"] == 6), "test_accuracy"]
@@ -561,7 +671,7 @@ def test_curves_leave_out_iterations_that_not_all_seeds_reached():
             history_rows(1, "dense", 0, [1] * 3, test_accuracy=[0.3, 0.4, 0.5]),
         ]
     )
-    table = analysis.curves(history, "test_accuracy")
+    table = verdict.curves(history, "test_accuracy")
     assert table["iteration"].tolist() == [0, 50, 100]
     assert table["mean"].tolist() == pytest.approx([0.2, 0.3, 0.4])
     assert table["min"].tolist() == [0.1, 0.2, 0.3]
@@ -570,7 +680,7 @@ def test_curves_leave_out_iterations_that_not_all_seeds_reached():
 
 @given(st.sets(st.integers(1, 60), min_size=1, max_size=30), st.integers(2, 8))
 def test_rounds_spread_out_are_few_and_hold_the_first_and_the_last(rounds, most):
-    chosen = analysis.spread_out(list(rounds), most)
+    chosen = verdict.spread_out(list(rounds), most)
     assert len(chosen) == min(most, len(rounds))
     assert chosen == sorted(set(chosen))
     assert set(chosen) <= rounds
@@ -586,7 +696,14 @@ FACTS = {
     "sha256": "0123456789abcdef" * 4,
     "counts": {"train": 3500, "validation": 500, "test": 1000},
 }
-ENVIRONMENTS = [{"device": "CPU", "cpu": "A CPU", "threads": 1, "versions": {"tensorflow": "2.0", "numpy": "1.0"}}]
+ENVIRONMENTS = [
+    {
+        "device": "CPU",
+        "cpu": "A CPU",
+        "threads": 1,
+        "versions": {"tensorflow": "2.0", "numpy": "1.0"},
+    }
+]
 
 
 def params_for(rounds, seeds):
@@ -607,13 +724,16 @@ def params_for(rounds, seeds):
 
 def report_of(runs, conclusion):
     params = params_for(sorted(set(runs["round"]) - {0}), runs["seed"].nunique())
-    return report_text.markdown(params, FACTS, ENVIRONMENTS, runs, conclusion, pd.DataFrame())
+    return text.markdown(params, FACTS, ENVIRONMENTS, runs, conclusion, pd.DataFrame())
 
 
 @pytest.mark.parametrize(
     ("truth", "opening"),
     [
-        ({"accuracy": 0.005, "seeds": 8}, "**Winning ticket found.** The smallest has 26.21% of the weights: "),
+        (
+            {"accuracy": 0.005, "seeds": 8},
+            "**Winning ticket found.** The smallest has 26.21% of the weights: ",
+        ),
         ({"accuracy": -0.1}, "**No winning ticket.** Every round fails one of the criteria."),
         ({"spread": 0.05, "seeds": 3}, "**Inconclusive.** 3 seeds do not tell, at 95% confidence"),
         ({"seeds": 1}, "**Inconclusive.** One seed has no spread: at least two are needed"),
@@ -660,7 +780,9 @@ def test_the_report_contains_the_numbers_of_the_metrics(winning):
 def test_the_report_says_of_each_round_whether_its_ticket_wins(winning):
     runs, conclusion = winning
     report = report_of(runs, conclusion)
-    outcomes = [row_of(report, str(j.round), f"{j.weights_remaining:.2%}") for j in conclusion.rounds]
+    outcomes = [
+        row_of(report, str(j.round), f"{j.weights_remaining:.2%}") for j in conclusion.rounds
+    ]
     assert [(row[0], row[-1]) for row in outcomes] == [("3", "wins"), ("6", "wins"), ("9", "loses")]
     mean, low, high = (100 * v for v in conclusion.rounds[0].accuracy_difference)
     assert outcomes[0][2] == f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
@@ -672,6 +794,7 @@ def test_the_report_says_what_it_was_computed_on_and_from(winning):
     assert "1,000 test images" in report
     assert "- CPU, A CPU, 1 thread(s) a run; tensorflow 2.0, numpy 1.0" in report
     assert (
-        "sha256 of its images and labels `0123456789abcdef…`; 3,500 train, 500 validation, 1,000 test images." in report
+        "sha256 of its images and labels `0123456789abcdef…`; 3,500 train, 500 validation, 1,000 test images."
+        in report
     )
     assert "nan" not in report

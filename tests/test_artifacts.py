@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from lottery import artifacts, histories
+from lottery.artifacts import files, tables
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
@@ -43,12 +43,22 @@ def same_tensors(one, other):
 
 def example_mask():
     generator = np.random.default_rng(0)
-    return Mask({"dense1/kernel": generator.random((7, 5)) < 0.4, "output/kernel": generator.random((5, 3)) < 0.7})
+    return Mask(
+        {
+            "dense1/kernel": generator.random((7, 5)) < 0.4,
+            "output/kernel": generator.random((5, 3)) < 0.7,
+        }
+    )
 
 
 def example_weights():
     generator = np.random.default_rng(1)
-    shapes = {"dense1/kernel": (7, 5), "dense1/bias": (5,), "output/kernel": (5, 3), "output/bias": (3,)}
+    shapes = {
+        "dense1/kernel": (7, 5),
+        "dense1/bias": (5,),
+        "output/kernel": (5, 3),
+        "output/bias": (3,),
+    }
     return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -56,10 +66,19 @@ def example_parts():
     generator = np.random.default_rng(2)
     counts = {"train": 5, "validation": 2, "test": 3}
     parts = {
-        name: Part(generator.integers(0, 256, (n, 4, 3, 1), np.uint8), generator.integers(0, 3, n).astype(np.int32))
+        name: Part(
+            generator.integers(0, 256, (n, 4, 3, 1), np.uint8),
+            generator.integers(0, 3, n).astype(np.int32),
+        )
         for name, n in counts.items()
     }
-    return parts, {"name": "tiny", "title": "Tiny", "image_shape": [4, 3, 1], "classes": 3, "counts": counts}
+    return parts, {
+        "name": "tiny",
+        "title": "Tiny",
+        "image_shape": [4, 3, 1],
+        "classes": 3,
+        "counts": counts,
+    }
 
 
 def overwrite(path, content):
@@ -79,7 +98,9 @@ def error_of(read, *arguments):
 tensors = st.dictionaries(
     st.text("abc/é", min_size=1, max_size=5),
     st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.bool_]).flatmap(
-        lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
+        lambda dtype: npst.arrays(
+            dtype, npst.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
+        )
     ),
     max_size=4,
 )
@@ -94,8 +115,8 @@ facts = st.dictionaries(
 @settings(deadline=None)
 @given(tensors, facts)
 def test_tensors_and_facts_come_back_bit_for_bit(given_tensors, given_facts):
-    content = artifacts.tensors_to_bytes(given_tensors, given_facts)
-    again, again_facts = artifacts.tensors_from_bytes(content)
+    content = files.tensors_to_bytes(given_tensors, given_facts)
+    again, again_facts = files.tensors_from_bytes(content)
     assert same_tensors(again, given_tensors)
     assert list(again) == sorted(given_tensors)
     assert again_facts == given_facts
@@ -103,42 +124,47 @@ def test_tensors_and_facts_come_back_bit_for_bit(given_tensors, given_facts):
 
 @settings(deadline=None)
 @given(tensors, facts)
-def test_the_same_content_gives_the_same_bytes_in_whatever_order_it_comes(given_tensors, given_facts):
-    content = artifacts.tensors_to_bytes(given_tensors, given_facts)
+def test_the_same_content_gives_the_same_bytes_in_whatever_order_it_comes(
+    given_tensors, given_facts
+):
+    content = files.tensors_to_bytes(given_tensors, given_facts)
     backwards = dict(reversed(given_tensors.items())), dict(reversed(given_facts.items()))
-    assert artifacts.tensors_to_bytes(*backwards) == content
+    assert files.tensors_to_bytes(*backwards) == content
 
 
 def test_signed_zeros_and_nan_payloads_come_back(tmp_path):
     bits = np.array([0x80000000, 0x7FC00001, 0xFFA00002, 0x00000001], np.uint32)
-    artifacts.write_tensors(tmp_path / "weights", {"kernel": bits.view(np.float32)}, {})
-    assert artifacts.read_tensors(tmp_path / "weights")[0]["kernel"].view(np.uint32).tolist() == bits.tolist()
+    files.write_tensors(tmp_path / "weights", {"kernel": bits.view(np.float32)}, {})
+    assert (
+        files.read_tensors(tmp_path / "weights")[0]["kernel"].view(np.uint32).tolist()
+        == bits.tolist()
+    )
 
 
 def test_an_array_that_is_not_contiguous_comes_back(tmp_path):
     value = np.arange(24, dtype=np.float32).reshape(4, 6).T[::2]
-    artifacts.write_tensors(tmp_path / "weights", {"kernel": value}, {})
-    assert artifacts.read_tensors(tmp_path / "weights")[0]["kernel"].tolist() == value.tolist()
+    files.write_tensors(tmp_path / "weights", {"kernel": value}, {})
+    assert files.read_tensors(tmp_path / "weights")[0]["kernel"].tolist() == value.tolist()
 
 
 def test_a_mask_comes_back_with_its_facts(tmp_path):
     mask = example_mask()
-    artifacts.write_mask(tmp_path / "mask", mask, FACTS)
-    again, given_facts = artifacts.read_mask(tmp_path / "mask")
+    files.write_mask(tmp_path / "mask", mask, FACTS)
+    again, given_facts = files.read_mask(tmp_path / "mask")
     assert same_tensors(again.layers, mask.layers)
     assert {key: given_facts[key] for key in FACTS} == FACTS
     assert again.counts == mask.counts
 
 
 def test_a_mask_takes_one_bit_a_weight(tmp_path):
-    artifacts.write_mask(tmp_path / "mask", Mask.full({"kernel": (784, 300)}), {})
+    files.write_mask(tmp_path / "mask", Mask.full({"kernel": (784, 300)}), {})
     assert 784 * 300 / 8 <= (tmp_path / "mask").stat().st_size < 784 * 300 / 8 + 500
 
 
 def test_weights_under_a_mask_come_back_with_zeros_where_they_are_pruned(tmp_path):
     mask, weights = example_mask(), example_weights()
-    artifacts.write_masked_weights(tmp_path / "weights", weights, mask, FACTS)
-    again, again_mask, given_facts = artifacts.read_masked_weights(tmp_path / "weights")
+    files.write_masked_weights(tmp_path / "weights", weights, mask, FACTS)
+    again, again_mask, given_facts = files.read_masked_weights(tmp_path / "weights")
     assert same_tensors(again, mask.apply(weights))
     assert same_tensors(again_mask.layers, mask.layers)
     assert {key: given_facts[key] for key in FACTS} == FACTS
@@ -148,7 +174,7 @@ def test_only_survivors_of_masked_weights_are_stored(tmp_path):
     keep = np.zeros((784, 300), np.bool_)
     keep.flat[:1000] = True
     weights = {"kernel": np.ones((784, 300), np.float32)}
-    artifacts.write_masked_weights(tmp_path / "weights", weights, Mask({"kernel": keep}), {})
+    files.write_masked_weights(tmp_path / "weights", weights, Mask({"kernel": keep}), {})
     size = (tmp_path / "weights").stat().st_size
     assert 784 * 300 / 8 + 4000 <= size < 784 * 300 / 8 + 4000 + 500
 
@@ -159,14 +185,14 @@ def test_any_weights_under_any_mask_come_back(tmp_path_factory, keep, data):
     bits = data.draw(npst.arrays(np.uint32, keep.shape, elements=st.integers(0, 2**32 - 1)))
     mask, weights = Mask({"k": keep}), {"k": bits.view(np.float32), "b": np.ones(2, np.float32)}
     path = tmp_path_factory.getbasetemp() / "any-weights"
-    artifacts.write_masked_weights(path, weights, mask, {})
-    assert same_tensors(artifacts.read_masked_weights(path)[0], mask.apply(weights))
+    files.write_masked_weights(path, weights, mask, {})
+    assert same_tensors(files.read_masked_weights(path)[0], mask.apply(weights))
 
 
 def test_a_dataset_comes_back_memory_mapped(tmp_path):
     parts, given_facts = example_parts()
-    artifacts.write_dataset(tmp_path / "dataset", parts, given_facts)
-    dataset = artifacts.open_dataset(tmp_path / "dataset")
+    files.write_dataset(tmp_path / "dataset", parts, given_facts)
+    dataset = files.open_dataset(tmp_path / "dataset")
     assert dataset.image_shape == (4, 3, 1)
     assert {key: dataset.facts[key] for key in given_facts} == given_facts
     for name, part in parts.items():
@@ -174,14 +200,24 @@ def test_a_dataset_comes_back_memory_mapped(tmp_path):
         assert isinstance(opened.images, np.memmap)
         assert bits_of(opened.images) == bits_of(part.images)
         assert bits_of(opened.labels) == bits_of(part.labels)
-    files = {f"{n}_{field}.npy" for n in ("train", "validation", "test") for field in ("images", "labels")}
-    assert {path.name for path in (tmp_path / "dataset").iterdir()} == files | {"dataset.json"}
+    names = {
+        f"{n}_{field}.npy"
+        for n in ("train", "validation", "test")
+        for field in ("images", "labels")
+    }
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} == names | {"dataset.json"}
 
 
 def test_json_comes_back(tmp_path):
-    content = {"verdict": "inconclusive", "round": None, "mean": 0.1, "list": [1, 2], "text": "≥ 5 %"}
-    artifacts.write_json(tmp_path / "a.json", content)
-    assert artifacts.read_json(tmp_path / "a.json") == content
+    content = {
+        "verdict": "inconclusive",
+        "round": None,
+        "mean": 0.1,
+        "list": [1, 2],
+        "text": "≥ 5 %",
+    }
+    files.write_json(tmp_path / "a.json", content)
+    assert files.read_json(tmp_path / "a.json") == content
     assert (tmp_path / "a.json").read_text(encoding="utf-8").endswith("\n}\n")
 
 
@@ -226,18 +262,18 @@ def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path):
 
 TENSOR_FILES = {
     "tensors": (
-        lambda path: artifacts.write_tensors(path, example_weights(), FACTS),
-        artifacts.read_tensors,
+        lambda path: files.write_tensors(path, example_weights(), FACTS),
+        files.read_tensors,
         lambda result: ({n: bits_of(v) for n, v in result[0].items()}, result[1]),
     ),
     "mask": (
-        lambda path: artifacts.write_mask(path, example_mask(), FACTS),
-        artifacts.read_mask,
+        lambda path: files.write_mask(path, example_mask(), FACTS),
+        files.read_mask,
         lambda result: ({n: bits_of(v) for n, v in result[0].layers.items()}, result[1]),
     ),
     "masked-weights": (
-        lambda path: artifacts.write_masked_weights(path, example_weights(), example_mask(), FACTS),
-        artifacts.read_masked_weights,
+        lambda path: files.write_masked_weights(path, example_weights(), example_mask(), FACTS),
+        files.read_masked_weights,
         lambda result: (
             {n: bits_of(v) for n, v in result[0].items()},
             {n: bits_of(v) for n, v in result[1].layers.items()},
@@ -296,7 +332,7 @@ def test_a_tensor_file_with_bytes_added_is_an_error(tensor_file):
     assert error_of(read).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("read", [artifacts.read_tensors, artifacts.read_mask, artifacts.read_masked_weights])
+@pytest.mark.parametrize("read", [files.read_tensors, files.read_mask, files.read_masked_weights])
 def test_a_file_of_another_kind_is_an_error(tmp_path, read):
     path = tmp_path / "weights.safetensors"
     for content in (b"", b"text\n", b"\0" * 100, json.dumps({"a": 1}).encode(), b"\xff" * 64):
@@ -305,22 +341,24 @@ def test_a_file_of_another_kind_is_an_error(tmp_path, read):
 
 
 def test_weights_are_no_mask(tmp_path):
-    artifacts.write_tensors(tmp_path / "weights", example_weights(), FACTS)
-    assert "holds no mask" in error_of(artifacts.read_mask, tmp_path / "weights")
-    assert "holds no mask" in error_of(artifacts.read_masked_weights, tmp_path / "weights")
+    files.write_tensors(tmp_path / "weights", example_weights(), FACTS)
+    assert "holds no mask" in error_of(files.read_mask, tmp_path / "weights")
+    assert "holds no mask" in error_of(files.read_masked_weights, tmp_path / "weights")
 
 
 def test_survivors_that_do_not_fit_their_mask_are_an_error(tmp_path):
     mask = Mask({"k": np.array([True, False, True])})
     tensors = {"k/mask": mask.pack()["k"], "k/survivors": np.ones(3, np.float32)}
-    artifacts.write_tensors(tmp_path / "weights", tensors, {"shapes": {"k": [3]}})
-    assert "survivors do not fit the mask" in error_of(artifacts.read_masked_weights, tmp_path / "weights")
+    files.write_tensors(tmp_path / "weights", tensors, {"shapes": {"k": [3]}})
+    assert "survivors do not fit the mask" in error_of(
+        files.read_masked_weights, tmp_path / "weights"
+    )
 
 
 @pytest.fixture(scope="module")
 def dataset_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dataset")
-    artifacts.write_dataset(folder, *example_parts())
+    files.write_dataset(folder, *example_parts())
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -332,7 +370,11 @@ def same_parts(dataset):
     )
 
 
-ARRAYS = [f"{name}_{field}.npy" for name in ("train", "validation", "test") for field in ("images", "labels")]
+ARRAYS = [
+    f"{name}_{field}.npy"
+    for name in ("train", "validation", "test")
+    for field in ("images", "labels")
+]
 HEADER = range(8, 128)  # of an .npy file, after the magic number
 
 
@@ -346,10 +388,10 @@ def test_a_flipped_byte_of_an_array_is_an_error_that_names_the_file(dataset_fold
     spoiled[data.draw(st.sampled_from(positions))] ^= data.draw(st.integers(1, 255))
     overwrite(folder / file, spoiled)
     try:
-        assert error_of(artifacts.open_dataset, folder).startswith(f"{folder / file}: ")
+        assert error_of(files.open_dataset, folder).startswith(f"{folder / file}: ")
     finally:
         overwrite(folder / file, contents[file])
-    assert same_parts(artifacts.open_dataset(folder))
+    assert same_parts(files.open_dataset(folder))
 
 
 @pytest.mark.parametrize("file", ["train_images.npy", "validation_labels.npy"])
@@ -358,7 +400,7 @@ def test_an_array_cut_short_anywhere_is_an_error_that_names_the_file(dataset_fol
     try:
         for length in range(len(contents[file])):
             overwrite(folder / file, contents[file][:length])
-            assert error_of(artifacts.open_dataset, folder).startswith(f"{folder / file}: ")
+            assert error_of(files.open_dataset, folder).startswith(f"{folder / file}: ")
     finally:
         overwrite(folder / file, contents[file])
 
@@ -371,7 +413,7 @@ def test_a_flipped_byte_of_dataset_json_is_an_error_or_leaves_the_same_images(da
     spoiled[data.draw(st.integers(0, len(spoiled) - 1))] ^= data.draw(st.integers(1, 255))
     overwrite(folder / "dataset.json", spoiled)
     try:
-        dataset = artifacts.open_dataset(folder)
+        dataset = files.open_dataset(folder)
     except LotteryError as error:
         assert str(error).startswith(f"{folder}{os.sep}")
     else:
@@ -381,33 +423,40 @@ def test_a_flipped_byte_of_dataset_json_is_an_error_or_leaves_the_same_images(da
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"null", b"3", b'"text"', b"{}", b'{"image_shape": 3}', b"\xff\xfe"]
+    "content",
+    [b"", b"{", b"[]", b"null", b"3", b'"text"', b"{}", b'{"image_shape": 3}', b"\xff\xfe"],
 )
 def test_a_dataset_json_of_another_kind_is_an_error_that_names_it(tmp_path, content):
-    artifacts.write_dataset(tmp_path, *example_parts())
+    files.write_dataset(tmp_path, *example_parts())
     overwrite(tmp_path / "dataset.json", content)
-    assert error_of(artifacts.open_dataset, tmp_path).startswith(f"{tmp_path / 'dataset.json'}: ")
+    assert error_of(files.open_dataset, tmp_path).startswith(f"{tmp_path / 'dataset.json'}: ")
 
 
 def test_an_array_of_another_shape_or_type_is_an_error_that_names_both(tmp_path):
-    artifacts.write_dataset(tmp_path, *example_parts())
+    files.write_dataset(tmp_path, *example_parts())
     np.save(tmp_path / "test_images.npy", np.zeros((3, 4, 4, 1), np.uint8))
-    assert "holds uint8 [3, 4, 4, 1], expected uint8 [3, 4, 3, 1]" in error_of(artifacts.open_dataset, tmp_path)
+    assert "holds uint8 [3, 4, 4, 1], expected uint8 [3, 4, 3, 1]" in error_of(
+        files.open_dataset, tmp_path
+    )
     np.save(tmp_path / "test_images.npy", np.zeros((3, 4, 3, 1), np.float32))
-    assert "holds float32 [3, 4, 3, 1], expected uint8 [3, 4, 3, 1]" in error_of(artifacts.open_dataset, tmp_path)
+    assert "holds float32 [3, 4, 3, 1], expected uint8 [3, 4, 3, 1]" in error_of(
+        files.open_dataset, tmp_path
+    )
 
 
 def test_an_array_of_other_images_of_the_same_shape_is_an_error(tmp_path):
-    artifacts.write_dataset(tmp_path, *example_parts())
+    files.write_dataset(tmp_path, *example_parts())
     np.save(tmp_path / "train_images.npy", np.zeros((5, 4, 3, 1), np.uint8))
-    message = error_of(artifacts.open_dataset, tmp_path)
-    assert message.startswith(f"{tmp_path / 'train_images.npy'}: its sha256 is not the one in dataset.json")
+    message = error_of(files.open_dataset, tmp_path)
+    assert message.startswith(
+        f"{tmp_path / 'train_images.npy'}: its sha256 is not the one in dataset.json"
+    )
 
 
 def test_a_pickled_array_is_never_unpickled(tmp_path):
-    artifacts.write_dataset(tmp_path, *example_parts())
+    files.write_dataset(tmp_path, *example_parts())
     np.save(tmp_path / "train_labels.npy", np.array([{}] * 5, object), allow_pickle=True)
-    assert error_of(artifacts.open_dataset, tmp_path).startswith(f"{tmp_path / 'train_labels.npy'}: ")
+    assert error_of(files.open_dataset, tmp_path).startswith(f"{tmp_path / 'train_labels.npy'}: ")
 
 
 # Missing files, folders that cannot be written
@@ -415,7 +464,7 @@ def test_a_pickled_array_is_never_unpickled(tmp_path):
 
 @pytest.mark.parametrize(
     "read",
-    [artifacts.read_tensors, artifacts.read_mask, artifacts.read_masked_weights, artifacts.read_json, histories.read],
+    [files.read_tensors, files.read_mask, files.read_masked_weights, files.read_json, tables.read],
 )
 def test_a_missing_file_is_an_error_that_names_it_and_the_next_thing_to_do(tmp_path, read):
     path = tmp_path / "sub" / "missing"
@@ -426,12 +475,12 @@ def test_a_missing_file_is_an_error_that_names_it_and_the_next_thing_to_do(tmp_p
 
 @pytest.mark.parametrize("file", [*ARRAYS, "dataset.json"])
 def test_a_missing_file_of_the_dataset_is_an_error_that_names_it(tmp_path, file):
-    artifacts.write_dataset(tmp_path, *example_parts())
+    files.write_dataset(tmp_path, *example_parts())
     (tmp_path / file).unlink()
-    assert error_of(artifacts.open_dataset, tmp_path).startswith(f"{tmp_path / file}: not there")
+    assert error_of(files.open_dataset, tmp_path).startswith(f"{tmp_path / file}: not there")
 
 
-@pytest.mark.parametrize("read", [artifacts.read_tensors, artifacts.read_json, histories.read])
+@pytest.mark.parametrize("read", [files.read_tensors, files.read_json, tables.read])
 def test_a_folder_in_place_of_a_file_is_an_error_that_names_it(tmp_path, read):
     assert error_of(read, tmp_path).startswith(f"{tmp_path}: cannot be read")
 
@@ -440,14 +489,16 @@ def test_a_folder_in_place_of_a_file_is_an_error_that_names_it(tmp_path, read):
 def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_file(tmp_path, below):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder is needed")
-    assert error_of(artifacts.write, blocked / below, b"x").startswith(f"{blocked / below}: cannot be written: ")
+    assert error_of(files.write, blocked / below, b"x").startswith(
+        f"{blocked / below}: cannot be written: "
+    )
     assert blocked.read_text() == "a file where a folder is needed"
     assert list(tmp_path.iterdir()) == [blocked]
 
 
 def test_a_folder_in_place_of_the_file_to_write_is_an_error_and_stays(tmp_path):
     (tmp_path / "weights" / "inside").mkdir(parents=True)
-    assert "cannot be written" in error_of(artifacts.write, tmp_path / "weights", b"x")
+    assert "cannot be written" in error_of(files.write, tmp_path / "weights", b"x")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["inside", "weights"]
 
 
@@ -469,9 +520,9 @@ def full_disk(request, monkeypatch):
 
 def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
     path = tmp_path / "metrics.json"
-    artifacts.write(path, b"old")
+    files.write(path, b"old")
     full_disk()
-    message = error_of(artifacts.write, path, b"new")
+    message = error_of(files.write, path, b"new")
     assert message.startswith(f"{path}: cannot be written: No space left on device")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -479,19 +530,21 @@ def test_a_write_that_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path
 
 def test_a_first_write_that_fails_midway_leaves_no_file(tmp_path, full_disk):
     full_disk()
-    assert "No space left" in error_of(artifacts.write_tensors, tmp_path / "w", example_weights(), FACTS)
+    assert "No space left" in error_of(
+        files.write_tensors, tmp_path / "w", example_weights(), FACTS
+    )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_write_that_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    artifacts.write(tmp_path / "a", b"old")
+    files.write(tmp_path / "a", b"old")
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        artifacts.write(tmp_path / "a", b"new")
+        files.write(tmp_path / "a", b"new")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
@@ -500,21 +553,23 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     real_fsync, real_replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda *a: (steps.append("fsync"), real_fsync(*a)))
     monkeypatch.setattr(os, "replace", lambda *a: (steps.append("replace"), real_replace(*a)))
-    artifacts.write(tmp_path / "a", b"content")
+    files.write(tmp_path / "a", b"content")
     assert steps[:2] == ["fsync", "replace"]
     assert (tmp_path / "a").read_bytes() == b"content"
 
 
 def test_a_write_replaces_the_old_file_and_makes_its_folders(tmp_path):
     path = tmp_path / "data" / "dense" / "a"
-    artifacts.write(path, b"a longer old content")
-    artifacts.write(path, b"new")
+    files.write(path, b"a longer old content")
+    files.write(path, b"new")
     assert path.read_bytes() == b"new"
     assert list(path.parent.iterdir()) == [path]
 
 
 def contents_of(folder):
-    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture
@@ -527,16 +582,16 @@ def old_folder(tmp_path):
 
 
 def test_a_folder_is_replaced_as_a_whole(old_folder):
-    with artifacts.folder_written_whole(old_folder) as new:
+    with files.folder_written_whole(old_folder) as new:
         assert list(new.iterdir()) == []
-        artifacts.write(new / "seed-1" / "round-01", b"new")
+        files.write(new / "seed-1" / "round-01", b"new")
         assert contents_of(old_folder) == {"gone": "old", "seed-0/round-01": "old"}
     assert contents_of(old_folder.parent) == {"masks/seed-1/round-01": "new"}
     assert list(old_folder.parent.iterdir()) == [old_folder]
 
 
 def test_a_folder_that_was_not_there_is_made(tmp_path):
-    with artifacts.folder_written_whole(tmp_path / "data" / "masks") as new:
+    with files.folder_written_whole(tmp_path / "data" / "masks") as new:
         (new / "a").write_text("new")
     assert contents_of(tmp_path) == {"data/masks/a": "new"}
 
@@ -553,7 +608,7 @@ def test_a_folder_that_was_not_there_is_made(tmp_path):
     ids=lambda one: getattr(one, "__name__", type(one).__name__),
 )
 def test_the_old_folder_stays_when_the_work_on_the_new_one_fails(old_folder, raised, seen):
-    with pytest.raises(seen), artifacts.folder_written_whole(old_folder) as new:  # noqa: PT012
+    with pytest.raises(seen), files.folder_written_whole(old_folder) as new:  # noqa: PT012
         (new / "half").write_text("new")
         raise raised
     assert contents_of(old_folder.parent) == {"masks/gone": "old", "masks/seed-0/round-01": "old"}
@@ -562,19 +617,22 @@ def test_the_old_folder_stays_when_the_work_on_the_new_one_fails(old_folder, rai
 
 def test_what_a_killed_stage_left_behind_does_not_get_into_the_new_folder(old_folder):
     partials = []
-    with artifacts.folder_written_whole(old_folder) as new:
+    with files.folder_written_whole(old_folder) as new:
         partials.append(new)
     (old_folder / "x").write_text("old")
     partials[0].mkdir()
     (partials[0] / "left-behind").write_text("stale")
-    with artifacts.folder_written_whole(old_folder) as new:
+    with files.folder_written_whole(old_folder) as new:
         (new / "a").write_text("new")
     assert contents_of(old_folder.parent) == {"masks/a": "new"}
 
 
 def test_a_folder_below_a_file_is_an_error_that_names_it(tmp_path):
     (tmp_path / "data").write_text("a file")
-    with pytest.raises(LotteryError) as error, artifacts.folder_written_whole(tmp_path / "data" / "masks"):
+    with (
+        pytest.raises(LotteryError) as error,
+        files.folder_written_whole(tmp_path / "data" / "masks"),
+    ):
         raise AssertionError("there is no folder to write to")
     assert str(error.value).startswith(f"{tmp_path / 'data' / 'masks'}: cannot be written: ")
     assert (tmp_path / "data").read_text() == "a file"
@@ -592,27 +650,36 @@ COLUMNS = [
 def history_of(*iterations, start=0.0):
     first = [math.nan] + [0.1 + start] * (len(iterations) - 1)
     values = {name: [start + i / 7 for i in range(len(iterations))] for name in COLUMNS[7:]}
-    return {"iteration": list(iterations), "train_loss": first, "train_accuracy": list(first), **values}
+    return {
+        "iteration": list(iterations),
+        "train_loss": first,
+        "train_accuracy": list(first),
+        **values,
+    }
 
 
 def example_entries():
     return [
-        histories.Entry(seed, variant, round_, 0.8**round_, history_of(0, 50, 100, start=seed + round_ / 10))
+        tables.Entry(
+            seed, variant, round_, 0.8**round_, history_of(0, 50, 100, start=seed + round_ / 10)
+        )
         for seed, variant, round_ in itertools.product((10, 2), ("ticket", "random_mask"), (12, 3))
     ]
 
 
 def test_a_history_has_the_columns_of_the_design(tmp_path):
-    histories.write(tmp_path / "history.csv", example_entries())
+    tables.write(tmp_path / "history.csv", example_entries())
     lines = (tmp_path / "history.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert len(lines) == 1 + 8 * 3
 
 
 def test_a_history_is_sorted_by_seed_variant_and_round(tmp_path):
-    histories.write(tmp_path / "history.csv", example_entries())
-    table = histories.read(tmp_path / "history.csv")
-    keys = list(zip(table["seed"], table["variant"], table["round"], table["iteration"], strict=True))
+    tables.write(tmp_path / "history.csv", example_entries())
+    table = tables.read(tmp_path / "history.csv")
+    keys = list(
+        zip(table["seed"], table["variant"], table["round"], table["iteration"], strict=True)
+    )
     assert keys == sorted(keys)
     assert keys[0] == (2, "random_mask", 3, 0)
     assert keys[-1] == (10, "ticket", 12, 100)
@@ -620,17 +687,17 @@ def test_a_history_is_sorted_by_seed_variant_and_round(tmp_path):
 
 def test_a_history_is_the_same_in_whatever_order_runs_finish(tmp_path):
     entries = example_entries()
-    histories.write(tmp_path / "one.csv", entries)
-    histories.write(tmp_path / "other.csv", entries[::-1])
+    tables.write(tmp_path / "one.csv", entries)
+    tables.write(tmp_path / "other.csv", entries[::-1])
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "other.csv").read_bytes()
 
 
 def test_what_is_not_measured_is_left_empty(tmp_path):
-    histories.write(tmp_path / "history.csv", [histories.Entry(0, "dense", 0, 1.0, history_of(0, 50))])
+    tables.write(tmp_path / "history.csv", [tables.Entry(0, "dense", 0, 1.0, history_of(0, 50))])
     first, second = (tmp_path / "history.csv").read_text().splitlines()[1:]
     assert first == "0,dense,0,1,0,,,0,0,0,0"
     assert second == "0,dense,0,1,50,0.1,0.1,0.1428571,0.1428571,0.1428571,0.1428571"
-    table = histories.read(tmp_path / "history.csv")
+    table = tables.read(tmp_path / "history.csv")
     assert table["train_loss"].isna().tolist() == [True, False]
 
 
@@ -638,16 +705,20 @@ metric = st.floats(1e-6, 1e6) | st.just(0.0)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(metric, metric, metric), min_size=1, max_size=5), st.integers(0, 2**31 - 1))
+@given(
+    st.lists(st.tuples(metric, metric, metric), min_size=1, max_size=5), st.integers(0, 2**31 - 1)
+)
 def test_a_history_comes_back_to_seven_digits(tmp_path_factory, rows, seed):
     path = tmp_path_factory.getbasetemp() / "history.csv"
     history = history_of(*range(0, 50 * len(rows), 50))
     for column, values in zip(
-        ("validation_loss", "validation_accuracy", "test_loss"), zip(*rows, strict=True), strict=True
+        ("validation_loss", "validation_accuracy", "test_loss"),
+        zip(*rows, strict=True),
+        strict=True,
     ):
         history[column] = list(values)
-    histories.write(path, [histories.Entry(seed, "ticket", 3, 0.512, history)])
-    table = histories.read(path)
+    tables.write(path, [tables.Entry(seed, "ticket", 3, 0.512, history)])
+    table = tables.read(path)
     assert table["seed"].unique().tolist() == [seed]
     assert table["iteration"].tolist() == history["iteration"]
     for column in ("validation_loss", "validation_accuracy", "test_loss"):
@@ -658,7 +729,7 @@ def test_a_history_whose_columns_differ_in_length_is_refused(tmp_path):
     history = history_of(0, 50)
     history["test_loss"].pop()
     with pytest.raises(ValueError, match="argument"):
-        histories.write(tmp_path / "history.csv", [histories.Entry(0, "dense", 0, 1.0, history)])
+        tables.write(tmp_path / "history.csv", [tables.Entry(0, "dense", 0, 1.0, history)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -666,20 +737,22 @@ def test_a_history_whose_columns_differ_in_length_is_refused(tmp_path):
 def test_a_table_that_is_no_history_is_an_error_that_names_it(tmp_path, content):
     path = tmp_path / "history.csv"
     path.write_bytes(content)
-    assert error_of(histories.read, path).startswith(f"{path}: ")
+    assert error_of(tables.read, path).startswith(f"{path}: ")
 
 
 def test_each_environment_is_listed_once(tmp_path):
     one, other = {"cpu": "a", "threads": 1}, {"cpu": "b", "threads": 1}
-    histories.write_environment(tmp_path / "e.json", [one, other, dict(reversed(one.items())), other])
-    assert artifacts.read_json(tmp_path / "e.json") == [one, other]
+    tables.write_environment(tmp_path / "e.json", [one, other, dict(reversed(one.items())), other])
+    assert files.read_json(tmp_path / "e.json") == [one, other]
 
 
 def test_a_table_is_written_with_six_digits(tmp_path):
-    histories.write_table(tmp_path / "t.csv", pd.DataFrame({"round": [3], "mean": [1 / 3], "n": [8]}))
+    tables.write_table(tmp_path / "t.csv", pd.DataFrame({"round": [3], "mean": [1 / 3], "n": [8]}))
     assert (tmp_path / "t.csv").read_bytes() == b"round,mean,n\n3,0.333333,8\n"
 
 
 def test_files_of_seeds_and_rounds_have_their_numbers_in_their_names():
-    assert str(artifacts.round_file(Path("data/masks"), 7, 3)) == "data/masks/seed-7/round-03.safetensors"
-    assert str(artifacts.round_file(Path("m"), 0, 120)) == "m/seed-0/round-120.safetensors"
+    assert (
+        str(files.round_file(Path("data/masks"), 7, 3)) == "data/masks/seed-7/round-03.safetensors"
+    )
+    assert str(files.round_file(Path("m"), 0, 120)) == "m/seed-0/round-120.safetensors"

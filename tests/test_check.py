@@ -18,7 +18,7 @@ def checkout(finished_clone, clone):
 
 
 def check(checkout):
-    done = checkout.run("python", "-m", "lottery.check", check=False)
+    done = checkout.run("python", "-m", "lottery", "check", check=False)
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
@@ -28,9 +28,9 @@ def append(path, text):
 
 
 def test_a_fresh_checkout_is_up_to_date_and_so_is_the_clone_with_data(checkout, finished_clone):
-    done = checkout.run("python", "-m", "lottery.check")
+    done = checkout.run("python", "-m", "lottery", "check")
     assert done.stdout == UP_TO_DATE
-    assert finished_clone.run("python", "-m", "lottery.check").stdout == UP_TO_DATE
+    assert finished_clone.run("python", "-m", "lottery", "check").stdout == UP_TO_DATE
 
 
 def test_a_changed_parameter_is_named_with_both_values_and_the_stages_it_affects(checkout):
@@ -43,25 +43,38 @@ def test_a_changed_parameter_is_named_with_both_values_and_the_stages_it_affects
     checkout.change("report.confidence", 0.95)
     status, lines, _ = check(checkout)
     why = "params.yaml: prune.rates.dense was 0.2 when the stage ran, now 0.3"
-    assert (status, lines) == (1, [f"{stage}: {why}" for stage in ("prune", "extract_masks", "retrain", "report")])
+    assert (status, lines) == (
+        1,
+        [f"{stage}: {why}" for stage in ("prune", "extract_masks", "retrain", "report")],
+    )
 
 
 def test_a_changed_stage_or_module_is_named(checkout):
     append(checkout.path / "stages" / "extract_masks.py", "# changed\n")
-    assert check(checkout)[:2] == (1, ["extract_masks: stages/extract_masks.py: has changed since the stage ran"])
+    assert check(checkout)[:2] == (
+        1,
+        ["extract_masks: stages/extract_masks.py: has changed since the stage ran"],
+    )
     append(checkout.path / "lottery" / "figures.py", "# changed\n")
-    assert check(checkout)[1][-1] == "report: lottery/figures.py: has changed since the stage ran"
+    assert (
+        check(checkout)[1][-1]
+        == "report: lottery/report/figures.py: has changed since the stage ran"
+    )
     (checkout.path / "lottery" / "figures.py").unlink()
-    assert check(checkout)[1][-1] == "report: lottery/figures.py: not there"
+    assert check(checkout)[1][-1] == "report: lottery/report/figures.py: not there"
 
 
 def test_a_changed_command_is_named(checkout):
     dvc = checkout.path / "dvc.yaml"
-    dvc.write_text(dvc.read_text().replace("cmd: python -m stages.report", "cmd: python -u -m stages.report"))
+    dvc.write_text(
+        dvc.read_text().replace("cmd: python -m stages.report", "cmd: python -u -m stages.report")
+    )
     assert check(checkout)[:2] == (1, ["report: its command in dvc.yaml has changed"])
 
 
-@pytest.mark.parametrize("file", ["reports/report.md", "reports/metrics.json", "reports/figures/accuracy.svg"])
+@pytest.mark.parametrize(
+    "file", ["reports/report.md", "reports/metrics.json", "reports/figures/accuracy.svg"]
+)
 def test_an_edited_or_missing_report_file_is_named(checkout, file):
     named = "reports/figures" if "figures" in file else file
     append(checkout.path / file, " ")

@@ -12,11 +12,24 @@ from pathlib import Path
 import psutil
 import pytest
 from clones import ROOT, make_clone
-from test_execution import Described, Draw, Echo, Fail, KillOwnWorker, Meet, Sleep, chain_of, drawn, nothing, refuse
+from test_execution import (
+    Described,
+    Draw,
+    Echo,
+    Fail,
+    KillOwnWorker,
+    Meet,
+    Sleep,
+    chain_of,
+    drawn,
+    nothing,
+    refuse,
+)
 
-from lottery import artifacts, cluster, store
+from lottery.artifacts import files
 from lottery.errors import LotteryError
-from lottery.execution import chosen, execute
+from lottery.running import cluster, store
+from lottery.running.executors import chosen, execute
 
 PATIENCE = 120  # seconds, at most, for something that takes a few on an idle machine
 
@@ -37,7 +50,9 @@ def two_nodes():
         patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default 15: starved by the tests beside it
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        made = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         made.computing = [made.add_node(num_cpus=1) for _ in range(2)]
         try:
             yield made
@@ -65,7 +80,10 @@ def test_results_are_those_of_a_local_run_and_tasks_run_in_other_processes(on_ra
 
 def test_runs_that_fill_a_node_each_are_computed_on_both(on_ray, tmp_path):
     results = [[], []]
-    chains = [chain_of([Meet(tmp_path, *"ab")], results[0]), chain_of([Meet(tmp_path, *"ba")], results[1])]
+    chains = [
+        chain_of([Meet(tmp_path, *"ab")], results[0]),
+        chain_of([Meet(tmp_path, *"ba")], results[1]),
+    ]
     execute(chains, on_ray(), title="t", runs=2, iterations=2)
     assert results == [[True], [True]]
 
@@ -74,7 +92,9 @@ def test_a_run_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatc
     monkeypatch.setenv("LOTTERY_CPUS_PER_RUN", "2")  # the two nodes have one each
     executor = on_ray()
     try:
-        assert executor.open(1).endswith("a run takes 2 CPU, 0 GPU); waiting for a node with that much")
+        assert executor.open(1).endswith(
+            "a run takes 2 CPU, 0 GPU); waiting for a node with that much"
+        )
     finally:
         executor.close()
 
@@ -106,11 +126,23 @@ def test_a_failing_task_ends_its_chain_and_the_others_finish(on_ray, capfd):
 
 def test_a_task_that_kills_its_worker_is_taken_up_again_twice(on_ray, tmp_path, capfd):
     results = []
-    execute([chain_of([KillOwnWorker(tmp_path / "some", 2)], results)], on_ray(), title="t", runs=1, iterations=10)
+    execute(
+        [chain_of([KillOwnWorker(tmp_path / "some", 2)], results)],
+        on_ray(),
+        title="t",
+        runs=1,
+        iterations=10,
+    )
     assert results == [3]
     assert capfd.readouterr().out.count("its worker died (WorkerCrashedError); taken up again") == 2
     with pytest.raises(LotteryError, match=r"its worker died 3 times \(WorkerCrashedError\)"):
-        execute([chain_of([KillOwnWorker(tmp_path / "all", 9)], [])], on_ray(), title="t", runs=1, iterations=10)
+        execute(
+            [chain_of([KillOwnWorker(tmp_path / "all", 9)], [])],
+            on_ray(),
+            title="t",
+            runs=1,
+            iterations=10,
+        )
 
 
 def test_a_worker_that_cannot_be_prepared_fails_its_tasks_and_says_why(on_ray):
@@ -125,7 +157,9 @@ class Store:
     name, iterations = "store", 0
 
     def __call__(self, report):
-        store.save_checkpoint("f" * 64, {"weights": {"w": artifacts.np.ones(3, "float32")}}, {"iteration": 1})
+        store.save_checkpoint(
+            "f" * 64, {"weights": {"w": files.np.ones(3, "float32")}}, {"iteration": 1}
+        )
         return store.load_checkpoint("f" * 64)[1], os.getcwd()
 
 
@@ -144,7 +178,7 @@ class Finish:
     name, iterations = "finish", 0
 
     def __call__(self, report):
-        store.save_finished("f" * 64, {"weights": {"w": artifacts.np.ones(3, "float32")}}, {})
+        store.save_finished("f" * 64, {"weights": {"w": files.np.ones(3, "float32")}}, {})
 
 
 def test_a_run_store_that_cannot_be_written_fails_the_task_in_one_line(on_ray, tmp_path):
@@ -152,7 +186,8 @@ def test_a_run_store_that_cannot_be_written_fails_the_task_in_one_line(on_ray, t
     with pytest.raises(LotteryError) as error:
         execute([chain_of([Finish()], [])], on_ray(), title="t", runs=0, iterations=0)
     assert re.match(
-        r"finish: .runs/f+.finished: cannot be written: .*; what was there before is intact\n", str(error.value)
+        r"finish: .runs/f+.finished: cannot be written: .*; what was there before is intact\n",
+        str(error.value),
     )
 
 
@@ -160,7 +195,9 @@ def test_a_dataset_arrives_whole_once_on_each_node(monkeypatch, tmp_path):
     import numpy as np
 
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(cluster, "ray_library", lambda: type("Ray", (), {"get": staticmethod(lambda value: value)}))
+    monkeypatch.setattr(
+        cluster, "ray_library", lambda: type("Ray", (), {"get": staticmethod(lambda value: value)})
+    )
     monkeypatch.chdir(tmp_path)
     content = {"dataset.json": b"{}", "train_labels.npy": b"labels"}
     put = {name: np.frombuffer(value, np.uint8) for name, value in content.items()}
@@ -176,9 +213,14 @@ def test_a_dataset_arrives_whole_once_on_each_node(monkeypatch, tmp_path):
 
 def workers(two_nodes):
     """The processes that compute tasks on the cluster's nodes."""
-    raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in two_nodes.computing]
+    raylets = [
+        psutil.Process(node.all_processes["raylet"][0].process.pid) for node in two_nodes.computing
+    ]
     return [
-        p for raylet in raylets for p in raylet.children(recursive=True) if "ray::_compute" in " ".join(p.cmdline())
+        p
+        for raylet in raylets
+        for p in raylet.children(recursive=True)
+        if "ray::_compute" in " ".join(p.cmdline())
     ]
 
 
@@ -202,14 +244,23 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
     local.repro()
     expected = (local.path / "dvc.lock").read_bytes()
 
-    environment = {"LOTTERY_EXECUTOR": "ray", "RAY_ADDRESS": two_nodes.address, "LOTTERY_CHECKPOINT_SECONDS": "0"}
+    environment = {
+        "LOTTERY_EXECUTOR": "ray",
+        "RAY_ADDRESS": two_nodes.address,
+        "LOTTERY_CHECKPOINT_SECONDS": "0",
+    }
     env = {**ray.env(), **environment}
     log = tmp_path / "log"
 
     def start():
         with open(log, "a") as output:
             return subprocess.Popen(
-                ["dvc", "repro"], cwd=ray.path, env=env, stdout=output, stderr=output, start_new_session=True
+                ["dvc", "repro"],
+                cwd=ray.path,
+                env=env,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
 
     def under_way(what):
@@ -232,7 +283,10 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
         replace_nodes()
         under_way("ticket")
         replace_nodes()
-        wait_for(lambda: "taken up again" in log.read_text().partition("Running stage 'retrain'")[2], log.read_text)
+        wait_for(
+            lambda: "taken up again" in log.read_text().partition("Running stage 'retrain'")[2],
+            log.read_text,
+        )
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process = start()
@@ -267,7 +321,9 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
         "RAY_ADDRESS": two_nodes.address,
     }
     with open(tmp_path / "output", "w") as output:
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=output, stderr=output
+        )
     try:
         wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2, (tmp_path / "output").read_text)
         process.send_signal(signal.SIGINT)
@@ -304,7 +360,9 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch):
 def test_an_address_without_a_cluster_is_said_in_one_line(monkeypatch):
     monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(LotteryError, match=r"RAY_ADDRESS: 127\.0\.0\.1:1: no cluster answers there") as error:
+    with pytest.raises(
+        LotteryError, match=r"RAY_ADDRESS: 127\.0\.0\.1:1: no cluster answers there"
+    ) as error:
         execute([chain_of([Draw(0)], [])], chosen(nothing, 1), title="t", runs=1, iterations=10)
     assert len(str(error.value).splitlines()) == 1
 

@@ -130,7 +130,11 @@ def test_the_split_is_a_function_of_its_seed(digits):
 @pytest.mark.parametrize("validation_size", [10, 300, 1490])
 def test_another_validation_size_leaves_the_test_set_as_it_was(digits, validation_size):
     parts, facts = load(Data(name="digits", validation_size=validation_size))
-    assert facts["counts"] == {"train": 1500 - validation_size, "validation": validation_size, "test": 297}
+    assert facts["counts"] == {
+        "train": 1500 - validation_size,
+        "validation": validation_size,
+        "test": 297,
+    }
     assert equal(parts["test"], digits[0]["test"])
     assert per_class(parts["validation"].labels).count(0) == 0
     assert per_class(parts["train"].labels).count(0) == 0

@@ -19,7 +19,12 @@ from lottery.datasets import formats
 from lottery.datasets.archives import LIMITS, Limits, by_last_part, is_hidden, open_tree, unzip
 from lottery.errors import LotteryError
 
-FILES = {"train/cat/1.png": b"one" * 50, "train/dog/2.png": b"two", "README": b"", "test/cat/3.png": bytes(range(256))}
+FILES = {
+    "train/cat/1.png": b"one" * 50,
+    "train/dog/2.png": b"two",
+    "README": b"",
+    "test/cat/3.png": bytes(range(256)),
+}
 
 
 def zipped(files, change=lambda info: None, compression=zipfile.ZIP_DEFLATED):
@@ -115,7 +120,9 @@ def test_a_folder_is_read_through_links_and_without_what_it_hides(tmp_path):
 
 def test_a_broken_link_in_a_folder_is_named(tmp_path):
     (tmp_path / "x.png").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(LotteryError, match=r"^folder: x\.png is neither a file nor a folder \(a broken link\?\)"):
+    with pytest.raises(
+        LotteryError, match=r"^folder: x\.png is neither a file nor a folder \(a broken link\?\)"
+    ):
         open_tree(tmp_path, "folder").__enter__()
 
 
@@ -124,13 +131,26 @@ def test_only_wanted_members_are_read_and_folders_are_known(tmp_path, pack):
     path = tmp_path / "archive"
     path.write_bytes(pack([("./train/", b""), *FILES.items(), ("./train//empty/", b"")]))
     if pack is not zipped:  # a folder in a tar has a type of its own
-        as_folder = lambda info: setattr(info, "type", tarfile.DIRTYPE if info.name.endswith("/") else info.type)  # noqa: E731
-        path.write_bytes(pack([("./train/", b""), *FILES.items(), ("./train//empty/", b"")], as_folder))
+        as_folder = lambda info: setattr(
+            info, "type", tarfile.DIRTYPE if info.name.endswith("/") else info.type
+        )  # noqa: E731
+        path.write_bytes(
+            pack([("./train/", b""), *FILES.items(), ("./train//empty/", b"")], as_folder)
+        )
     with open_tree(path, "archive") as tree:
         assert tree.files == tuple(FILES)
-        assert tree.folders == {"train", "train/cat", "train/dog", "train/empty", "test", "test/cat"}
+        assert tree.folders == {
+            "train",
+            "train/cat",
+            "train/dog",
+            "train/empty",
+            "test",
+            "test/cat",
+        }
         for _ in range(2):
-            assert dict(tree.read(["test/cat/3.png"])) == {"test/cat/3.png": FILES["test/cat/3.png"]}
+            assert dict(tree.read(["test/cat/3.png"])) == {
+                "test/cat/3.png": FILES["test/cat/3.png"]
+            }
 
 
 def test_files_are_found_by_the_last_part_unless_two_share_it():
@@ -142,7 +162,9 @@ def test_files_are_found_by_the_last_part_unless_two_share_it():
 
 
 @packed_with
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a/..", "C:/x", "C:x", "a\\..\\x", "//host/x"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../x", "a/../../x", "a/..", "C:/x", "C:x", "a\\..\\x", "//host/x"]
+)
 def test_a_name_that_leaves_the_archive_is_refused(pack, name):
     assert "points out of the archive" in complaint(pack([("good.png", b"x"), (name, b"x")]))
 
@@ -161,7 +183,9 @@ def test_a_name_that_repeats_is_refused(pack):
     assert "a.png is there twice" in complaint(pack([("a.png", b"one"), ("./a.png", b"two")]))
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
+@pytest.mark.parametrize(
+    "kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK]
+)
 def test_a_zip_with_a_link_or_device_is_refused(kind):
     spoil = lambda info: setattr(info, "external_attr", (kind | 0o777) << 16)  # noqa: E731
     assert "x.png is a link or a device" in complaint(zipped([("x.png", b"/etc/passwd")], spoil))
@@ -169,14 +193,23 @@ def test_a_zip_with_a_link_or_device_is_refused(kind):
 
 @pytest.mark.parametrize(
     "kind",
-    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE],
+    [
+        tarfile.SYMTYPE,
+        tarfile.LNKTYPE,
+        tarfile.CHRTYPE,
+        tarfile.BLKTYPE,
+        tarfile.FIFOTYPE,
+        tarfile.GNUTYPE_SPARSE,
+    ],
 )
 def test_a_tar_with_a_link_or_device_is_refused(kind):
     def spoil(info):
         info.type, info.linkname, info.size = kind, "/etc/passwd", 0
 
     for pack in (tarred, gzipped_tar):
-        assert "x.png is a link, a device or of another special kind" in complaint(pack([("x.png", b"")], spoil))
+        assert "x.png is a link, a device or of another special kind" in complaint(
+            pack([("x.png", b"")], spoil)
+        )
 
 
 @packed_with
@@ -194,7 +227,9 @@ def test_a_zips_table_of_contents_is_not_read_where_it_is_too_long():
 @packed_with
 def test_a_member_or_total_above_the_limit_is_refused(pack):
     files = [("a", b"x" * 1000), ("b", b"x" * 1001)]
-    assert "b has 1,001 bytes; accepted: up to 1,000" in complaint(pack(files), Limits(member_bytes=1000))
+    assert "b has 1,001 bytes; accepted: up to 1,000" in complaint(
+        pack(files), Limits(member_bytes=1000)
+    )
     assert "unpacks to more than 2,000 bytes" in complaint(pack(files), Limits(total_bytes=2000))
 
 
@@ -245,10 +280,14 @@ def test_what_is_encrypted_or_packed_in_rarer_ways_is_refused():
     archive[archive.index(b"PK\1\2") + 8] |= 1
     assert "a is encrypted" in complaint(bytes(archive))
     for compression in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        assert "neither stored nor deflated" in complaint(zipped([("a", b"x")], compression=compression))
+        assert "neither stored nor deflated" in complaint(
+            zipped([("a", b"x")], compression=compression)
+        )
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not an archive" * 100, b"BZh91AY&SY", b"\xfd7zXZ\0", bytes(1024)])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"not an archive" * 100, b"BZh91AY&SY", b"\xfd7zXZ\0", bytes(1024)]
+)
 def test_what_is_no_archive_is_refused(content):
     assert "neither a folder nor a zip, tar or tar.gz archive" in complaint(content)
 
@@ -287,7 +326,10 @@ def test_flipped_bytes_are_an_error_or_change_nothing(kind, flips):
         assert found == FILES
 
 
-@given(st.sampled_from([b"", b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08", bytes(257) + b"ustar"]), st.binary(max_size=2000))
+@given(
+    st.sampled_from([b"", b"PK\3\4", b"PK\5\6", b"\x1f\x8b\x08", bytes(257) + b"ustar"]),
+    st.binary(max_size=2000),
+)
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_are_an_error(start, rest):
     try:
@@ -300,7 +342,11 @@ def test_random_bytes_are_an_error(start, rest):
 
 
 def idx_of(array):
-    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def npy_of(array):
@@ -320,7 +366,11 @@ def test_idx_and_npy_are_read():
 
 
 def test_cifar_records_are_read_plane_by_plane():
-    red, green, blue = np.full(1024, 1, np.uint8), np.full(1024, 2, np.uint8), np.arange(1024).astype(np.uint8)
+    red, green, blue = (
+        np.full(1024, 1, np.uint8),
+        np.full(1024, 2, np.uint8),
+        np.arange(1024).astype(np.uint8),
+    )
     record = np.concatenate([red, green, blue]).tobytes()
     images, labels = formats.cifar(b"\x07" + record + b"\x09" + record, labels=1)
     assert images.shape == (2, 32, 32, 3)
@@ -328,7 +378,9 @@ def test_cifar_records_are_read_plane_by_plane():
     assert labels.tolist() == [7, 9]
     assert labels.dtype == np.int32
     assert images[1, 1, 5].tolist() == [1, 2, 37]
-    assert formats.cifar(b"\x03\x63" + record, labels=2)[1].tolist() == [99]  # CIFAR-100: the fine label
+    assert formats.cifar(b"\x03\x63" + record, labels=2)[1].tolist() == [
+        99
+    ]  # CIFAR-100: the fine label
 
 
 @pytest.mark.parametrize(
@@ -366,7 +418,8 @@ def npy_header(text):
         npy_of(PIXELS.astype(np.float32)),
         npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000,)}"),
         npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (-1,)}"),
-        npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}") + b"cos\nsystem\n(S'true'\ntR.",
+        npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}")
+        + b"cos\nsystem\n(S'true'\ntR.",
         npy_header("__import__('os').system('true')"),
     ],
 )
@@ -375,7 +428,12 @@ def test_what_is_no_npy_file_of_integers_is_refused(content):
         formats.npy(content)
 
 
-@given(st.sampled_from([formats.idx, formats.npy]), st.integers(0, 200), st.integers(1, 255), st.integers(-60, 0))
+@given(
+    st.sampled_from([formats.idx, formats.npy]),
+    st.integers(0, 200),
+    st.integers(1, 255),
+    st.integers(-60, 0),
+)
 @settings(max_examples=200, deadline=None)
 def test_a_spoiled_header_is_an_error_or_an_array_of_the_bytes_there(read, position, change, cut):
     content = bytearray(idx_of(PIXELS) if read is formats.idx else npy_of(PIXELS))
@@ -384,11 +442,16 @@ def test_a_spoiled_header_is_an_error_or_an_array_of_the_bytes_there(read, posit
         found = read(bytes(content[: len(content) + cut]))
     except ValueError:
         return
-    assert found.nbytes < len(content) + cut  # no checksum: a shape that fits what is there is taken
+    assert (
+        found.nbytes < len(content) + cut
+    )  # no checksum: a shape that fits what is there is taken
     assert cut or found.nbytes == PIXELS.nbytes
 
 
-@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=3), st.integers(0, 5))
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=3),
+    st.integers(0, 5),
+)
 @settings(max_examples=200, deadline=None)
 def test_a_spoiled_gzip_is_an_error_or_changes_nothing(flips, cut):
     content = bytearray(gzip.compress(idx_of(PIXELS), mtime=0))

@@ -46,7 +46,9 @@ class Server:
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
 
     def url(self, way):
         return f"http://127.0.0.1:{self.http.server_port}/{way}/file.bin"
@@ -70,9 +72,14 @@ class Server:
             body, code = CONTENT[start:], 206
             headers["Content-Range"] = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
         if way == "shifted" and start:
-            return reply(206, {"Content-Range": f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}"}, CONTENT)
+            return reply(
+                206, {"Content-Range": f"bytes 0-{len(CONTENT) - 1}/{len(CONTENT)}"}, CONTENT
+            )
         if way == "spoiled" and start:
-            code, headers = 206, {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"}
+            code, headers = (
+                206,
+                {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"},
+            )
             body = b"x" * (len(CONTENT) - start)
         if way == "satisfied" and start:
             return reply(416, {"Content-Length": "0", "Content-Range": f"bytes */{len(CONTENT)}"})
@@ -94,11 +101,16 @@ class Server:
         if way == "nowhere":
             return reply(302, {"Location": "http://[::1", "Content-Length": "0"})
         if way in ("endless", "endless-redirect"):
-            reply(302 if "redirect" in way else 200, {"Location": "/ranges/file.bin"} if "redirect" in way else {})
+            reply(
+                302 if "redirect" in way else 200,
+                {"Location": "/ranges/file.bin"} if "redirect" in way else {},
+            )
             while not self.over.is_set():
                 handler.wfile.write(CONTENT)
             return None
-        if way in ("truncated", "stalled", "drips") or (way in ("flaky", "stalls-once") and self.failures):
+        if way in ("truncated", "stalled", "drips") or (
+            way in ("flaky", "stalls-once") and self.failures
+        ):
             self.failures -= 1
             reply(code, headers, body[: len(body) // 2])
             if way.startswith("stall"):
@@ -168,20 +180,28 @@ def test_a_cached_file_needs_neither_network_nor_a_writable_cache(server, cache)
     fetch(server, "ranges")
     cache.chmod(0o500)
     try:
-        assert download.pinned("file.bin", ["http://127.0.0.1:9/file.bin"], SHA256, MOST).read_bytes() == CONTENT
+        assert (
+            download.pinned("file.bin", ["http://127.0.0.1:9/file.bin"], SHA256, MOST).read_bytes()
+            == CONTENT
+        )
     finally:
         cache.chmod(0o700)
 
 
 @pytest.mark.parametrize("way", ["norange", "moved", "packed", "ranges"])
 def test_any_honest_server_will_do(server, way):
-    assert fetch(server, way).read_bytes() == CONTENT  # "packed" claims a Content-Encoding: nothing is unpacked
+    assert (
+        fetch(server, way).read_bytes() == CONTENT
+    )  # "packed" claims a Content-Encoding: nothing is unpacked
 
 
 @pytest.mark.parametrize(
     ("way", "cause"),
     [
-        ("truncated", f"ended after {len(CONTENT) // 2:,} of {len(CONTENT):,} bytes|IncompleteRead"),
+        (
+            "truncated",
+            f"ended after {len(CONTENT) // 2:,} of {len(CONTENT):,} bytes|IncompleteRead",
+        ),
         ("stalled", "silent for 0.5 seconds"),
         ("wrong", f"sent another file: sha256 [0-9a-f]{{64}}, expected {SHA256}"),
         ("endless", f"sends more than the {MOST:,} bytes accepted"),
@@ -194,7 +214,9 @@ def test_any_honest_server_will_do(server, way):
         ("204", "HTTP status 204 No Content"),
     ],
 )
-def test_a_bad_server_is_named_with_the_cause_and_the_next_mirror_is_used(server, cache, way, cause):
+def test_a_bad_server_is_named_with_the_cause_and_the_next_mirror_is_used(
+    server, cache, way, cause
+):
     message = failure(server, way)
     (line,) = (line for line in message.splitlines() if server.url(way) in line)
     assert re.search(cause, line)
@@ -314,7 +336,10 @@ def test_pieces_of_unknown_sha256_are_not_put_together(server, cache):
         ({"LOTTERY_CACHE": "/one", "XDG_CACHE_HOME": "/two"}, "/one"),
         ({"LOTTERY_CACHE": "", "XDG_CACHE_HOME": "/two"}, "/two/lottery"),
         ({"LOTTERY_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/u"}, "/home/u/.cache/lottery"),
-        ({"LOTTERY_CACHE": "", "XDG_CACHE_HOME": "relative", "HOME": "/home/u"}, "/home/u/.cache/lottery"),
+        (
+            {"LOTTERY_CACHE": "", "XDG_CACHE_HOME": "relative", "HOME": "/home/u"},
+            "/home/u/.cache/lottery",
+        ),
         ({"LOTTERY_CACHE": "~/here", "HOME": "/home/u"}, "/home/u/here"),
     ],
 )
@@ -327,7 +352,9 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, environment, folde
 def test_a_cache_that_cannot_be_written_is_named(server, monkeypatch, tmp_path):
     (tmp_path / "occupied").write_text("")
     monkeypatch.setenv("LOTTERY_CACHE", str(tmp_path / "occupied"))
-    with pytest.raises(LotteryError, match=r"occupied: the cache of downloads cannot be used.*LOTTERY_CACHE"):
+    with pytest.raises(
+        LotteryError, match=r"occupied: the cache of downloads cannot be used.*LOTTERY_CACHE"
+    ):
         fetch(server, "ranges")
 
 
@@ -335,7 +362,11 @@ def in_another_process(url):
     code = f"from lottery.datasets import download; print(download.pinned('file.bin', [{url!r}], {SHA256!r}, {MOST}))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

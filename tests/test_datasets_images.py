@@ -129,7 +129,9 @@ def test_images_come_in_order_of_class_and_name_from_folder_and_archive_alike(tm
         case "zip":
             path = zip_of(tmp_path / "x", files)
         case "wrapped":
-            path = zip_of(tmp_path / "x", {f"animals/{name}": content for name, content in files.items()})
+            path = zip_of(
+                tmp_path / "x", {f"animals/{name}": content for name, content in files.items()}
+            )
         case _:
             path = tar_of(tmp_path / "x", files, "w:gz" if kind == "tar.gz" else "w")
     found, layout = read(path)
@@ -148,7 +150,9 @@ def test_grey_stays_grey_and_becomes_rgb_where_any_image_is_in_colour(tmp_path):
     mixed, _ = read(folder_with(tmp_path, train__cat__00_png=encoded(pixels)))
     assert mixed.shape == (18, 4, 5, 3)
     assert np.array_equal(mixed[0], np.repeat(pixels[..., None], 3, axis=2))
-    last, _ = read(write(tmp_path / "last", files_of(make=grey) | {"test/dog/99.png": encoded(rgb())}))
+    last, _ = read(
+        write(tmp_path / "last", files_of(make=grey) | {"test/dog/99.png": encoded(rgb())})
+    )
     assert np.array_equal(last[:18, ..., 1], flat[..., 0]) or last.shape == (19, 4, 5, 3)
 
 
@@ -179,7 +183,10 @@ def test_common_kinds_of_png_and_jpeg_are_decoded(content, channels):
     ],
 )
 def test_what_is_neither_grey_nor_rgb_is_refused(content):
-    with pytest.raises(LotteryError, match=r"^x: transparent or of mode .*; accepted: grey or RGB of 8 bits, opaque"):
+    with pytest.raises(
+        LotteryError,
+        match=r"^x: transparent or of mode .*; accepted: grey or RGB of 8 bits, opaque",
+    ):
         images.decode(content, "x")
 
 
@@ -189,7 +196,9 @@ def test_images_are_resized_where_that_is_asked(tmp_path):
     folder = write(tmp_path / "x", files_of(make=rgb) | {"train/cat/00.png": encoded(half)})
     found, _ = read(folder, (4, 2))
     assert found.shape == (18, 4, 2, 3)
-    assert found[0, :, :, 0] == pytest.approx(np.repeat([[0], [0], [200], [200]], 2, axis=1), abs=20)
+    assert found[0, :, :, 0] == pytest.approx(
+        np.repeat([[0], [0], [200], [200]], 2, axis=1), abs=20
+    )
 
 
 @pytest.mark.parametrize(
@@ -222,19 +231,27 @@ def test_an_empty_class_folder_is_named(tmp_path):
     (folder / "test" / "bird").mkdir()
     (folder / "test" / "bird" / ".keep").write_text("")
     assert "test/bird/ holds no image" in complaint(folder)
-    assert "train/bird/ holds no image" in complaint(zip_of(tmp_path / "x.zip", files_of() | {"train/bird/": b""}))
+    assert "train/bird/ holds no image" in complaint(
+        zip_of(tmp_path / "x.zip", files_of() | {"train/bird/": b""})
+    )
 
 
 def test_a_folder_without_training_images_or_with_one_class_is_named(tmp_path):
-    assert "holds no train/<class>/<image>" in complaint(write(tmp_path / "a", {"cat/1.png": encoded(rgb())}))
-    assert "train/ has 1 class folder; accepted: from 2 up" in complaint(write(tmp_path / "b", files_of(["cat"])))
+    assert "holds no train/<class>/<image>" in complaint(
+        write(tmp_path / "a", {"cat/1.png": encoded(rgb())})
+    )
+    assert "train/ has 1 class folder; accepted: from 2 up" in complaint(
+        write(tmp_path / "b", files_of(["cat"]))
+    )
     (tmp_path / "c").mkdir()
     assert "holds no train/<class>/<image>" in complaint(tmp_path / "c")
 
 
 def png_that_claims(width, height):
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
@@ -267,7 +284,11 @@ def test_text_that_a_png_unpacks_is_bounded():
         images.decode(whole[:33] + text + whole[33:], "x")
 
 
-SAMPLES = [encoded(rgb(16, 16)), encoded(rgb(16, 16), "JPEG"), encoded(rgb(16, 16), "JPEG", progressive=True)]
+SAMPLES = [
+    encoded(rgb(16, 16)),
+    encoded(rgb(16, 16), "JPEG"),
+    encoded(rgb(16, 16), "JPEG", progressive=True),
+]
 
 
 @given(
@@ -324,7 +345,9 @@ def served(folder):
             asked.append(self.path)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    ).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked
     finally:
@@ -370,7 +393,9 @@ def test_without_a_test_set_a_sixth_of_each_class_becomes_it(tmp_path):
 
 def test_too_few_images_to_set_a_test_set_aside_are_an_error(tmp_path):
     path = write(tmp_path / "few", files_of(train=5, test=0))
-    assert "10 images of 2 classes are too few" in load_complaint(name="image_folder", source=str(path))
+    assert "10 images of 2 classes are too few" in load_complaint(
+        name="image_folder", source=str(path)
+    )
 
 
 @pytest.mark.parametrize("how", ["path", "file URL", "URL"])
@@ -429,7 +454,11 @@ def test_a_source_that_may_not_be_read_is_named(tmp_path):
 
 
 def idx_of(array):
-    return gzip.compress(bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes())
+    return gzip.compress(
+        bytes([0, 0, 8, array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 def idx_files(train, test):
@@ -463,7 +492,9 @@ def original_files(name, train, test):
     """The bytes of the public archive's files, had the dataset these parts."""
     if name == "mnist":
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1])
+        np.savez_compressed(
+            buffer, x_train=train[0], y_train=train[1], x_test=test[0], y_test=test[1]
+        )
         return {"mnist.npz": buffer.getvalue()}
     if name == "fashion_mnist":
         return idx_files(train, test)
@@ -499,7 +530,11 @@ named = pytest.mark.parametrize("little", NAMED, indirect=True)
 
 def pinned_to(monkeypatch, name, folder, url):
     files = tuple(
-        replace(file, sha256=sha256_of(folder / file.name), urls=(f"{url}/missing/{file.name}", f"{url}/{file.name}"))
+        replace(
+            file,
+            sha256=sha256_of(folder / file.name),
+            urls=(f"{url}/missing/{file.name}", f"{url}/{file.name}"),
+        )
         for file in originals.FILES[name]
     )
     monkeypatch.setitem(originals.FILES, name, files)
@@ -508,7 +543,11 @@ def pinned_to(monkeypatch, name, folder, url):
 def order_of(name, part):
     """The order in which the original has the images of a part."""
     count = len(part[1])
-    return np.concatenate([np.arange(count)[n::5] for n in range(5)]) if name == "cifar10" else np.arange(count)
+    return (
+        np.concatenate([np.arange(count)[n::5] for n in range(5)])
+        if name == "cifar10"
+        else np.arange(count)
+    )
 
 
 def check(name, train, test, obtained):
@@ -539,10 +578,18 @@ def test_a_named_dataset_comes_from_its_archive_once_for_all_clones(little, monk
     check(name, train, test, again)
     assert obtained.facts["title"] == DATASETS[name].title
     assert obtained.facts["classes"] == classes
-    assert obtained.facts["source_sha256"] == {file.name: file.sha256 for file in originals.FILES[name]}
-    assert obtained.facts["source"].startswith(f"{url}/missing/")  # the first mirror, so that all clones record one
+    assert obtained.facts["source_sha256"] == {
+        file.name: file.sha256 for file in originals.FILES[name]
+    }
+    assert obtained.facts["source"].startswith(
+        f"{url}/missing/"
+    )  # the first mirror, so that all clones record one
     parts, facts = loading.divide(obtained, Data(name=name, validation_size=classes))
-    assert facts["counts"] == {"train": len(train[1]) - classes, "validation": classes, "test": len(test[1])}
+    assert facts["counts"] == {
+        "train": len(train[1]) - classes,
+        "validation": classes,
+        "test": len(test[1]),
+    }
     assert np.bincount(parts["validation"].labels).tolist() == [1] * classes
 
 
@@ -566,9 +613,13 @@ def test_a_damaged_original_is_an_error_and_nothing_else(little):
     source = str(folder if name == "fashion_mnist" else path)
     for share in (0.1, 0.5, 0.9, 0.999):
         path.write_bytes(content[: int(len(content) * share)])
-        assert load_complaint(name=name, source=source).startswith(f"data.source: {Path(source).name}: ")
+        assert load_complaint(name=name, source=source).startswith(
+            f"data.source: {Path(source).name}: "
+        )
     for position in rng.integers(0, len(content), 12):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :]
+        )
         try:
             obtained = loading.obtain(Data(name=name, source=source, validation_size=10))
         except LotteryError as error:
@@ -592,24 +643,41 @@ def test_mnist_is_read_from_its_four_idx_files_too_unpacked_or_not(little, tmp_p
         "mnist",
         train,
         test,
-        loading.obtain(Data(name="mnist", source=str(write(tmp_path / "packed", files)), validation_size=10)),
+        loading.obtain(
+            Data(name="mnist", source=str(write(tmp_path / "packed", files)), validation_size=10)
+        ),
     )
     plain = {name.removesuffix(".gz"): gzip.decompress(content) for name, content in files.items()}
     check(
         "mnist",
         train,
         test,
-        loading.obtain(Data(name="mnist", source=str(write(tmp_path / "plain", plain)), validation_size=10)),
+        loading.obtain(
+            Data(name="mnist", source=str(write(tmp_path / "plain", plain)), validation_size=10)
+        ),
     )
-    repacked = zip_of(tmp_path / "repacked.zip", {f"mnist/{name}": content for name, content in files.items()})
-    check("mnist", train, test, loading.obtain(Data(name="mnist", source=str(repacked), validation_size=10)))
+    repacked = zip_of(
+        tmp_path / "repacked.zip", {f"mnist/{name}": content for name, content in files.items()}
+    )
+    check(
+        "mnist",
+        train,
+        test,
+        loading.obtain(Data(name="mnist", source=str(repacked), validation_size=10)),
+    )
 
 
 @pytest.mark.parametrize("little", ["mnist"], indirect=True)
 def test_an_npz_of_pickles_is_refused(little, tmp_path):
     _, train, test, _ = little
     path = tmp_path / "mnist.npz"
-    np.savez(path, x_train=np.array([print], dtype=object), y_train=train[1], x_test=test[0], y_test=test[1])
+    np.savez(
+        path,
+        x_train=np.array([print], dtype=object),
+        y_train=train[1],
+        x_test=test[0],
+        y_test=test[1],
+    )
     assert "accepted: integers in C order" in load_complaint(name="mnist", source=str(path))
 
 
@@ -624,27 +692,39 @@ def test_counts_shapes_and_labels_are_held_against_the_catalogue(little, tmp_pat
         return load_complaint(name=name, source=str(next(folder.iterdir())))
 
     fewer = (train[0][:-5], train[1][:-5])
-    assert "its training images are [55, 32, 32, 3]; accepted: [60, 32, 32, 3]" in complaint_about(fewer, test)
-    assert "its test images are [9, 32, 32, 3]" in complaint_about(train, (test[0][:9], test[1][:9]))
+    assert "its training images are [55, 32, 32, 3]; accepted: [60, 32, 32, 3]" in complaint_about(
+        fewer, test
+    )
+    assert "its test images are [9, 32, 32, 3]" in complaint_about(
+        train, (test[0][:9], test[1][:9])
+    )
     beyond = (train[0], np.where(train[1] == 9, 10, train[1]).astype(np.uint8))
     assert "its training labels run from 0 to 10" in complaint_about(beyond, test)
     lacking = (test[0], np.where(test[1] == 9, 0, test[1]).astype(np.uint8))
-    assert "its test labels run from 0 to 8, 9 of them in use; accepted: each from 0 to 9" in complaint_about(
-        train, lacking
+    assert (
+        "its test labels run from 0 to 8, 9 of them in use; accepted: each from 0 to 9"
+        in complaint_about(train, lacking)
     )
-    assert "not a copy of CIFAR-10; accepted: a folder or archive with data_batch_1.bin" in load_complaint(
-        name=name, source=str(zip_of(tmp_path / "x.zip", {"a.bin": b""}))
+    assert (
+        "not a copy of CIFAR-10; accepted: a folder or archive with data_batch_1.bin"
+        in load_complaint(name=name, source=str(zip_of(tmp_path / "x.zip", {"a.bin": b""})))
     )
 
 
 @pytest.mark.parametrize("little", ["cifar10"], indirect=True)
-def test_a_named_dataset_from_an_image_folder_has_its_classes_in_the_datasets_order(little, tmp_path):
+def test_a_named_dataset_from_an_image_folder_has_its_classes_in_the_datasets_order(
+    little, tmp_path
+):
     name, _, _, _ = little
     names = DATASETS[name].class_names
     assert list(names) == sorted(names)
     make = partial(rgb, 32, 32)
     obtained = loading.obtain(
-        Data(name=name, source=str(write(tmp_path / "x", files_of(names, 6, 1, make))), validation_size=10)
+        Data(
+            name=name,
+            source=str(write(tmp_path / "x", files_of(names, 6, 1, make))),
+            validation_size=10,
+        )
     )
     assert obtained.labels.tolist() == [n for n in range(10) for _ in range(6)] + list(range(10))
     assert obtained.facts["class_names"] == list(names)
@@ -653,13 +733,18 @@ def test_a_named_dataset_from_an_image_folder_has_its_classes_in_the_datasets_or
     fewer = write(tmp_path / "z", files_of(names, 5, 1, make))
     assert "its training images are [50, 32, 32, 3]" in load_complaint(name=name, source=str(fewer))
     smaller = write(tmp_path / "s", files_of(names, 6, 1, partial(rgb, 16, 16)))
-    assert "its training images are [60, 16, 16, 3]" in load_complaint(name=name, source=str(smaller))
+    assert "its training images are [60, 16, 16, 3]" in load_complaint(
+        name=name, source=str(smaller)
+    )
 
 
 def test_the_pinned_files_are_those_of_the_design():
     found = {file.name: file.sha256 for name in NAMED for file in originals.FILES[name]}
     assert len(found) == 7
-    assert found["cifar-10-binary.tar.gz"] == "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    assert (
+        found["cifar-10-binary.tar.gz"]
+        == "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    )
     assert found["mnist.npz"] == "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
     for name in NAMED:
         for file in originals.FILES[name]:
@@ -687,11 +772,15 @@ def test_the_jpeg_copy_of_cifar10_is_recognised(cifar_jpeg):
 def test_a_part_of_the_jpeg_copy_is_loaded_under_its_title(cifar_jpeg, tmp_path, monkeypatch):
     path = tmp_path / "part.zip"
     with zipfile.ZipFile(cifar_jpeg) as whole:
-        wanted = [n for n in whole.namelist() if n.endswith(tuple(f"/00{i:02d}.jpg" for i in range(100)))]
+        wanted = [
+            n for n in whole.namelist() if n.endswith(tuple(f"/00{i:02d}.jpg" for i in range(100)))
+        ]
         zip_of(path, {n: whole.read(n) for n in wanted})
     assert len(wanted) == 2000
     monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], images=2000, test=1000))
-    monkeypatch.setitem(originals.COPIES, "cifar10", {sha256_of(path): originals.COPIES["cifar10"][JPEG_SHA256]})
+    monkeypatch.setitem(
+        originals.COPIES, "cifar10", {sha256_of(path): originals.COPIES["cifar10"][JPEG_SHA256]}
+    )
     parts, facts = loading.load(Data(name="cifar10", source=str(path), validation_size=100))
     assert facts["title"] == "CIFAR-10, JPEG quality 75"
     assert facts["source"] == "part.zip"
@@ -713,7 +802,9 @@ report: {{margin: 0.01, confidence: 0.95}}
 
 
 def fetch(folder, source, validation=4, model="lenet_300_100", batch=4):
-    (folder / "params.yaml").write_text(PARAMS.format(source=source, validation=validation, model=model, batch=batch))
+    (folder / "params.yaml").write_text(
+        PARAMS.format(source=source, validation=validation, model=model, batch=batch)
+    )
     return subprocess.run(
         [sys.executable, "-m", "stages.fetch"],
         cwd=folder,
@@ -738,8 +829,14 @@ def test_fetch_writes_an_image_folder_as_a_dataset(tmp_path):
 def test_fetch_refuses_what_does_not_fit_the_dataset_in_plain_lines(tmp_path):
     write(tmp_path / "animals", files_of())
     for values, line in (
-        ({"source": "nowhere"}, "data.source: nowhere: not there; accepted: a URL, a file or a folder"),
-        ({"model": "conv6"}, "params.yaml: model.name: got 'conv6'; accepted: a model that fits images of side 4"),
+        (
+            {"source": "nowhere"},
+            "data.source: nowhere: not there; accepted: a URL, a file or a folder",
+        ),
+        (
+            {"model": "conv6"},
+            "params.yaml: model.name: got 'conv6'; accepted: a model that fits images of side 4",
+        ),
     ):
         done = fetch(tmp_path, **{"source": "animals", **values})
         assert done.returncode == 1
@@ -754,8 +851,18 @@ def content(**values):
         "seeds": [0],
         "data": data,
         "model": {"name": "lenet_300_100", "initializer": "glorot_normal"},
-        "train": {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 60, "epochs": 3, "evaluate_every": 5},
-        "prune": {"rounds": 2, "rates": {"conv": 0.1, "dense": 0.2, "output": 0.1}, "rewind_iteration": 0},
+        "train": {
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "batch_size": 60,
+            "epochs": 3,
+            "evaluate_every": 5,
+        },
+        "prune": {
+            "rounds": 2,
+            "rates": {"conv": 0.1, "dense": 0.2, "output": 0.1},
+            "rewind_iteration": 0,
+        },
         "retrain": {"variants": ["ticket"], "rounds": "all"},
         "report": {"margin": 0.01, "confidence": 0.95},
     }
@@ -764,13 +871,22 @@ def content(**values):
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"source": None}, "data.source: got None; accepted: a folder, a zip or tar archive, or its URL"),
+        (
+            {"source": None},
+            "data.source: got None; accepted: a folder, a zip or tar archive, or its URL",
+        ),
         ({"source": ""}, "data.source: got ''; accepted: a URL, a local file or a folder"),
         ({"source": 3}, "data.source: got 3; accepted: a URL, a local file or a folder"),
-        ({"name": "mnist5k"}, "data.source: got 'somewhere'; accepted: null: the dataset comes with a package"),
+        (
+            {"name": "mnist5k"},
+            "data.source: got 'somewhere'; accepted: null: the dataset comes with a package",
+        ),
         ({"image_size": [32]}, "data.image_size: got [32]; accepted: null or [height, width]"),
         ({"image_size": [32, 0]}, "data.image_size.1: got 0; accepted: null or [height, width]"),
-        ({"image_size": [32, 9999]}, "data.image_size.1: got 9999; accepted: null or [height, width]"),
+        (
+            {"image_size": [32, 9999]},
+            "data.image_size.1: got 9999; accepted: null or [height, width]",
+        ),
         (
             {"name": "cifar10", "image_size": [32, 32]},
             "data.image_size: got [32, 32]; accepted: null: only image_folder",
@@ -793,12 +909,16 @@ def test_an_image_folder_is_checked_once_it_is_known():
     params.check_fit(loaded, images=5000, classes=10, side=28)
     assert loaded.train.length(4500) == 3 * (4500 // 60)
     with pytest.raises(
-        LotteryError, match=r"^params\.yaml: train\.evaluate_every: got 5; accepted: at most the run's 3"
+        LotteryError,
+        match=r"^params\.yaml: train\.evaluate_every: got 5; accepted: at most the run's 3",
     ):
         params.check_fit(loaded, images=560, classes=10, side=28)
     with pytest.raises(
-        LotteryError, match=r"^params\.yaml: train\.batch_size: got 60; accepted: at most the 59 training"
+        LotteryError,
+        match=r"^params\.yaml: train\.batch_size: got 60; accepted: at most the 59 training",
     ):
         params.check_fit(loaded, images=559, classes=10, side=28)
-    with pytest.raises(LotteryError, match=r"^params\.yaml: data\.validation_size: got 500; accepted: from 10 "):
+    with pytest.raises(
+        LotteryError, match=r"^params\.yaml: data\.validation_size: got 500; accepted: from 10 "
+    ):
         params.check_fit(loaded, images=505, classes=10, side=28)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lottery.dead_units import Layer, dead, remove
+from lottery.tools.dead_units import Layer, dead, remove
 
 
 def arrays(**values):
@@ -11,7 +11,11 @@ def arrays(**values):
 
 
 IMAGES = Layer("images", "input", channels=2)
-DENSE = [IMAGES, Layer("hidden", "weighted", ("images",), activation="relu"), Layer("output", "weighted", ("hidden",))]
+DENSE = [
+    IMAGES,
+    Layer("hidden", "weighted", ("images",), activation="relu"),
+    Layer("output", "weighted", ("hidden",)),
+]
 
 
 def test_a_unit_without_inputs_is_folded_into_the_next_bias_and_one_without_outputs_is_removed():
@@ -24,7 +28,9 @@ def test_a_unit_without_inputs_is_folded_into_the_next_bias_and_one_without_outp
     masks = {name: weights[name] != 0 for name in ("hidden/kernel", "output/kernel")}
     assert dead(DENSE, weights) == {"hidden": 2}
     found, kept = remove(DENSE, weights, masks)
-    expected = arrays(hidden__kernel=[[1], [2]], hidden__bias=[0], output__kernel=[[1, 1]], output__bias=[2, -1])
+    expected = arrays(
+        hidden__kernel=[[1], [2]], hidden__bias=[0], output__kernel=[[1, 1]], output__bias=[2, -1]
+    )
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value)
@@ -44,9 +50,16 @@ def test_removal_goes_on_until_nothing_more_is_dead():
         Layer("output", "weighted", ("b",)),
     ]
     weights = arrays(
-        a__kernel=[[1, 0, 1], [1, 0, 1]],  # a1 has no inputs and gives 3: b1, which reads it alone, is constant too: 6;
+        a__kernel=[
+            [1, 0, 1],
+            [1, 0, 1],
+        ],  # a1 has no inputs and gives 3: b1, which reads it alone, is constant too: 6;
         a__bias=[0, 3, 0],
-        b__kernel=[[1, 0, 0], [0, 2, 0], [0, 0, 1]],  # b2 has no outputs, so a2, which it alone reads, has none either
+        b__kernel=[
+            [1, 0, 0],
+            [0, 2, 0],
+            [0, 0, 1],
+        ],  # b2 has no outputs, so a2, which it alone reads, has none either
         b__bias=[0, 0, 0],
         output__kernel=[[1], [10], [0]],
         output__bias=[0.5],
@@ -64,15 +77,22 @@ def test_removal_goes_on_until_nothing_more_is_dead():
 
 def test_one_unit_stays_where_all_are_dead():
     zeros = arrays(
-        hidden__kernel=np.zeros((2, 3)), hidden__bias=[1, 1, 1], output__kernel=np.ones((3, 1)), output__bias=[0]
+        hidden__kernel=np.zeros((2, 3)),
+        hidden__bias=[1, 1, 1],
+        output__kernel=np.ones((3, 1)),
+        output__bias=[0],
     )
     found, _ = remove(DENSE, zeros, {})
     assert found["hidden/kernel"].shape == (2, 1)
     assert (found["output/kernel"].tolist(), found["output/bias"].tolist()) == ([[1]], [2])
 
 
-@pytest.mark.parametrize(("pads", "bias", "units", "next_bias"), [(True, 2, 2, 0), (True, -2, 1, 0), (False, 2, 1, 18)])
-def test_a_constant_filter_is_folded_into_a_convolution_only_where_the_border_sees_it_too(pads, bias, units, next_bias):
+@pytest.mark.parametrize(
+    ("pads", "bias", "units", "next_bias"), [(True, 2, 2, 0), (True, -2, 1, 0), (False, 2, 1, 18)]
+)
+def test_a_constant_filter_is_folded_into_a_convolution_only_where_the_border_sees_it_too(
+    pads, bias, units, next_bias
+):
     layers = [
         IMAGES,
         Layer("conv1", "weighted", ("images",), activation="relu"),
@@ -80,7 +100,12 @@ def test_a_constant_filter_is_folded_into_a_convolution_only_where_the_border_se
     ]
     kernel = np.ones((3, 3, 2, 2))
     kernel[..., 1] = 0
-    weights = arrays(conv1__kernel=kernel, conv1__bias=[0, bias], conv2__kernel=np.ones((3, 3, 2, 1)), conv2__bias=[0])
+    weights = arrays(
+        conv1__kernel=kernel,
+        conv1__bias=[0, bias],
+        conv2__kernel=np.ones((3, 3, 2, 1)),
+        conv2__bias=[0],
+    )
     found, _ = remove(layers, weights, {})
     assert found["conv2/kernel"].shape == (3, 3, units, 1)
     assert found["conv2/bias"].tolist() == [next_bias]  # 9 pixels of relu(2)
@@ -154,10 +179,21 @@ def test_units_added_to_flattened_channels_go_with_them():
 
 
 def test_the_neighbours_of_an_unknown_layer_are_left_alone():
-    layers = [*DENSE[:2], Layer("softmax", "other", ("hidden",), channels=2), Layer("output", "weighted", ("softmax",))]
-    weights = arrays(hidden__kernel=[[1, 0], [1, 0]], hidden__bias=[0, 0], output__kernel=[[1], [0]], output__bias=[0])
+    layers = [
+        *DENSE[:2],
+        Layer("softmax", "other", ("hidden",), channels=2),
+        Layer("output", "weighted", ("softmax",)),
+    ]
+    weights = arrays(
+        hidden__kernel=[[1, 0], [1, 0]],
+        hidden__bias=[0, 0],
+        output__kernel=[[1], [0]],
+        output__bias=[0],
+    )
     found, _ = remove(layers, weights, {})
-    assert {name: value.shape for name, value in found.items()} == {name: v.shape for name, v in weights.items()}
+    assert {name: value.shape for name, value in found.items()} == {
+        name: v.shape for name, v in weights.items()
+    }
 
 
 def unusual(images, classes):
@@ -185,7 +221,9 @@ def entangled(images, classes):
     x = layers.Add(name="add")([units, layers.Flatten(name="channels")(channels)])
     x = layers.Dense(30, activation="relu", name="c")(x)
     twice = layers.Dense(12, activation="relu", name="twice")
-    x = layers.Add(name="sum")([twice(x), twice(layers.Dense(30, activation="relu", name="d")(units))])
+    x = layers.Add(name="sum")(
+        [twice(x), twice(layers.Dense(30, activation="relu", name="d")(units))]
+    )
     return layers.Dense(classes, name="output")(layers.Dense(20, activation="relu", name="e")(x))
 
 
@@ -194,7 +232,8 @@ OWN = ["test_dead_units:unusual", "test_dead_units:entangled"]
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "conv2", "resnet20", "vgg16", *OWN])
 def test_outputs_agree_within_rounding_and_units_are_removed(name):
-    from lottery import formats, models
+    from lottery.tools import formats
+    from lottery.training import models
 
     generator = np.random.default_rng(3)
     shape = (16, 16, 2)
@@ -202,7 +241,10 @@ def test_outputs_agree_within_rounding_and_units_are_removed(name):
     weights = models.initialise(model, "he_normal", "test of dead units", 0)
     for variable, value in weights.items():  # as training would leave them
         if not variable.endswith("/kernel"):
-            ones, zeros = generator.uniform(0.5, 1.5, value.shape), generator.normal(0, 0.1, value.shape)
+            ones, zeros = (
+                generator.uniform(0.5, 1.5, value.shape),
+                generator.normal(0, 0.1, value.shape),
+            )
             weights[variable] = np.where(value == 1, ones, zeros).astype(np.float32)
     masks = {}
     for kernel in models.kinds(model):
@@ -210,7 +252,9 @@ def test_outputs_agree_within_rounding_and_units_are_removed(name):
         masks[kernel] = generator.random(value.shape) < 0.5
         masks[kernel] &= generator.random(value.shape[-1]) < 0.7  # units without inputs
         if len(masks) > 1:
-            masks[kernel] &= (generator.random(value.shape[-2]) < 0.8)[:, np.newaxis]  # and without outputs
+            masks[kernel] &= (generator.random(value.shape[-2]) < 0.8)[
+                :, np.newaxis
+            ]  # and without outputs
         weights[kernel] = 1.5 * value * masks[kernel]
     layers = formats.described(model)
     fewer, kept = remove(layers, weights, masks)
@@ -220,5 +264,7 @@ def test_outputs_agree_within_rounding_and_units_are_removed(name):
     images = 10 * generator.random((20, *shape), np.float32)
     before = formats.of_keras(formats.sized(model, weights))(images)
     after = formats.of_keras(formats.sized(models.build(name, shape, 5), fewer))(images)
-    assert np.ptp(before, axis=0).max() > 1e-3 * np.abs(before).max()  # the outputs tell images apart
+    assert (
+        np.ptp(before, axis=0).max() > 1e-3 * np.abs(before).max()
+    )  # the outputs tell images apart
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5 * np.abs(before).max())

@@ -15,13 +15,23 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def test_the_site_builds_strictly_and_names_no_other_host(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(tmp_path / "site"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     pages = list((tmp_path / "site").rglob("*.html"))
     assert len(pages) >= len(PAGES)
     for path in pages:
-        loads = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:)?//([^"]+)"', path.read_text())
+        loads = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="(https?:)?//([^"]+)"', path.read_text()
+        )
         assert [host for _, host in loads] == [], path.name
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from lottery import models, training
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.models import Dropout
 from lottery.params import Model, Train
-from lottery.training import Order
+from lottery.training import models, trainer
+from lottery.training.models import Dropout
+from lottery.training.trainer import Order
 
 SHAPE, CLASSES = (8, 8, 1), 4
 TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=12, evaluate_every=4)
@@ -17,7 +17,9 @@ TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=12, 
 
 def part(n, seed):
     generator = np.random.default_rng(seed)
-    return Part(generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES)
+    return Part(
+        generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES
+    )
 
 
 PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 2)}
@@ -25,7 +27,7 @@ PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 
 
 def make(dropout=0.5, **changes):
     model = Model(name="conv2", initializer="glorot_normal", dropout=dropout)
-    return training.Trainer(model, TRAIN.model_copy(update=changes), classes=CLASSES, **PARTS)
+    return trainer.Trainer(model, TRAIN.model_copy(update=changes), classes=CLASSES, **PARTS)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +62,15 @@ def test_masks_differ_between_seeds_iterations_and_layers_and_are_the_same_again
     found = [dropped((3, 4)), dropped((3, 5)), dropped((4, 4)), dropped((3, 4), "dropout2")]
     for number, one in enumerate(found):
         for other in found[:number]:
-            assert np.mean((one == 0) & (other == 0)) == pytest.approx(0.0625, abs=0.005)  # independent
+            assert np.mean((one == 0) & (other == 0)) == pytest.approx(
+                0.0625, abs=0.005
+            )  # independent
     assert np.array_equal(found[0], dropped((3, 4)))
 
 
-def test_networks_with_and_without_have_the_same_weights_and_the_same_outputs_outside_training(start):
+def test_networks_with_and_without_have_the_same_weights_and_the_same_outputs_outside_training(
+    start,
+):
     images = np.random.default_rng(0).random((5, *SHAPE), np.float32)
     outputs = []
     for dropout in (0.0, 0.5):
@@ -80,14 +86,21 @@ def test_training_with_dropout_repeats_itself_and_differs_from_training_without(
     again = make().run(*start, Order("test", 0), iterations=12)
     assert same(one.weights, again.weights)
     assert one.history == again.history
-    assert not same(one.weights, make(dropout=0.0).run(*start, Order("test", 0), iterations=12).weights)
-    assert not same(one.weights, engine.run(*start, Order("other purpose", 0), iterations=12).weights)
+    assert not same(
+        one.weights, make(dropout=0.0).run(*start, Order("test", 0), iterations=12).weights
+    )
+    assert not same(
+        one.weights, engine.run(*start, Order("other purpose", 0), iterations=12).weights
+    )
 
 
 def test_a_resumed_run_drops_what_an_unbroken_one_does(engine, start):
     states = {}
     whole = engine.run(
-        *start, Order("test", 0), iterations=12, on_evaluation=lambda i, state: states.update({i: state()})
+        *start,
+        Order("test", 0),
+        iterations=12,
+        on_evaluation=lambda i, state: states.update({i: state()}),
     )
     resumed = engine.run(*start, Order("test", 0), iterations=12, resume=states[8])
     assert same(whole.weights, resumed.weights)

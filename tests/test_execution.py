@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lottery.errors import LotteryError
-from lottery.execution import Local, chosen, execute, worker_count
+from lottery.running.executors import Local, chosen, execute, worker_count
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30  # seconds, at most, for something that takes a fraction of one
@@ -163,7 +163,13 @@ def progress_lines(capfd):
 
 def test_chains_get_their_results_back_in_order():
     results = [[] for _ in range(5)]
-    run([chain_of([Echo((number, step)) for step in range(4)], results[number]) for number in range(5)], workers=2)
+    run(
+        [
+            chain_of([Echo((number, step)) for step in range(4)], results[number])
+            for number in range(5)
+        ],
+        workers=2,
+    )
     for number in range(5):
         assert [value for value, _ in results[number]] == [(number, step) for step in range(4)]
     processes = {pid for chain in results for _, pid in chain}
@@ -216,7 +222,11 @@ def mark_process(folder, worker):
 
 def test_each_worker_is_prepared_once_and_serves_many_tasks(tmp_path):
     results = []
-    run([chain_of([Echo(1), Echo(2)], results) for _ in range(4)], workers=2, prepare=partial(mark_process, tmp_path))
+    run(
+        [chain_of([Echo(1), Echo(2)], results) for _ in range(4)],
+        workers=2,
+        prepare=partial(mark_process, tmp_path),
+    )
     assert len(results) == 8
     prepared = {int(path.name): path.read_text() for path in tmp_path.iterdir()}
     assert set(prepared.values()) == {"x"}
@@ -235,7 +245,10 @@ def test_there_are_no_more_workers_than_chains_and_none_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (LotteryError("data/masks/seed-1: damaged"), "seed 1, ticket, round 3: data/masks/seed-1: damaged"),
+        (
+            LotteryError("data/masks/seed-1: damaged"),
+            "seed 1, ticket, round 3: data/masks/seed-1: damaged",
+        ),
         (ValueError("no such layer"), "ValueError: no such layer"),
     ],
 )
@@ -291,18 +304,27 @@ def test_a_task_that_always_kills_its_worker_fails_by_name_after_three_attempts(
     assert "4 of 5 runs finished" in str(raised.value)
 
 
-LINE = re.compile(r"retrain: +(\d+)/(\d+) (seed [^:]+)(?:: .+)? \((\d+):(\d\d), (\d+):(\d\d) left\)")
+LINE = re.compile(
+    r"retrain: +(\d+)/(\d+) (seed [^:]+)(?:: .+)? \((\d+):(\d\d), (\d+):(\d\d) left\)"
+)
 
 
 def test_without_a_terminal_each_finished_run_gives_a_line_with_the_time_remaining(capfd):
-    run([chain_of([Draw(s, r) for r in range(2)], []) for s in range(3)], runs=6, iterations=60, title="retrain")
+    run(
+        [chain_of([Draw(s, r) for r in range(2)], []) for s in range(3)],
+        runs=6,
+        iterations=60,
+        title="retrain",
+    )
     announcement, *lines = progress_lines(capfd)
     assert announcement == "retrain: 6 runs of 10 iterations, 1 at a time"
     found = [LINE.fullmatch(line) for line in lines]
     assert all(found), lines
     assert [match[1] for match in found] == ["1", "2", "3", "4", "5", "6"]
     assert {match[2] for match in found} == {"6"}
-    assert sorted(match[3] for match in found) == [f"seed {s}, round {r}" for s in range(3) for r in range(2)]
+    assert sorted(match[3] for match in found) == [
+        f"seed {s}, round {r}" for s in range(3) for r in range(2)
+    ]
     assert found[-1].group(6, 7) == ("0", "00")
 
 
@@ -350,7 +372,10 @@ def test_a_worker_that_cannot_be_prepared_fails_its_tasks_once_and_says_why(capf
             iterations=20,
         )
     lines = str(error.value).splitlines()
-    assert [line.split(":")[0] for line in lines if "could not start" in line] == ["seed 0, round 0", "seed 1, round 0"]
+    assert [line.split(":")[0] for line in lines if "could not start" in line] == [
+        "seed 0, round 0",
+        "seed 1, round 0",
+    ]
     assert lines.count("RuntimeError: no such device") == 2
     assert "taken up again" not in capfd.readouterr().out
 
@@ -358,7 +383,9 @@ def test_a_worker_that_cannot_be_prepared_fails_its_tasks_once_and_says_why(capf
 def test_a_result_that_cannot_be_sent_fails_its_run_and_not_its_worker(capfd):
     results = []
     chains = [chain_of([GiveBack()], []), chain_of([Draw(1)], results)]
-    with pytest.raises(LotteryError, match=r"(?s)seed 3, ticket, round 1: .*Can't (pickle|get) local object"):
+    with pytest.raises(
+        LotteryError, match=r"(?s)seed 3, ticket, round 1: .*Can't (pickle|get) local object"
+    ):
         execute(chains, Local(nothing, 1), title="t", runs=2, iterations=20)
     assert results == [drawn(1, 0)]
     assert "taken up again" not in capfd.readouterr().out
@@ -403,12 +430,17 @@ def test_the_environment_sets_the_number_of_workers(monkeypatch):
     assert worker_count(4) == 7
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e3", "0x2", "+3", "1 2", "9" * 5000])
+@pytest.mark.parametrize(
+    "value", ["0", "-1", "two", "1.5", " ", "1e3", "0x2", "+3", "1 2", "9" * 5000]
+)
 def test_a_bad_number_of_workers_is_an_error_that_names_the_variable(monkeypatch, value):
     monkeypatch.setenv("LOTTERY_WORKERS", value)
     with pytest.raises(LotteryError) as error:
         worker_count(1)
-    assert str(error.value) == f"LOTTERY_WORKERS: got {value!r}; accepted: a whole number from 1 to 9999"
+    assert (
+        str(error.value)
+        == f"LOTTERY_WORKERS: got {value!r}; accepted: a whole number from 1 to 9999"
+    )
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -429,9 +461,16 @@ def test_by_default_the_workers_threads_fill_the_cores(monkeypatch, value):
 
 def drive(folder):
     """What the driver below runs: three chains that never end, on two workers."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in a shell's background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored where the tests run in a shell's background
     try:
-        run([chain_of([Sleep(folder, f"sleep {n}")], []) for n in range(3)], workers=2, runs=3, iterations=30)
+        run(
+            [chain_of([Sleep(folder, f"sleep {n}")], []) for n in range(3)],
+            workers=2,
+            runs=3,
+            iterations=30,
+        )
     except KeyboardInterrupt:
         (folder / "interrupted").touch()
         sys.exit(130)
@@ -444,16 +483,27 @@ def driver(tmp_path):
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with open(tmp_path / "output", "w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=ROOT, env=env, start_new_session=True, stdout=output, stderr=output
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=env,
+            start_new_session=True,
+            stdout=output,
+            stderr=output,
         )
     try:
-        assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2), (tmp_path / "output").read_text()
+        assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2), (
+            tmp_path / "output"
+        ).read_text()
         started = psutil.Process(process.pid).children(recursive=True)
         workers = {int(path.stem) for path in tmp_path.glob("*.pid")}
         assert workers <= {child.pid for child in started}
         yield process, started
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True) if psutil.pid_exists(process.pid) else []:
+        for child in (
+            psutil.Process(process.pid).children(recursive=True)
+            if psutil.pid_exists(process.pid)
+            else []
+        ):
             child.kill()
         process.kill()
         process.wait()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from lottery import models, params
+from lottery import params
 from lottery.datasets.catalogue import DATASETS
+from lottery.training import models
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -47,7 +48,11 @@ def sizes_and_kinds(network):
 def percent_remaining(loaded, round_):
     sizes, kinds = sizes_and_kinds(network_of(loaded))
     surviving = loaded.prune.surviving(sizes, kinds, round_)
-    return 100 * (surviving if isinstance(surviving, int) else sum(surviving.values())) / sum(sizes.values())
+    return (
+        100
+        * (surviving if isinstance(surviving, int) else sum(surviving.values()))
+        / sum(sizes.values())
+    )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -61,7 +66,9 @@ def test_a_file_is_valid_builds_its_model_and_says_what_it_is(path):
     assert "\n# Result:  " in comment
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.stem != "smoke"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path.stem != "smoke"], ids=lambda path: path.stem
+)
 def test_a_published_experiment_leaves_nothing_to_defaults(path):
     read = YAML(typ="safe")
     assert params.load(path).model_dump() == read.load(path)
@@ -122,8 +129,16 @@ def test_the_residual_network_is_trained_and_pruned_as_published():
     """Frankle et al. 2020, table 1: ResNet-20."""
     loaded = experiment("cifar10-resnet20-rewind")
     train, prune = loaded.train, loaded.prune
-    assert (train.optimizer, train.momentum, train.learning_rate, train.warmup_iterations) == ("sgd", 0.9, 0.1, 0)
-    assert (train.learning_rate_steps.iterations, train.learning_rate_steps.factor) == ([32_000, 48_000], 0.1)
+    assert (train.optimizer, train.momentum, train.learning_rate, train.warmup_iterations) == (
+        "sgd",
+        0.9,
+        0.1,
+        0,
+    )
+    assert (train.learning_rate_steps.iterations, train.learning_rate_steps.factor) == (
+        [32_000, 48_000],
+        0.1,
+    )
     assert (train.batch_size, train.iterations) == (128, 63_000)
     assert (prune.scope, prune.strategy, prune.schedule) == ("global", "rewind", "iterative")
     assert 0 < prune.rewind_iteration < 0.05 * train.iterations

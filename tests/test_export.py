@@ -8,15 +8,16 @@ import shutil
 import numpy as np
 import pytest
 
-from lottery import artifacts, export, export_text, formats
+from lottery.artifacts import files
 from lottery.errors import LotteryError
+from lottery.tools import export, export_text, formats
 
 ALL = [name for name in formats.FORMATS if name != "onnx" or importlib.util.find_spec("tf2onnx")]
 FLOAT32 = [name for name in ALL if not formats.FORMATS[name].quantised]
 
 
 def run(clone, *arguments, **options):
-    return clone.run("python", "-m", "lottery.export", *arguments, **options)
+    return clone.run("python", "-m", "lottery", "export", *arguments, **options)
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +31,11 @@ def exported(finished_clone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def recorded(finished_clone):
     """Of each (folder, seed, round): the first and last test accuracy in its history."""
-    from lottery import histories
+    from lottery.artifacts import tables
 
     found = {}
-    for folder in (artifacts.DENSE, artifacts.PRUNED):
-        history = histories.read(finished_clone.path / folder / "history.csv")
+    for folder in (files.DENSE, files.PRUNED):
+        history = tables.read(finished_clone.path / folder / "history.csv")
         for (seed, round_), rows in history.groupby(["seed", "round"]):
             accuracy = rows["test_accuracy"]
             found[folder, seed, round_] = float(accuracy.iloc[0]), float(accuracy.iloc[-1])
@@ -42,12 +43,16 @@ def recorded(finished_clone):
 
 
 def table(out):
-    return {row["file"]: row for row in json.loads((out / "export.json").read_text())["table"] if row["file"]}
+    return {
+        row["file"]: row
+        for row in json.loads((out / "export.json").read_text())["table"]
+        if row["file"]
+    }
 
 
 def test_every_float32_file_has_the_accuracy_that_the_pipeline_recorded(exported, recorded):
     out, printed = exported
-    _, accuracy = recorded[artifacts.PRUNED, 1, 2]
+    _, accuracy = recorded[files.PRUNED, 1, 2]
     rows = table(out)
     assert {row.name for row in out.iterdir()} == {*rows, "export.json", "export.md"}
     assert len(rows) == len(ALL)
@@ -66,7 +71,9 @@ def test_every_float32_file_has_the_accuracy_that_the_pipeline_recorded(exported
     assert all(row["one_image"] > 0 and row["batch"] > 0 for row in rows.values())
 
 
-def test_bytes_are_those_of_the_files_and_the_mask_with_values_is_the_smallest_exact_one(exported, finished_clone):
+def test_bytes_are_those_of_the_files_and_the_mask_with_values_is_the_smallest_exact_one(
+    exported, finished_clone
+):
     out, _ = exported
     rows = table(out)
     for name, row in rows.items():
@@ -79,16 +86,18 @@ def test_bytes_are_those_of_the_files_and_the_mask_with_values_is_the_smallest_e
     assert rows["ticket-int8.tflite"]["bytes"] < 0.4 * rows["ticket.tflite"]["bytes"]
 
 
-def test_a_safetensors_ticket_read_back_is_the_pipelines_weight_for_weight(exported, finished_clone):
-    from lottery.models import variables
+def test_a_safetensors_ticket_read_back_is_the_pipelines_weight_for_weight(
+    exported, finished_clone
+):
+    from lottery.training.models import variables
 
     out, _ = exported
-    path = artifacts.round_file(finished_clone.path / artifacts.PRUNED, 1, 2)
-    weights, mask, _ = artifacts.read_masked_weights(path)
+    path = files.round_file(finished_clone.path / files.PRUNED, 1, 2)
+    weights, mask, _ = files.read_masked_weights(path)
     model = formats.load_ticket(out / "ticket.safetensors")
     for name, variable in variables(model).items():
         np.testing.assert_array_equal(variable.numpy(), weights[name])
-    _, kept, facts = artifacts.read_masked_weights(out / "ticket.safetensors")
+    _, kept, facts = files.read_masked_weights(out / "ticket.safetensors")
     assert kept.counts == mask.counts
     assert (facts["seed"], facts["round"], facts["state"]) == (1, 2, "trained")
     assert facts["input"] == "images: float32 [n, height, width, channels] in [0, 1]"
@@ -104,7 +113,9 @@ def test_the_files_take_float32_images_of_any_number_and_int8_is_integer_inside(
     assert signature.structured_input_signature[1]["images"].shape.as_list() == [None, 8, 8, 1]
     for file in ("ticket.tflite", "ticket-int8.tflite"):
         interpreter = tf.lite.Interpreter(str(out / file))
-        assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
+        assert interpreter.get_signature_list() == {
+            "serving_default": {"inputs": ["images"], "outputs": ["logits"]}
+        }
         (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
         assert given["shape_signature"].tolist() == [-1, 8, 8, 1]
         assert (given["dtype"], taken["dtype"]) == (np.float32, np.float32)
@@ -128,18 +139,22 @@ def test_initial_tickets_and_dense_networks_agree_with_the_first_evaluations(
 ):
     monkeypatch.chdir(finished_clone.path)
     loaded = export.params.load()
-    cases = [(0, False, artifacts.DENSE, 1), (0, True, artifacts.DENSE, 0), (1, True, artifacts.PRUNED, 0)]
+    cases = [(0, False, files.DENSE, 1), (0, True, files.DENSE, 0), (1, True, files.PRUNED, 0)]
     for round_, initial, folder, which in cases:
         ticket = export.read_ticket(loaded, 0, round_, initial=initial)
         assert ticket.recorded == recorded[folder, 0, round_][which]
-        text = export.export(loaded, ticket, tmp_path / "out", ["safetensors"], keep_dead_units=False)
+        text = export.export(
+            loaded, ticket, tmp_path / "out", ["safetensors"], keep_dead_units=False
+        )
         row = table(tmp_path / "out")["ticket.safetensors"]
         assert float(f"{row['test_accuracy']:.7g}") == ticket.recorded
         assert ", equal." in text
     assert text.startswith("# Ticket of seed 0, round 1, before training\n")
 
 
-def test_dead_units_are_removed_or_kept_on_request_and_the_saving_is_told(finished_clone, tmp_path, monkeypatch):
+def test_dead_units_are_removed_or_kept_on_request_and_the_saving_is_told(
+    finished_clone, tmp_path, monkeypatch
+):
     monkeypatch.chdir(finished_clone.path)
     loaded = export.params.load()
     ticket = export.read_ticket(loaded, 0, 2, initial=True)
@@ -148,12 +163,23 @@ def test_dead_units_are_removed_or_kept_on_request_and_the_saving_is_told(finish
     keep["dense2/kernel"][:, 5:7] = False
     mask = export.Mask(keep)
     sparser = export.Ticket(
-        0, 2, True, mask.apply(ticket.weights), mask, ticket.dense, ticket.source, ticket.folder, None
+        0,
+        2,
+        True,
+        mask.apply(ticket.weights),
+        mask,
+        ticket.dense,
+        ticket.source,
+        ticket.folder,
+        None,
     )
-    text = export.export(loaded, sparser, tmp_path / "fewer", ["safetensors"], keep_dead_units=False)
+    text = export.export(
+        loaded, sparser, tmp_path / "fewer", ["safetensors"], keep_dead_units=False
+    )
     before, after = 64 * 300 + 300 + 300 * 100 + 100 + 1010, 64 * 270 + 270 + 270 * 98 + 98 + 990
     assert (
-        f"Dead units removed: {before:,} values become {after:,}, zeros counted; {4 * (before - after):,} bytes" in text
+        f"Dead units removed: {before:,} values become {after:,}, zeros counted; {4 * (before - after):,} bytes"
+        in text
     )
     assert "| dense1 | 300 | 30 | 0 |" in text
     assert "| dense2 | 100 | 2 | 0 |" in text
@@ -161,19 +187,22 @@ def test_dead_units_are_removed_or_kept_on_request_and_the_saving_is_told(finish
     model = formats.load_ticket(tmp_path / "fewer" / "ticket.safetensors")
     assert [layer.units for layer in model.layers if hasattr(layer, "units")] == [270, 98, 10]
     text = export.export(loaded, sparser, tmp_path / "all", ["safetensors"], keep_dead_units=True)
-    assert "Dead units were kept. Units without a surviving incoming weight, by layer: dense1 30, dense2 2." in text
+    assert (
+        "Dead units were kept. Units without a surviving incoming weight, by layer: dense1 30, dense2 2."
+        in text
+    )
     rows = [table(tmp_path / folder)["ticket.safetensors"] for folder in ("fewer", "all")]
     assert rows[0]["test_accuracy"] == rows[1]["test_accuracy"]
 
 
 def test_weights_that_do_not_agree_with_the_history_end_it_and_nothing_is_written(clone):
-    history = clone.path / artifacts.PRUNED / "history.csv"
+    history = clone.path / files.PRUNED / "history.csv"
     lines = history.read_text().splitlines(keepends=True)
     place = max(i for i, line in enumerate(lines) if line.startswith("0,pruning,2,"))
     was = lines[place].rstrip().rpartition(",")[2]
     lines[place] = lines[place].replace(was, "0.5")
     history.write_text("".join(lines))
-    (history.parent / artifacts.CHECKSUMS).unlink()
+    (history.parent / files.CHECKSUMS).unlink()
     done = run(clone, "--round", "2", "--formats", "safetensors", check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
@@ -215,7 +244,9 @@ def ticket(finished_clone, monkeypatch):
         ("bfloat16", True, 0.901, 0.901, None),
     ],
 )
-def test_agreement_is_exact_on_the_same_machine_and_bounded_elsewhere(ticket, precision, same, again, float32, says):
+def test_agreement_is_exact_on_the_same_machine_and_bounded_elsewhere(
+    ticket, precision, same, again, float32, says
+):
     def compared():
         alike = {"same_machine": same, "same_kernels": precision == "float32"}
         return export.compare_with_recorded(ticket, again, float32, precision, 0.01, **alike)
@@ -236,16 +267,21 @@ def test_rounding_can_change_the_class_of_images_whose_two_highest_logits_are_ne
 def test_a_file_that_gives_other_logits_is_refused(finished_clone, ticket, tmp_path, monkeypatch):
     def other(network, path):
         weights = {n: v.numpy() + 0.001 for n, v in models.variables(network.model).items()}
-        artifacts.write_masked_weights(path, weights, network.mask, network.facts)
+        files.write_masked_weights(path, weights, network.mask, network.facts)
 
-    from lottery import models
+    from lottery.training import models
 
     ticket = export.read_ticket(export.params.load(), 0, 2, initial=False)
-    monkeypatch.setitem(formats.FORMATS, "safetensors", formats.FORMATS["safetensors"]._replace(write=other))
+    monkeypatch.setitem(
+        formats.FORMATS, "safetensors", formats.FORMATS["safetensors"]._replace(write=other)
+    )
     with pytest.raises(
-        LotteryError, match=r"ticket.safetensors: does not agree with the pipeline's network: test accuracy"
+        LotteryError,
+        match=r"ticket.safetensors: does not agree with the pipeline's network: test accuracy",
     ):
-        export.export(export.params.load(), ticket, tmp_path / "out", ["safetensors"], keep_dead_units=True)
+        export.export(
+            export.params.load(), ticket, tmp_path / "out", ["safetensors"], keep_dead_units=True
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -274,7 +310,9 @@ def test_a_mistake_is_told_in_one_line(finished_clone, monkeypatch, capsys, argu
     assert re.fullmatch(f"export: {why if '.*' in why else re.escape(why)}\n", said), said
 
 
-def test_a_package_that_is_missing_is_named_with_how_to_install_it(finished_clone, monkeypatch, capsys):
+def test_a_package_that_is_missing_is_named_with_how_to_install_it(
+    finished_clone, monkeypatch, capsys
+):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     assert refused(finished_clone, monkeypatch, capsys, "--formats", "onnx", "tflite") == (
         "export: --formats onnx: not installed: onnx, tf2onnx, onnxruntime; `pip install onnx tf2onnx onnxruntime`, "
@@ -289,7 +327,7 @@ def test_a_pipeline_that_has_not_run_or_trains_no_tickets_is_told(clone, monkeyp
         "export: --round: got 2; accepted: 0, or --initial: pruning trains no tickets with prune.criterion magnitude, "
         "prune.schedule one_shot\n"
     )
-    shutil.rmtree(clone.path / artifacts.DENSE)
+    shutil.rmtree(clone.path / files.DENSE)
     said = "export: data/dense/seed-0/rewind.safetensors: not there; `dvc repro` makes it\n"
     assert refused(clone, monkeypatch, capsys, *arguments, "--initial") == said
 
@@ -298,15 +336,22 @@ def test_weights_of_another_model_are_refused(finished_clone, ticket, tmp_path):
     other = export.params.load().model_copy(
         update={"model": export.params.Model(name="conv2", initializer="he_normal")}
     )
-    with pytest.raises(LotteryError, match=r"round-02.safetensors: not of the model and the dataset in params.yaml"):
+    with pytest.raises(
+        LotteryError, match=r"round-02.safetensors: not of the model and the dataset in params.yaml"
+    ):
         export.export(other, ticket, tmp_path / "out", ["safetensors"], keep_dead_units=False)
 
 
 @pytest.mark.parametrize(("best", "expected"), [(1, 1), (7, 2), (None, 2)])
-def test_the_round_is_by_default_the_best_by_validation_or_the_last(clone, monkeypatch, best, expected):
+def test_the_round_is_by_default_the_best_by_validation_or_the_last(
+    clone, monkeypatch, best, expected
+):
     monkeypatch.chdir(clone.path)
     metrics = json.loads(export.METRICS.read_text())
-    assert export.choose_round(export.params.load(), None) == metrics["variants"]["ticket"]["best"]["round"]
+    assert (
+        export.choose_round(export.params.load(), None)
+        == metrics["variants"]["ticket"]["best"]["round"]
+    )
     metrics["variants"]["ticket"]["best"]["round"] = best
     export.METRICS.write_text(json.dumps(metrics))
     assert export.choose_round(export.params.load(), None) == expected

@@ -17,7 +17,8 @@ import pytest
 from clones import ROOT
 
 from benchmarks.faults import faulty_clone, reproduce
-from lottery import artifacts, store
+from lottery.artifacts import files
+from lottery.running import store
 
 CAN_MOUNT = (
     subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
@@ -77,7 +78,9 @@ def test_a_run_killed_at_80_percent_trains_only_the_rest(tmp_path):
     os.killpg(stage.pid, signal.SIGKILL)
     stage.wait()
     out = clone.run(sys.executable, "-m", "stages.train_dense").stdout
-    begun, trained = map(int, re.search(r"resumed at iteration (\d+), (\d+) iterations", out).groups())
+    begun, trained = map(
+        int, re.search(r"resumed at iteration (\d+), (\d+) iterations", out).groups()
+    )
     assert begun + trained == 6000
     assert begun >= 4800
     assert trained <= 0.3 * 6000
@@ -95,7 +98,7 @@ def _checkpointed(folder: Path) -> int:
 KILL_AT = """
 import os, signal, sys
 import numpy as np
-from lottery import store
+from lottery.running import store
 from pathlib import Path
 
 store.FOLDER = Path(sys.argv[1])
@@ -134,7 +137,7 @@ class Killing:
             os.kill(os.getpid(), signal.SIGKILL)
         return self.file.write(content)
     def __getattr__(self, name): return getattr(self.file, name)
-import lottery.artifacts
+import lottery.artifacts.files
 lottery.artifacts.open = lambda *a, **k: Killing(real_open(*a, **k)) if "wb" in a else real_open(*a, **k)
 if sys.argv[3] == "checkpoint":
     store.save_checkpoint("f" * 64, state(3), {"name": "run", "iteration": 3})
@@ -145,12 +148,17 @@ print("not killed")
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "finished"])
-def test_a_kill_at_any_write_fsync_or_rename_of_the_store_leaves_a_whole_state(tmp_path, what, monkeypatch):
+def test_a_kill_at_any_write_fsync_or_rename_of_the_store_leaves_a_whole_state(
+    tmp_path, what, monkeypatch
+):
     killed = 0
     for moment in range(1, 20):
         folder = tmp_path / f"{what}-{moment}"
         done = subprocess.run(
-            [sys.executable, "-c", KILL_AT, str(folder), str(moment), what], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-c", KILL_AT, str(folder), str(moment), what],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         monkeypatch.setattr(store, "FOLDER", folder)
         found = store.load_finished("f" * 64) or store.load_checkpoint("f" * 64)
@@ -170,11 +178,15 @@ def test_a_kill_at_any_write_fsync_or_rename_of_the_store_leaves_a_whole_state(t
     assert done.returncode == 0
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(store, "FOLDER", tmp_path)
     key = "a" * 64
     for n in (1, 2):
-        store.save_checkpoint(key, {"weights": {"w": np.full(100, n, np.float32)}}, {"iteration": n})
+        store.save_checkpoint(
+            key, {"weights": {"w": np.full(100, n, np.float32)}}, {"iteration": n}
+        )
     newest = store.file(key, store.CHECKPOINT)
     content = bytearray(newest.read_bytes())
     content[-7] ^= 1
@@ -210,7 +222,8 @@ def test_the_second_writer_waits_and_says_for_whom(clone):
     )
     said = second.stderr.readline()
     assert re.match(
-        rf"extract_masks: waiting: prune with pid {hold.pid} on \S+ has held the run store .runs since 20", said
+        rf"extract_masks: waiting: prune with pid {hold.pid} on \S+ has held the run store .runs since 20",
+        said,
     )
     assert second.poll() is None
     hold.kill()  # its lock goes with it: nothing to delete by hand
@@ -222,29 +235,38 @@ def test_the_second_writer_waits_and_says_for_whom(clone):
 
 
 def test_the_store_is_listed_and_pruned(clone):
-    listed = clone.run(sys.executable, "-m", "lottery.runs").stdout
+    listed = clone.run(sys.executable, "-m", "lottery", "runs").stdout
     assert listed.count("finished") == 2 + 4 + 8
     assert "seed 1, random_reinit, round 2" in listed
     assert "14 runs" in listed
     finished = (clone.path / ".runs").glob("*.finished")
     old = next(p for p in finished if store.read_facts(p)["name"] == "seed 0, ticket, round 1")
     os.utime(old, (time.time() - 86400 * 40, time.time() - 86400 * 40))
-    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d", "--dry-run").stdout.endswith(
-        "nothing was removed (--dry-run)\n"
-    )
+    assert clone.run(
+        sys.executable, "-m", "lottery", "runs", "--older-than", "30d", "--dry-run"
+    ).stdout.endswith("nothing was removed (--dry-run)\n")
     assert old.exists()
-    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d", "--keep-used").stdout.endswith(
-        "0 runs removed\n"
-    )
-    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "30d").stdout.endswith("1 runs removed\n")
+    assert clone.run(
+        sys.executable, "-m", "lottery", "runs", "--older-than", "30d", "--keep-used"
+    ).stdout.endswith("0 runs removed\n")
+    assert clone.run(
+        sys.executable, "-m", "lottery", "runs", "--older-than", "30d"
+    ).stdout.endswith("1 runs removed\n")
     assert not old.exists()
     clone.change("retrain.variants", ["ticket"])
     clone.run(sys.executable, "-m", "stages.retrain")
-    assert clone.run(sys.executable, "-m", "lottery.runs", "--keep-used").stdout.endswith("4 runs removed\n")
-    left = clone.run(sys.executable, "-m", "lottery.runs").stdout
+    assert clone.run(sys.executable, "-m", "lottery", "runs", "--keep-used").stdout.endswith(
+        "4 runs removed\n"
+    )
+    left = clone.run(sys.executable, "-m", "lottery", "runs").stdout
     assert "random_reinit" not in left
     assert "seed 0, ticket, round 2" in left
-    assert clone.run(sys.executable, "-m", "lottery.runs", "--older-than", "soon", check=False).returncode == 2
+    assert (
+        clone.run(
+            sys.executable, "-m", "lottery", "runs", "--older-than", "soon", check=False
+        ).returncode
+        == 2
+    )
 
 
 def test_code_that_can_change_a_run_invalidates_it_and_other_code_does_not(clone):
@@ -260,9 +282,14 @@ def test_code_that_can_change_a_run_invalidates_it_and_other_code_does_not(clone
 
 @pytest.mark.parametrize("value", ["-1", "soon", "nan", "inf"])
 def test_an_impossible_checkpoint_interval_is_refused_at_once(clone, value):
-    done = clone.run(sys.executable, "-m", "stages.prune", check=False, LOTTERY_CHECKPOINT_SECONDS=value)
+    done = clone.run(
+        sys.executable, "-m", "stages.prune", check=False, LOTTERY_CHECKPOINT_SECONDS=value
+    )
     assert done.returncode == 1
-    assert done.stderr == f"prune: LOTTERY_CHECKPOINT_SECONDS: got {value!r}; accepted: a number from 0 up\n"
+    assert (
+        done.stderr
+        == f"prune: LOTTERY_CHECKPOINT_SECONDS: got {value!r}; accepted: a number from 0 up\n"
+    )
 
 
 def in_namespace(clone, script):
@@ -282,7 +309,10 @@ def test_a_full_disk_is_named_and_the_dataset_of_before_stays(clone):
         ls -A data ; rm -r /tmp/before-$$
         """,
     )
-    assert re.search(r"fetch: data/\.dataset\.partial/\S+: cannot be written: No space left on device", done.stderr)
+    assert re.search(
+        r"fetch: data/\.dataset\.partial/\S+: cannot be written: No space left on device",
+        done.stderr,
+    )
     assert done.stdout.split("\n")[:4] == ["exit 1", "intact", "dataset", ""]
     assert "Traceback" not in done.stderr
 
@@ -291,22 +321,32 @@ def test_a_full_disk_is_named_and_the_dataset_of_before_stays(clone):
 def test_a_full_run_store_is_named_and_the_artifacts_of_before_stay(clone):
     clone.change("train.learning_rate", 0.002)
     before = (clone.path / "data/dense/history.csv").read_bytes()
-    done = in_namespace(clone, "mount -t tmpfs -o size=100k tmpfs .runs\npython -m stages.train_dense")
+    done = in_namespace(
+        clone, "mount -t tmpfs -o size=100k tmpfs .runs\npython -m stages.train_dense"
+    )
     assert done.returncode == 1
-    assert re.search(r"train_dense: seed 0, dense: \.runs/\S+: cannot be written: No space left on device", done.stderr)
+    assert re.search(
+        r"train_dense: seed 0, dense: \.runs/\S+: cannot be written: No space left on device",
+        done.stderr,
+    )
     assert "Traceback" not in done.stderr
     assert (clone.path / "data/dense/history.csv").read_bytes() == before
     assert list((clone.path / "data").glob(".*partial")) == []
 
 
 @needs_mount
-@pytest.mark.parametrize(("folder", "stage"), [("data", "extract_masks"), (".runs", "prune"), ("reports", "report")])
+@pytest.mark.parametrize(
+    ("folder", "stage"), [("data", "extract_masks"), (".runs", "prune"), ("reports", "report")]
+)
 def test_a_read_only_folder_is_named(clone, folder, stage):
     done = in_namespace(
-        clone, f"mount --bind {folder} {folder}\nmount -o remount,bind,ro {folder}\npython -m stages.{stage}"
+        clone,
+        f"mount --bind {folder} {folder}\nmount -o remount,bind,ro {folder}\npython -m stages.{stage}",
     )
     assert done.returncode == 1
-    assert re.search(rf"{stage}: {re.escape(folder)}\S*: .*cannot be written: Read-only file system", done.stderr)
+    assert re.search(
+        rf"{stage}: {re.escape(folder)}\S*: .*cannot be written: Read-only file system", done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 
@@ -314,24 +354,29 @@ def test_any_flipped_byte_in_an_artifact_gives_a_named_error_or_the_same_result(
     monkeypatch.chdir(clone.path)
     generator = random.Random(0)
     readers = {
-        "data/dense/seed-0/trained.safetensors": artifacts.read_tensors,
-        "data/pruned/seed-1/round-02.safetensors": artifacts.read_masked_weights,
-        "data/masks/seed-0/round-01.safetensors": artifacts.read_mask,
-        "data/dataset/train_images.npy": lambda path: artifacts.open_dataset(path.parent),
-        "data/dataset/dataset.json": lambda path: artifacts.open_dataset(path.parent),
+        "data/dense/seed-0/trained.safetensors": files.read_tensors,
+        "data/pruned/seed-1/round-02.safetensors": files.read_masked_weights,
+        "data/masks/seed-0/round-01.safetensors": files.read_mask,
+        "data/dataset/train_images.npy": lambda path: files.open_dataset(path.parent),
+        "data/dataset/dataset.json": lambda path: files.open_dataset(path.parent),
     }
     named = 0
     for name, read in readers.items():
         path = clone.path / name
         good = path.read_bytes()
         for _ in range(40):
-            place = generator.choice([generator.randrange(min(len(good), 400)), generator.randrange(len(good))])
+            place = generator.choice(
+                [generator.randrange(min(len(good), 400)), generator.randrange(len(good))]
+            )
             content = bytearray(good)
             content[place] ^= 1 << generator.randrange(8)
             path.write_bytes(content)
-            with contextlib.suppress(artifacts.LotteryError):
+            with contextlib.suppress(files.LotteryError):
                 read(Path(name))
-                assert name.endswith("dataset.json"), (name, place)  # only its title and the like may change unseen
+                assert name.endswith("dataset.json"), (
+                    name,
+                    place,
+                )  # only its title and the like may change unseen
                 continue
             named += 1
         path.write_bytes(good)
@@ -342,13 +387,20 @@ def test_any_flipped_byte_in_an_artifact_gives_a_named_error_or_the_same_result(
 def test_results_record_versions_device_cpu_and_threads(finished_clone):
     (environment,) = json.loads((finished_clone.path / "data/pruned/environment.json").read_text())
     assert set(environment) == {"device", "cpu", "threads", "versions"}
-    assert set(environment["versions"]) == {"tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"}
+    assert set(environment["versions"]) == {
+        "tensorflow",
+        "tf-keras",
+        "tensorflow-model-optimization",
+        "numpy",
+    }
 
 
 def test_a_run_that_ends_while_the_store_is_listed_is_left_out(tmp_path, monkeypatch):
     stays, goes = (tmp_path / f"{letter * 64}.checkpoint" for letter in "ab")
     for path in (stays, goes):
-        store.save(path, {"weights": {"w": np.ones(3, np.float32)}}, {"name": path.name[0], "iteration": 1})
+        store.save(
+            path, {"weights": {"w": np.ones(3, np.float32)}}, {"name": path.name[0], "iteration": 1}
+        )
     reading = store.read_facts
 
     def ends_after(path):

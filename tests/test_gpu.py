@@ -10,14 +10,14 @@ ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
 import sys
-from lottery import training
+from lottery.training import trainer
 import tensorflow as tf
 gpus = [tf.config.PhysicalDevice(f"GPU:{i}", "GPU") for i in range(int(sys.argv[1]))]
 said = []
 tf.config.list_physical_devices = lambda kind: gpus
 tf.config.set_visible_devices = lambda device, kind: said.append(("visible", device.name, kind))
 tf.config.experimental.set_memory_growth = lambda device, on: said.append(("growth", device.name, on))
-training.configure(1, worker=int(sys.argv[2]))
+trainer.configure(1, worker=int(sys.argv[2]))
 print(said)
 """
 
@@ -32,6 +32,10 @@ print(said)
 )
 def test_workers_take_turns_at_the_gpus_with_memory_growth_on(gpus, worker, expected):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(gpus), str(worker)], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(gpus), str(worker)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == str(expected)

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import CPU, NOT_MEASURED, OUT_OF_MEMORY, Failure, Mode, Speed, order_of_cells, side_by_side
+from benchmarks.gpu import (
+    CPU,
+    NOT_MEASURED,
+    OUT_OF_MEMORY,
+    Failure,
+    Mode,
+    Speed,
+    order_of_cells,
+    side_by_side,
+)
 from benchmarks.training import flops_per_sample
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +28,11 @@ NOT_THERE = "sklearn scipy mlxtend pandas safetensors filelock dvc dvclive matpl
 
 
 def benchmark(folder, *arguments, path=()):
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]), "CUDA_VISIBLE_DEVICES": "-1"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--quick", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
 
@@ -31,7 +44,9 @@ def tables(text):
     return [[one[0], *one[2:]] for one in lines]
 
 
-def test_on_the_cpu_of_a_bare_machine_it_checks_and_measures_and_says_that_there_is_no_gpu(tmp_path):
+def test_on_the_cpu_of_a_bare_machine_it_checks_and_measures_and_says_that_there_is_no_gpu(
+    tmp_path,
+):
     count = min(2, gpu.cores())
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -109,7 +124,9 @@ def test_a_process_that_ends_or_takes_too_long_is_a_failure_and_is_started_afres
     try:
         worker.process.kill()
         worker.process.join()
-        assert worker.receive(time.monotonic() + 60) == "failed: the process ended with exit code -9"
+        assert (
+            worker.receive(time.monotonic() + 60) == "failed: the process ended with exit code -9"
+        )
         first = worker.process.pid
         worker.send("no such task")
         assert worker.process.pid != first

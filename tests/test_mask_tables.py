@@ -5,10 +5,10 @@ import csv
 import numpy as np
 import pytest
 
-from lottery import mask_tables
 from lottery.errors import LotteryError
 from lottery.masks import Mask, overlap, random_mask, surviving_count
 from lottery.streams import stream
+from lottery.tickets import mask_tables
 
 KINDS = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
 RATES = {"conv": 0.1, "dense": 0.2, "output": 0.05}
@@ -36,7 +36,9 @@ def rows_of(path):
 
 def check(mask, before, round_, path):
     sizes = mask.sizes
-    expected = {name: surviving_count(sizes[name], RATES[kind], round_) for name, kind in KINDS.items()}
+    expected = {
+        name: surviving_count(sizes[name], RATES[kind], round_) for name, kind in KINDS.items()
+    }
     mask_tables.check(mask, before, expected, path)
 
 
@@ -54,8 +56,12 @@ def test_masks_of_successive_rounds_are_nested_and_keep_what_the_rates_say(tmp_p
 
 
 @pytest.mark.parametrize("change", [-1, 1])
-@pytest.mark.parametrize(("layer", "expected"), [("conv1/kernel", 58), ("dense1/kernel", 192), ("output/kernel", 135)])
-def test_one_weight_too_many_or_too_few_is_an_error_that_names_file_layer_and_counts(tmp_path, layer, expected, change):
+@pytest.mark.parametrize(
+    ("layer", "expected"), [("conv1/kernel", 58), ("dense1/kernel", 192), ("output/kernel", 135)]
+)
+def test_one_weight_too_many_or_too_few_is_an_error_that_names_file_layer_and_counts(
+    tmp_path, layer, expected, change
+):
     mask = pruned(2)
     keep = mask.layers[layer].copy()
     keep.flat[np.flatnonzero(keep == (change < 0))[0]] = change > 0
@@ -84,7 +90,9 @@ def test_a_weight_that_comes_back_is_an_error_that_names_the_file(tmp_path):
     check(swapped, None, 3, tmp_path / "round-03")
     with pytest.raises(LotteryError) as error:
         check(swapped, before, 3, tmp_path / "round-03")
-    assert str(error.value).startswith(f"{tmp_path / 'round-03'}: keeps weights that the round before had pruned")
+    assert str(error.value).startswith(
+        f"{tmp_path / 'round-03'}: keeps weights that the round before had pruned"
+    )
 
 
 def test_a_random_mask_of_the_right_counts_is_not_nested(tmp_path):
@@ -106,7 +114,9 @@ def test_density_has_a_row_a_layer_and_one_for_the_whole_network(tmp_path):
         ("0", "2", "all", "522", "385", "0.7375479"),
     ]
     for row in rows:
-        assert float(row["weights_remaining"]) == pytest.approx(int(row["surviving"]) / int(row["weights"]), rel=1e-6)
+        assert float(row["weights_remaining"]) == pytest.approx(
+            int(row["surviving"]) / int(row["weights"]), rel=1e-6
+        )
 
 
 def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
@@ -115,8 +125,12 @@ def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
     mask_tables.write_overlap(tmp_path / "overlap.csv", masks, iter(pairs))
     rows = rows_of(tmp_path / "overlap.csv")
     assert list(rows[0]) == ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"]
-    keys = [(int(row["round"]), int(row["seed_a"]), int(row["seed_b"]), row["layer"]) for row in rows]
-    assert keys == [(round_, a, b, layer) for round_ in (1, 2) for a, b in pairs for layer in SHAPES]
+    keys = [
+        (int(row["round"]), int(row["seed_a"]), int(row["seed_b"]), row["layer"]) for row in rows
+    ]
+    assert keys == [
+        (round_, a, b, layer) for round_ in (1, 2) for a, b in pairs for layer in SHAPES
+    ]
     for (round_, a, b, layer), row in zip(keys, rows, strict=True):
         expected = overlap(masks[a, round_].layers[layer], masks[b, round_].layers[layer])
         found = float(row["jaccard"]), float(row["jaccard_by_chance"])
@@ -126,14 +140,21 @@ def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
 def test_the_overlap_of_a_case_by_hand(tmp_path):
     one = Mask({"k": np.array([True, True, False, False, False, False, False, False])})
     other = Mask({"k": np.array([True, False, True, True, True, False, False, False])})
-    mask_tables.write_overlap(tmp_path / "overlap.csv", {(4, 1): one, (7, 1): other}, [(4, 7), (4, 4)])
-    assert (tmp_path / "overlap.csv").read_text().splitlines()[1:] == ["1,4,7,k,0.2,0.2", "1,4,4,k,1,0.1428571"]
+    mask_tables.write_overlap(
+        tmp_path / "overlap.csv", {(4, 1): one, (7, 1): other}, [(4, 7), (4, 4)]
+    )
+    assert (tmp_path / "overlap.csv").read_text().splitlines()[1:] == [
+        "1,4,7,k,0.2,0.2",
+        "1,4,4,k,1,0.1428571",
+    ]
 
 
 def test_one_seed_has_no_pairs(tmp_path):
     mask_tables.write_overlap(tmp_path / "overlap.csv", {(0, 1): pruned(1)}, [])
     assert rows_of(tmp_path / "overlap.csv") == []
-    assert (tmp_path / "overlap.csv").read_text() == "round,seed_a,seed_b,layer,jaccard,jaccard_by_chance\n"
+    assert (
+        tmp_path / "overlap.csv"
+    ).read_text() == "round,seed_a,seed_b,layer,jaccard,jaccard_by_chance\n"
 
 
 def test_a_unit_is_dead_when_none_of_its_incoming_weights_survives(tmp_path):
@@ -157,7 +178,12 @@ def test_the_first_layers_inputs_keep_the_mean_share_over_seeds(tmp_path):
             keep[i, :count] = True
         return Mask({"dense1/kernel": keep, "output/kernel": np.ones((4, 2), bool)})
 
-    masks = {(0, 1): mask(4, 2, 1), (1, 1): mask(2, 2, 0), (0, 2): mask(4, 0, 0), (1, 2): mask(1, 0, 0)}
+    masks = {
+        (0, 1): mask(4, 2, 1),
+        (1, 1): mask(2, 2, 0),
+        (0, 2): mask(4, 0, 0),
+        (1, 2): mask(1, 0, 0),
+    }
     mask_tables.write_first_layer(tmp_path / "first_layer.csv", masks)
     found = [tuple(float(v) for v in row.values()) for row in rows_of(tmp_path / "first_layer.csv")]
     assert found == [(1, 0, 0.75), (1, 1, 0.5), (1, 2, 0.125), (2, 0, 0.625), (2, 1, 0), (2, 2, 0)]

@@ -15,7 +15,9 @@ from lottery.streams import stream
 
 shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
 names = st.text("abcdefg/", min_size=1, max_size=4)
-masks = st.dictionaries(names, shapes.flatmap(lambda shape: npst.arrays(np.bool_, shape)), max_size=4).map(Mask)
+masks = st.dictionaries(
+    names, shapes.flatmap(lambda shape: npst.arrays(np.bool_, shape)), max_size=4
+).map(Mask)
 rates = st.floats(0, 1, exclude_max=True)
 
 
@@ -24,7 +26,8 @@ def masks_with_weights(draw):
     """A mask, and weights of any bit pattern: NaN with payloads, -0.0, infinities, subnormals."""
     mask = draw(masks)
     bits = {
-        n: draw(npst.arrays(np.uint32, k.shape, elements=st.integers(0, 2**32 - 1))) for n, k in mask.layers.items()
+        n: draw(npst.arrays(np.uint32, k.shape, elements=st.integers(0, 2**32 - 1)))
+        for n, k in mask.layers.items()
     }
     return mask, {name: value.view(np.float32) for name, value in bits.items()}
 
@@ -50,7 +53,13 @@ def test_a_mask_comes_back_from_its_packed_bits(mask):
 
 
 def test_the_first_weight_is_in_the_highest_bit():
-    mask = Mask({"dense1/kernel": np.array([[True, False, False], [False, False, False], [True, True, False]])})
+    mask = Mask(
+        {
+            "dense1/kernel": np.array(
+                [[True, False, False], [False, False, False], [True, True, False]]
+            )
+        }
+    )
     assert mask.pack()["dense1/kernel"].tolist() == [0b10000011, 0b00000000]
 
 
@@ -110,7 +119,9 @@ def test_applying_a_mask_keeps_survivors_bit_for_bit_and_makes_the_rest_positive
 
 
 def test_negative_zero_and_nan_survive_as_they_are():
-    weights = np.array([0x80000000, 0x7FC00001, 0xFFA00002, 0x00000001, 0x80000000, 0x7FC00001], np.uint32)
+    weights = np.array(
+        [0x80000000, 0x7FC00001, 0xFFA00002, 0x00000001, 0x80000000, 0x7FC00001], np.uint32
+    )
     keep = np.array([True, True, True, True, False, False])
     masked = Mask({"k": keep}).apply({"k": weights.view(np.float32)})["k"].view(np.uint32)
     assert masked.tolist() == [0x80000000, 0x7FC00001, 0xFFA00002, 0x00000001, 0, 0]
@@ -118,7 +129,9 @@ def test_negative_zero_and_nan_survive_as_they_are():
 
 def test_applying_a_mask_leaves_biases_as_they_are():
     bias = np.array([-1.5, 0.25], np.float32)
-    masked = Mask({"kernel": np.zeros(3, np.bool_)}).apply({"kernel": np.ones(3, np.float32), "bias": bias})
+    masked = Mask({"kernel": np.zeros(3, np.bool_)}).apply(
+        {"kernel": np.ones(3, np.float32), "bias": bias}
+    )
     assert masked["kernel"].tolist() == [0, 0, 0]
     assert masked["bias"].tolist() == [-1.5, 0.25]
 
@@ -127,21 +140,30 @@ def test_applying_a_mask_leaves_biases_as_they_are():
 def test_a_random_control_keeps_the_same_count_in_each_layer(mask, seed):
     control = random_mask(mask, stream("random mask", seed, 1))
     assert control.counts == mask.counts
-    assert {n: k.shape for n, k in control.layers.items()} == {n: k.shape for n, k in mask.layers.items()}
+    assert {n: k.shape for n, k in control.layers.items()} == {
+        n: k.shape for n, k in mask.layers.items()
+    }
 
 
 def test_a_random_control_is_a_function_of_its_stream():
     mask = Mask({"k": np.arange(1000).reshape(50, 20) % 4 == 0})
-    one, same, other = (random_mask(mask, stream("random mask", seed, 3)).layers["k"] for seed in (0, 0, 1))
+    one, same, other = (
+        random_mask(mask, stream("random mask", seed, 3)).layers["k"] for seed in (0, 0, 1)
+    )
     assert one.tolist() == same.tolist()
     assert 0 < np.count_nonzero(one != other) <= 500
 
 
 def test_a_random_control_keeps_every_weight_equally_often():
-    mask, generator = Mask({"k": np.array([True, True, False, False, False, False])}), stream("random mask", 0, 0)
+    mask, generator = (
+        Mask({"k": np.array([True, True, False, False, False, False])}),
+        stream("random mask", 0, 0),
+    )
     kept = sum(random_mask(mask, generator).layers["k"].astype(int) for _ in range(3000))
     assert kept.sum() == 6000
-    assert np.abs(kept - 1000).max() < 5 * math.sqrt(3000 * 1 / 3 * 2 / 3)  # five standard deviations, 129
+    assert np.abs(kept - 1000).max() < 5 * math.sqrt(
+        3000 * 1 / 3 * 2 / 3
+    )  # five standard deviations, 129
 
 
 @given(pairs_of_arrays())
@@ -225,7 +247,9 @@ def test_bits_set_beyond_the_weights_are_refused(keep, data):
     ],
 )
 def test_bits_that_do_not_fit_the_shape_are_refused(bits):
-    with pytest.raises(ValueError, match=r"packed mask of k is .*, expected uint8 \(2,\) for the shape \(3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"packed mask of k is .*, expected uint8 \(2,\) for the shape \(3, 3\)"
+    ):
         Mask.unpack({"k": bits}, {"k": (3, 3)})
 
 
@@ -246,13 +270,24 @@ def test_a_layer_never_grows_from_one_round_to_the_next(size, rate, round_):
 
 def test_the_counts_of_the_published_networks():
     """Frankle & Carbin 2019: Conv-4 keeps 81.08 % after round 1 and 2.01 % after round 21."""
-    kernels = {"conv": (1_728, 36_864, 73_728, 147_456), "dense": (2_097_152, 65_536), "output": (2_560,)}
+    kernels = {
+        "conv": (1_728, 36_864, 73_728, 147_456),
+        "dense": (2_097_152, 65_536),
+        "output": (2_560,),
+    }
     rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
     total = sum(sum(sizes) for sizes in kernels.values())
     assert total == 2_425_024
 
     def remaining(round_):
-        return sum(surviving_count(n, rates[kind], round_) for kind, sizes in kernels.items() for n in sizes) / total
+        return (
+            sum(
+                surviving_count(n, rates[kind], round_)
+                for kind, sizes in kernels.items()
+                for n in sizes
+            )
+            / total
+        )
 
     measured = {round_: round(100 * remaining(round_), 2) for round_ in (1, 11, 12, 15, 21)}
     assert measured == {1: 81.08, 11: 11.06, 12: 9.18, 15: 5.37, 21: 2.01}

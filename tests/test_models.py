@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from lottery import models
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 from lottery.params import SMALLEST_IMAGE
+from lottery.training import models
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 
@@ -36,7 +36,10 @@ def test_prunable_weights_are_as_many_as_in_the_paper(name, shape, weights):
 
 def test_batch_normalisation_is_never_pruned_and_starts_as_the_identity():
     network = models.build("resnet20", CIFAR, 10)
-    weights, kinds = models.initialise(network, "he_normal", "initialisation", 0), models.kinds(network)
+    weights, kinds = (
+        models.initialise(network, "he_normal", "initialisation", 0),
+        models.kinds(network),
+    )
     assert [kind for kind in kinds.values() if kind != "conv"] == ["output"]
     assert len(kinds) == 20 + 2
     norms = {name: value for name, value in weights.items() if "_norm/" in name}
@@ -59,7 +62,9 @@ def test_conv4_keeps_the_papers_share_of_weights_each_round():
     kinds, sizes = models.kinds(network), prunable_sizes("conv4", CIFAR)
     rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
     for round_, percent in ((1, 81.08), (11, 11.06), (12, 9.18), (15, 5.37), (21, 2.01)):
-        kept = sum(surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items())
+        kept = sum(
+            surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()
+        )
         assert 100 * kept / sum(sizes.values()) == pytest.approx(percent, abs=0.005)
 
 
@@ -86,9 +91,13 @@ def test_the_smallest_image_that_fits_is_the_one_documented(name):
     assert not fits(name, SMALLEST_IMAGE[name] - 1)
 
 
-@pytest.mark.parametrize(("initializer", "spread"), [("glorot_normal", "normal"), ("glorot_uniform", "uniform")])
+@pytest.mark.parametrize(
+    ("initializer", "spread"), [("glorot_normal", "normal"), ("glorot_uniform", "uniform")]
+)
 def test_initial_kernels_follow_glorot_and_biases_are_zero(initializer, spread):
-    weights = models.initialise(models.build("lenet_300_100", MNIST, 10), initializer, "initialisation", 0)
+    weights = models.initialise(
+        models.build("lenet_300_100", MNIST, 10), initializer, "initialisation", 0
+    )
     kernel = weights["dense1/kernel"]
     variance = 2 / (784 + 300)  # Glorot & Bengio 2010, equation 12
     assert kernel.var() == pytest.approx(variance, rel=0.02)
@@ -101,9 +110,15 @@ def test_initial_kernels_follow_glorot_and_biases_are_zero(initializer, spread):
 def test_initial_weights_are_a_function_of_purpose_and_seed_alone():
     network = models.build("lenet_300_100", MNIST, 10)
     first = models.initialise(network, "glorot_normal", "initialisation", 3)
-    again = models.initialise(models.build("lenet_300_100", MNIST, 10), "glorot_normal", "initialisation", 3)
+    again = models.initialise(
+        models.build("lenet_300_100", MNIST, 10), "glorot_normal", "initialisation", 3
+    )
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
-    for purpose, key in (("initialisation", (4,)), ("re-initialisation", (3,)), ("initialisation", (3, 1))):
+    for purpose, key in (
+        ("initialisation", (4,)),
+        ("re-initialisation", (3,)),
+        ("initialisation", (3, 1)),
+    ):
         other = models.initialise(network, "glorot_normal", purpose, *key)
         assert not np.array_equal(first["dense1/kernel"], other["dense1/kernel"])
 
@@ -120,12 +135,16 @@ def test_half_the_width_has_half_the_units_of_each_hidden_layer(name):
     whole, half = models.build(name, CIFAR, 10), models.build(name, CIFAR, 10, width=0.5)
     for kernel, kind in models.kinds(whole).items():
         units = models.variables(whole)[kernel].shape[-1]
-        assert models.variables(half)[kernel].shape[-1] == (units if kind == "output" else units // 2)
+        assert models.variables(half)[kernel].shape[-1] == (
+            units if kind == "output" else units // 2
+        )
 
 
 def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more():
     width = models.narrowed("conv4", CIFAR, 10, 130_000)
-    sizes = [models.prunable_weights("conv4", CIFAR, 10, w) for w in (width, width + 1 / models.WIDTHS)]
+    sizes = [
+        models.prunable_weights("conv4", CIFAR, 10, w) for w in (width, width + 1 / models.WIDTHS)
+    ]
     assert sizes[0] <= 130_000 < sizes[1]
     assert sizes[0] > 0.97 * 130_000
 
@@ -133,7 +152,10 @@ def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more(
 def test_a_wide_network_is_narrowed_from_its_own_width():
     width = models.narrowed("lenet_300_100", MNIST, 10, 400_000, 2.0)
     assert 1 < width < 2
-    sizes = [models.prunable_weights("lenet_300_100", MNIST, 10, w) for w in (width, width + 1 / models.WIDTHS)]
+    sizes = [
+        models.prunable_weights("lenet_300_100", MNIST, 10, w)
+        for w in (width, width + 1 / models.WIDTHS)
+    ]
     assert sizes[0] <= 400_000 < sizes[1]
 
 
@@ -141,7 +163,9 @@ def separable(images, classes):
     """An architecture with kernels that are not prunable, and without a width."""
     from tf_keras import layers
 
-    x = layers.SeparableConv2D(4, 3, name="separable")(layers.DepthwiseConv2D(3, name="depthwise")(images))
+    x = layers.SeparableConv2D(4, 3, name="separable")(
+        layers.DepthwiseConv2D(3, name="depthwise")(images)
+    )
     return layers.Dense(classes, name="output")(layers.Flatten(name="flatten")(x))
 
 
@@ -160,7 +184,10 @@ def test_kernels_of_every_kind_are_drawn():
 
 
 def test_an_architecture_without_a_width_is_no_small_dense():
-    with pytest.raises(LotteryError, match=r"retrain\.variants: small_dense: test_models:separable cannot be narrowed"):
+    with pytest.raises(
+        LotteryError,
+        match=r"retrain\.variants: small_dense: test_models:separable cannot be narrowed",
+    ):
         models.narrowed("test_models:separable", MNIST, 10, 100)
 
 

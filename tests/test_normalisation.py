@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tf_keras
 
-from lottery import models, training
 from lottery.datasets.split import Part
 from lottery.masks import Mask, random_mask
 from lottery.params import Augmentation, Model, Train
 from lottery.streams import stream
-from lottery.training import Order
+from lottery.training import models, trainer
+from lottery.training.trainer import Order
 
 SHAPE, CLASSES = (8, 8, 3), 4
 TRAIN = Train(
@@ -25,7 +25,9 @@ TRAIN = Train(
 
 def part(n, seed):
     generator = np.random.default_rng(seed)
-    return Part(generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES)
+    return Part(
+        generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES
+    )
 
 
 PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 2)}
@@ -33,7 +35,9 @@ PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 
 
 def make(**changes):
     train = TRAIN.model_copy(update=changes)
-    return training.Trainer(Model(name="resnet20", initializer="he_normal"), train, classes=CLASSES, **PARTS)
+    return trainer.Trainer(
+        Model(name="resnet20", initializer="he_normal"), train, classes=CLASSES, **PARTS
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +55,10 @@ def start():
     network = models.build("resnet20", SHAPE, CLASSES)
     weights = models.initialise(network, "he_normal", "test", 0)
     full = Mask.full({name: weights[name].shape for name in models.kinds(network)})
-    half = {name: np.arange(keep.size).reshape(keep.shape) < keep.size // 2 for name, keep in full.layers.items()}
+    half = {
+        name: np.arange(keep.size).reshape(keep.shape) < keep.size // 2
+        for name, keep in full.layers.items()
+    }
     mask = random_mask(Mask(half), stream("test", 1))
     return mask.apply(weights), mask
 
@@ -65,7 +72,11 @@ def test_a_resumed_run_with_moving_statistics_continues_bit_for_bit(engine, star
     states = {}
     order = Order("test order", 0)
     whole = engine.run(
-        weights, mask, order, iterations=12, on_evaluation=lambda i, snapshot: states.setdefault(i, snapshot())
+        weights,
+        mask,
+        order,
+        iterations=12,
+        on_evaluation=lambda i, snapshot: states.setdefault(i, snapshot()),
     )
     engine.run(weights, mask, Order("between", 1), iterations=4)
     resumed = engine.run(weights, mask, order, iterations=12, resume=states[4])
@@ -94,7 +105,9 @@ def test_training_is_keras_training_with_the_same_batches(plain, start):
     for rows in order.batches(0, 4, 60, 10):
         with tf.GradientTape() as tape:
             logits = network(train.images[rows].astype(np.float32) / 255, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(train.labels[rows], logits))
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(train.labels[rows], logits)
+            )
         gradients = tape.gradient(loss, network.trainable_variables)
         names = [v.name.removesuffix(":0") for v in network.trainable_variables]
         masked = [
@@ -129,7 +142,7 @@ def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain, start)
 def test_changed_images_are_flipped_padded_and_cut():
     images = np.random.default_rng(0).integers(1, 256, (50, 5, 6, 2), np.uint8)
     changes = np.random.default_rng(1).integers(0, [2, 5, 5], (50, 3)).astype(np.int32)
-    found = training.changed(images, changes, 2).numpy()
+    found = trainer.changed(images, changes, 2).numpy()
     for image, (flip, top, left), result in zip(images, changes, found, strict=True):
         cut = np.pad(image, ((2, 2), (2, 2), (0, 0)))[top : top + 5, left : left + 6]
         assert np.array_equal(result, cut[:, ::-1] if flip else cut)
@@ -142,13 +155,17 @@ def test_what_happens_to_an_image_is_a_function_of_seed_epoch_and_image():
     assert changes.shape == (24, 10, 3)
     assert changes.dtype == np.int32
     of_epoch = [
-        dict(zip(rows[e : e + 6].ravel(), map(tuple, changes[e : e + 6].reshape(-1, 3)), strict=True))
+        dict(
+            zip(rows[e : e + 6].ravel(), map(tuple, changes[e : e + 6].reshape(-1, 3)), strict=True)
+        )
         for e in (0, 6, 12, 18)
     ]
     assert all(len(changes_) == 60 for changes_ in of_epoch)
     assert of_epoch[0] != of_epoch[1]
     assert np.array_equal(order.changes(5, 17, 60, train), changes[5:17])
-    smaller = train.model_copy(update={"batch_size": 12})  # other batches, the same changes of each image
+    smaller = train.model_copy(
+        update={"batch_size": 12}
+    )  # other batches, the same changes of each image
     again = dict(
         zip(
             order.batches(0, 5, 60, 12).ravel(),
@@ -163,10 +180,14 @@ def test_what_happens_to_an_image_is_a_function_of_seed_epoch_and_image():
     assert not order.changes(0, 24, 60, still).any()
 
 
-def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(engine, plain, start):
+def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(
+    engine, plain, start
+):
     order = Order("test order", 0)
     augmented = engine.run(*start, order, iterations=4).weights
-    unchanged = make(augmentation=Augmentation(flip=False, crop=0)).run(*start, order, iterations=4).weights
+    unchanged = (
+        make(augmentation=Augmentation(flip=False, crop=0)).run(*start, order, iterations=4).weights
+    )
     without = plain.run(*start, order, iterations=4).weights
     assert same(unchanged, without)
     assert not same(augmented, without)
@@ -174,5 +195,7 @@ def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(
 
 def test_the_learning_rate_warms_up_linearly():
     train = TRAIN.model_copy(update={"warmup_iterations": 5})
-    assert training.learning_rates(train, 0, 8) == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.05, 0.05, 0.05, 0.05])
-    assert training.learning_rates(train, 3, 6) == pytest.approx([0.04, 0.05, 0.05])
+    assert trainer.learning_rates(train, 0, 8) == pytest.approx(
+        [0.01, 0.02, 0.03, 0.04, 0.05, 0.05, 0.05, 0.05]
+    )
+    assert trainer.learning_rates(train, 3, 6) == pytest.approx([0.04, 0.05, 0.05])

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lottery import artifacts
+from lottery.artifacts import files
 
 PACKAGE = '''\
 """Parts of my own."""
@@ -13,8 +13,8 @@ PACKAGE = '''\
 import numpy as np
 from tf_keras import layers
 
-from lottery.models import Dropout
-from lottery.variants import Start
+from lottery.training.models import Dropout
+from lottery.tickets.variants import Start
 
 
 def narrow(images, classes):
@@ -45,30 +45,48 @@ def package(tmp_path):
     return folder
 
 
-def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fingerprint(clone, package):
+def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fingerprint(
+    clone, package
+):
     clone.change("model.name", "mine.parts:narrow")
     clone.change("prune.criterion", "mine.parts:smallest")
     clone.change("retrain.variants", ["ticket", "mine.parts:zeroed"])
     clone.change("seeds", [0])
     parts = package / "mine" / "parts.py"
     done = clone.run("dvc", "repro", PYTHONPATH=str(package))
-    warning = f"add {parts} to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
+    warning = (
+        f"add {parts} to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
+    )
     assert warning in done.stderr
-    _, mask, _ = artifacts.read_masked_weights(artifacts.round_file(clone.path / artifacts.PRUNED, 0, 1))
+    _, mask, _ = files.read_masked_weights(files.round_file(clone.path / files.PRUNED, 0, 1))
     assert mask.sizes == {"hidden/kernel": 64 * 20, "output/kernel": 20 * 10}
-    trained, _ = artifacts.read_tensors(clone.path / artifacts.DENSE / "seed-0" / "trained.safetensors")
+    trained, _ = files.read_tensors(clone.path / files.DENSE / "seed-0" / "trained.safetensors")
     for name, keep in mask.layers.items():  # the largest are gone
         assert np.abs(trained[name][keep]).max() <= np.abs(trained[name][~keep]).min()
     metrics = json.loads((clone.path / "reports/metrics.json").read_text())
     assert set(metrics["variants"]) == {"ticket", "mine.parts:zeroed"}
     assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
 
-    export = ("python", "-m", "lottery.export", "--formats", "savedmodel", "tflite", "safetensors")
+    export = (
+        "python",
+        "-m",
+        "lottery",
+        "export",
+        "--formats",
+        "savedmodel",
+        "tflite",
+        "safetensors",
+    )
     assert "mine.parts:narrow on Optical" in clone.run(*export, PYTHONPATH=str(package)).stdout
 
     # watched, as the warning asks
     dvc = clone.path / "dvc.yaml"
-    dvc.write_text(dvc.read_text().replace("    - lottery/models.py\n", f"    - lottery/models.py\n    - {parts}\n"))
+    dvc.write_text(
+        dvc.read_text().replace(
+            "    - lottery/training/models.py\n",
+            f"    - lottery/training/models.py\n    - {parts}\n",
+        )
+    )
     done = clone.run("dvc", "repro", PYTHONPATH=str(package))
     assert "does not see its changes" not in done.stderr
     assert "from the run store" in done.stdout
@@ -86,7 +104,9 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
         ("mine.parts:PI", "not a function"),
     ],
 )
-def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(clone, package, name, why):
+def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(
+    clone, package, name, why
+):
     with open(package / "mine" / "parts.py", "a") as file:
         file.write("\nPI = 3\n")
     clone.change("model.name", name)

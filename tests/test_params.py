@@ -29,7 +29,13 @@ COMMITTED = Path(__file__).parent.parent / "params.yaml"
 
 VALID = {
     "seeds": [0, 1, 2],
-    "data": {"name": "mnist5k", "source": None, "sha256": None, "validation_size": 500, "split_seed": 0},
+    "data": {
+        "name": "mnist5k",
+        "source": None,
+        "sha256": None,
+        "validation_size": 500,
+        "split_seed": 0,
+    },
     "model": {"name": "lenet_300_100", "initializer": "glorot_normal"},
     "train": {
         "optimizer": "adam",
@@ -60,19 +66,33 @@ def fields_of(section, path=()):
     """Every key of the schema with its field; those of a mapping that may be null too."""
     for name, field in section.model_fields.items():
         yield (*path, name), field
-        kinds = get_args(field.annotation) if isinstance(field.annotation, UnionType) else [field.annotation]
+        kinds = (
+            get_args(field.annotation)
+            if isinstance(field.annotation, UnionType)
+            else [field.annotation]
+        )
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, Section):
                 yield from fields_of(kind, (*path, name))
 
 
 FIELDS = dict(fields_of(Params))
-IN_OPTIONAL = {("train", "early_stopping", "patience"), ("train", "learning_rate_steps", "iterations")}
-IN_OPTIONAL |= {("train", "early_stopping", "min_delta"), ("train", "learning_rate_steps", "factor")}
+IN_OPTIONAL = {
+    ("train", "early_stopping", "patience"),
+    ("train", "learning_rate_steps", "iterations"),
+}
+IN_OPTIONAL |= {
+    ("train", "early_stopping", "min_delta"),
+    ("train", "learning_rate_steps", "factor"),
+}
 IN_OPTIONAL |= {("train", "augmentation", "flip"), ("train", "augmentation", "crop")}
-REQUIRED = [path for path, field in FIELDS.items() if field.is_required() and path not in IN_OPTIONAL]
+REQUIRED = [
+    path for path, field in FIELDS.items() if field.is_required() and path not in IN_OPTIONAL
+]
 BY_DEFAULT = {
-    path: field.default for path, field in FIELDS.items() if not field.is_required() and path not in IN_OPTIONAL
+    path: field.default
+    for path, field in FIELDS.items()
+    if not field.is_required() and path not in IN_OPTIONAL
 }
 
 
@@ -213,7 +233,9 @@ BAD_VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value", "accepted"), BAD_VALUES, ids=[f"{k}={v!r:.30}" for k, v, _ in BAD_VALUES])
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"), BAD_VALUES, ids=[f"{k}={v!r:.30}" for k, v, _ in BAD_VALUES]
+)
 def test_a_bad_value_gives_one_line_with_key_value_and_what_is_accepted(key, value, accepted):
     (line,) = complaints(with_values(**{key.replace(".", "__"): value}))
     start = f"params.yaml: {key}: got {value!r}; accepted: "
@@ -263,13 +285,17 @@ def test_a_bad_item_of_a_list_is_named_by_its_position(key, values, index, accep
         ("early_stopping", {"patience": 5, "after": 3}, "after", "unknown key", "patience, min_delta"),
     ],
 )  # fmt: skip
-def test_a_mistake_inside_an_optional_mapping_is_named_by_its_full_path(section, value, key, found, accepted):
+def test_a_mistake_inside_an_optional_mapping_is_named_by_its_full_path(
+    section, value, key, found, accepted
+):
     (line,) = complaints(with_values(**{f"train__{section}": value}))
     assert line.startswith(f"params.yaml: train.{section}.{key}: {found}")
     assert accepted in line.split("; accepted: ")[1]
 
 
-@pytest.mark.parametrize("section", ["", "data.", "model.", "train.", "prune.", "prune.rates.", "retrain.", "report."])
+@pytest.mark.parametrize(
+    "section", ["", "data.", "model.", "train.", "prune.", "prune.rates.", "retrain.", "report."]
+)
 def test_an_unknown_key_gives_one_line_with_the_keys_that_are_known(section):
     (line,) = complaints(with_values(**{f"{section}speed".replace(".", "__"): 3}))
     assert line.startswith(f"params.yaml: {section}speed: ")
@@ -282,7 +308,12 @@ def test_an_unknown_key_gives_one_line_with_the_keys_that_are_known(section):
 
 def test_what_determines_an_experiment_has_no_default():
     assert len(REQUIRED) >= 23
-    assert {("seeds",), ("data", "name"), ("train", "learning_rate"), ("prune", "rates", "dense")} < set(REQUIRED)
+    assert {
+        ("seeds",),
+        ("data", "name"),
+        ("train", "learning_rate"),
+        ("prune", "rates", "dense"),
+    } < set(REQUIRED)
 
 
 @pytest.mark.parametrize("path", REQUIRED, ids=".".join)
@@ -310,7 +341,9 @@ def test_iterations_and_epochs_both_left_out_are_neither():
     content = copy.deepcopy(VALID)
     del content["train"]["iterations"], content["train"]["epochs"]
     (line,) = complaints(content)
-    assert line.startswith("params.yaml: train.iterations, train.epochs: got [None, None]; accepted: one of the two")
+    assert line.startswith(
+        "params.yaml: train.iterations, train.epochs: got [None, None]; accepted: one of the two"
+    )
 
 
 def test_epochs_are_counted_in_whole_batches_of_the_training_images():
@@ -318,36 +351,60 @@ def test_epochs_are_counted_in_whole_batches_of_the_training_images():
     assert validate(content).train.length(3500) == 2 * (3500 // 60) == 116
     content = with_values(train__iterations=None, train__epochs=2, train__evaluate_every=117)
     (line,) = complaints(content)
-    assert line == "params.yaml: train.evaluate_every: got 117; accepted: at most the run's 116 iterations"
+    assert (
+        line
+        == "params.yaml: train.evaluate_every: got 117; accepted: at most the run's 116 iterations"
+    )
 
 
 def test_a_warmup_longer_than_the_run_gives_one_line():
     (line,) = complaints(with_values(train__warmup_iterations=601))
-    assert line == "params.yaml: train.warmup_iterations: got 601; accepted: at most the run's 600 iterations"
+    assert (
+        line
+        == "params.yaml: train.warmup_iterations: got 601; accepted: at most the run's 600 iterations"
+    )
 
 
 @pytest.mark.parametrize("name", ["package.module:function", "module:_function2"])
 def test_parts_of_ones_own_are_named_by_module_and_function(name):
-    found = validate(with_values(model__name=name, prune__criterion=name, retrain__variants=["ticket", name]))
-    assert (found.model.name, found.prune.criterion, found.retrain.variants[1]) == (name, name, name)
+    found = validate(
+        with_values(model__name=name, prune__criterion=name, retrain__variants=["ticket", name])
+    )
+    assert (found.model.name, found.prune.criterion, found.retrain.variants[1]) == (
+        name,
+        name,
+        name,
+    )
     for bad in ("package.module", ":function", "module:", "a b:c", "../module:function"):
-        assert complaints(with_values(model__name=bad)) == [f"params.yaml: model.name: got {bad!r}; accepted: {MODELS}"]
+        assert complaints(with_values(model__name=bad)) == [
+            f"params.yaml: model.name: got {bad!r}; accepted: {MODELS}"
+        ]
 
 
 def test_rewinding_beyond_a_run_given_in_epochs_gives_one_line():
     content = with_values(train__iterations=None, train__epochs=2, prune__rewind_iteration=115)
     assert validate(content).prune.rewind_iteration == 115
-    (line,) = complaints(with_values(train__iterations=None, train__epochs=2, prune__rewind_iteration=116))
-    assert line.startswith("params.yaml: prune.rewind_iteration: got 116; accepted: an iteration before")
+    (line,) = complaints(
+        with_values(train__iterations=None, train__epochs=2, prune__rewind_iteration=116)
+    )
+    assert line.startswith(
+        "params.yaml: prune.rewind_iteration: got 116; accepted: an iteration before"
+    )
 
 
 def test_global_pruning_at_different_rates_gives_one_line():
     rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
     (line,) = complaints(with_values(prune__scope="global"))
     assert (
-        line == f"params.yaml: prune.rates: got {rates}; accepted: the same rate for all kinds, with prune.scope global"
+        line
+        == f"params.yaml: prune.rates: got {rates}; accepted: the same rate for all kinds, with prune.scope global"
     )
-    assert validate(with_values(prune__scope="global", prune__rates=dict.fromkeys(rates, 0.2))).prune.scope == "global"
+    assert (
+        validate(
+            with_values(prune__scope="global", prune__rates=dict.fromkeys(rates, 0.2))
+        ).prune.scope
+        == "global"
+    )
 
 
 @pytest.mark.parametrize("criterion", ["snip", "grasp", "synflow"])
@@ -369,7 +426,10 @@ def test_the_last_learning_rate_is_what_the_steps_end_with():
 
 def test_a_retrain_round_beyond_the_rounds_pruned_gives_one_line():
     (line,) = complaints(with_values(retrain__rounds=[3, 13, 12, 40]))
-    assert line == "params.yaml: retrain.rounds: got [13, 40]; accepted: rounds from 1 to prune.rounds, 12"
+    assert (
+        line
+        == "params.yaml: retrain.rounds: got [13, 40]; accepted: rounds from 1 to prune.rounds, 12"
+    )
 
 
 def test_all_retrains_every_round_and_a_list_is_put_in_order():
@@ -392,7 +452,8 @@ def test_a_model_that_pools_the_image_away_gives_one_line(monkeypatch, side, mod
     content = with_values(data__name="digits", model__name=model)
     (line,) = complaints(content)
     assert (
-        line == f"params.yaml: model.name: got '{model}'; accepted: a model that fits images of side {side}: {fitting}"
+        line
+        == f"params.yaml: model.name: got '{model}'; accepted: a model that fits images of side {side}: {fitting}"
     )
     assert validate(with_values(data__name="digits")).model.name == "lenet_300_100"
 
@@ -404,7 +465,9 @@ def test_every_model_fits_every_dataset_of_the_catalogue(dataset, model):
 
 
 def test_several_mistakes_give_a_line_each():
-    lines = complaints(with_values(seeds=[], prune__rates__dense=2, report__margin="small", train__speed=1))
+    lines = complaints(
+        with_values(seeds=[], prune__rates__dense=2, report__margin="small", train__speed=1)
+    )
     keys = [line.removeprefix("params.yaml: ").split(": ")[0] for line in lines]
     assert sorted(keys) == ["prune.rates.dense", "report.margin", "seeds", "train.speed"]
 
@@ -415,7 +478,9 @@ def test_a_long_value_is_cut_in_the_message():
     assert len(line) < 250
 
 
-@pytest.mark.parametrize(("content", "kind"), [(None, "NoneType"), ([], "list"), ("seeds", "str"), (3, "int")])
+@pytest.mark.parametrize(
+    ("content", "kind"), [(None, "NoneType"), ([], "list"), ("seeds", "str"), (3, "int")]
+)
 def test_anything_but_a_mapping_gives_one_line_with_the_keys(content, kind):
     (line,) = complaints(content)
     assert line.startswith(
@@ -442,11 +507,14 @@ def test_a_folder_in_place_of_the_file_gives_one_line(tmp_path):
 @pytest.mark.parametrize("text", ["", "\n", "# only a comment\n", "---\n"])
 def test_an_empty_file_gives_one_line(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
-    assert "accepted: a mapping with the keys seeds, data" in failure_to_load(tmp_path / "params.yaml")
+    assert "accepted: a mapping with the keys seeds, data" in failure_to_load(
+        tmp_path / "params.yaml"
+    )
 
 
 @pytest.mark.parametrize(
-    "content", [b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08\x00", b"seeds: [\xff]", bytes(range(256))[::-1]]
+    "content",
+    [b"\x89PNG\r\n\x1a\n", b"\x1f\x8b\x08\x00", b"seeds: [\xff]", bytes(range(256))[::-1]],
 )
 def test_a_binary_file_gives_one_line(tmp_path, content):
     (tmp_path / "params.yaml").write_bytes(content)
@@ -490,10 +558,16 @@ def valid_contents(draw):
     rate = st.floats(0, 1, exclude_max=True)
     positive = st.floats(0, 100, exclude_min=True) | st.integers(1, 3)
     steps = st.fixed_dictionaries(
-        {"iterations": st.lists(st.integers(1, max(1, length - 1)), min_size=1, max_size=4, unique=True).map(sorted)}
+        {
+            "iterations": st.lists(
+                st.integers(1, max(1, length - 1)), min_size=1, max_size=4, unique=True
+            ).map(sorted)
+        }
         | {"factor": positive}
     )
-    stopping = st.fixed_dictionaries({"patience": st.integers(1, 50)}, optional={"min_delta": st.floats(0, 10)})
+    stopping = st.fixed_dictionaries(
+        {"patience": st.integers(1, 50)}, optional={"min_delta": st.floats(0, 10)}
+    )
     rounds = draw(st.integers(1, 30))
     train = {
         "optimizer": optimizer,
@@ -532,13 +606,25 @@ def valid_contents(draw):
         },
         "retrain": {
             "variants": draw(
-                st.lists(st.sampled_from(["ticket", "random_reinit", "random_mask"]), min_size=1, unique=True)
+                st.lists(
+                    st.sampled_from(["ticket", "random_reinit", "random_mask"]),
+                    min_size=1,
+                    unique=True,
+                )
             ),
-            "rounds": draw(st.just("all") | st.lists(st.integers(1, rounds), min_size=1, max_size=6, unique=True)),
+            "rounds": draw(
+                st.just("all")
+                | st.lists(st.integers(1, rounds), min_size=1, max_size=6, unique=True)
+            ),
         },
-        "report": {"margin": draw(rate), "confidence": draw(st.floats(0.5, 1, exclude_min=True, exclude_max=True))},
+        "report": {
+            "margin": draw(rate),
+            "confidence": draw(st.floats(0.5, 1, exclude_min=True, exclude_max=True)),
+        },
     }
-    for (section, key), default in draw(st.lists(st.sampled_from(list(BY_DEFAULT.items())), unique=True)):
+    for (section, key), default in draw(
+        st.lists(st.sampled_from(list(BY_DEFAULT.items())), unique=True)
+    ):
         if key in content[section] and content[section][key] == default:
             del content[section][key]
     return content
@@ -569,10 +655,18 @@ def test_valid_parameters_are_the_same_when_read_from_a_file(tmp_path_factory, c
 
 
 anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.binary(max_size=4) | st.dates(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=12)
+    | st.binary(max_size=4)
+    | st.dates(),
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=8) | st.integers() | st.none() | st.booleans(), inner, max_size=4)
+        | st.dictionaries(
+            st.text(max_size=8) | st.integers() | st.none() | st.booleans(), inner, max_size=4
+        )
     ),
     max_leaves=8,
 )
@@ -580,7 +674,13 @@ anything = st.recursive(
 
 def places(content, path=()):
     """Every key and list index of nested content."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in items:
         yield (*path, key)
         yield from places(value, (*path, key))
@@ -631,7 +731,8 @@ def spoiled_texts(draw):
         start = draw(st.integers(0, len(text)))
         end = draw(st.integers(start, min(len(text), start + 40)))
         new = draw(
-            st.text(NEW_CHARACTERS, max_size=6) | st.sampled_from(["&a ", "*a", "? ", "- ", "<<: ", "--- ", "%YAML 3"])
+            st.text(NEW_CHARACTERS, max_size=6)
+            | st.sampled_from(["&a ", "*a", "? ", "- ", "<<: ", "--- ", "%YAML 3"])
         )
         text = text[:start] + new + text[end:]
     return text
@@ -671,7 +772,11 @@ def test_the_committed_file_is_valid():
 
 def test_the_schema_has_the_keys_of_the_design():
     keys = {".".join(path) for path in FIELDS}
-    assert {"train.early_stopping.patience", "train.learning_rate_steps.factor", "prune.rewind_iteration"} < keys
+    assert {
+        "train.early_stopping.patience",
+        "train.learning_rate_steps.factor",
+        "prune.rewind_iteration",
+    } < keys
     assert len(keys) >= 38
 
 
@@ -680,11 +785,16 @@ def test_every_key_is_in_the_committed_file_with_a_comment_on_its_line(path):
     lines = COMMITTED.read_text(encoding="utf-8").splitlines()
     section = YAML().load(COMMITTED)
     for depth, name in enumerate(path[:-1]):
-        if section[name] is None:  # a mapping left out: its keys are shown in the comment on its line
+        if (
+            section[name] is None
+        ):  # a mapping left out: its keys are shown in the comment on its line
             comment = lines[section.lc.key(name)[0]].partition(" # ")[2]
             assert all(f"{key}:" in comment for key in path[depth + 1 :])
             return
         section = section[name]
     line = lines[section.lc.key(path[-1])[0]]
-    if len(path) > 1 and path != ("train", "learning_rate"):  # the sections' names say what they are
+    if len(path) > 1 and path != (
+        "train",
+        "learning_rate",
+    ):  # the sections' names say what they are
         assert len(line.partition(" # ")[2]) >= len("sgd")

@@ -11,7 +11,7 @@ from clones import STAGES
 from imports import used_by
 from ruamel.yaml import YAML
 
-from lottery import artifacts
+from lottery.artifacts import files
 from lottery.masks import surviving_count
 
 ROOT = Path(__file__).parent.parent
@@ -34,24 +34,32 @@ CHANGES = [
 
 
 def _names(listing):
-    return ["seed" + line.rpartition("  seed")[2] for line in listing.splitlines() if "  seed" in line]
+    return [
+        "seed" + line.rpartition("  seed")[2] for line in listing.splitlines() if "  seed" in line
+    ]
 
 
 @pytest.mark.parametrize(("key", "value", "rerun"), CHANGES)
 def test_a_change_reruns_only_what_it_affects(clone, key, value, rerun):
     clone.change(key, value)
-    before = clone.run("python", "-m", "lottery.runs").stdout
+    before = clone.run("python", "-m", "lottery", "runs").stdout
     assert clone.repro() == rerun
     if value == [0, 1, 2]:  # the runs of the others come from the run store
-        after = clone.run("python", "-m", "lottery.runs").stdout
+        after = clone.run("python", "-m", "lottery", "runs").stdout
         added = set(_names(after)) - set(_names(before))
         assert added == {name for name in _names(after) if name.startswith("seed 2")}
         assert len(_names(after)) - len(_names(before)) == 1 + 2 + 4
     if key == "seeds":  # nothing stale stays
         for folder in ("data/dense", "data/pruned", "data/masks"):
-            seeds = {int(p.name.removeprefix("seed-")) for p in (clone.path / folder).glob("seed-*")}
+            seeds = {
+                int(p.name.removeprefix("seed-")) for p in (clone.path / folder).glob("seed-*")
+            }
             assert seeds == set(value)
-        for table in ("data/dense/history.csv", "data/retrained/history.csv", "data/masks/density.csv"):
+        for table in (
+            "data/dense/history.csv",
+            "data/retrained/history.csv",
+            "data/masks/density.csv",
+        ):
             assert set(pd.read_csv(clone.path / table)["seed"]) == set(value)
         metrics = json.loads((clone.path / "reports/metrics.json").read_text())
         assert metrics["dense"]["test_accuracy"]["n"] == len(value)
@@ -71,10 +79,14 @@ def test_a_comment_in_params_reruns_nothing_and_the_second_repro_neither(clone):
     assert clone.repro() == []
 
 
-def test_a_fresh_clone_with_another_number_of_workers_gives_the_same_bytes(finished_clone, empty_clone):
+def test_a_fresh_clone_with_another_number_of_workers_gives_the_same_bytes(
+    finished_clone, empty_clone
+):
     assert empty_clone.repro(LOTTERY_WORKERS="1") == STAGES
     for name in ("dvc.lock", "reports/metrics.json", "reports/report.md"):
-        assert (empty_clone.path / name).read_bytes() == (finished_clone.path / name).read_bytes(), name
+        assert (empty_clone.path / name).read_bytes() == (
+            finished_clone.path / name
+        ).read_bytes(), name
     names = finished_clone.files("reports")
     assert len([n for n in names if n.startswith("figures/")]) == 8
     for name in names:
@@ -94,14 +106,18 @@ def test_deleting_the_run_store_costs_time_but_changes_nothing(clone):
 def test_artifacts_hold_the_invariants(finished_clone, monkeypatch):
     monkeypatch.chdir(finished_clone.path)
     for seed in (0, 1):
-        rewound, facts = artifacts.read_tensors(artifacts.DENSE / f"seed-{seed}" / "rewind.safetensors")
-        initial, _ = artifacts.read_tensors(artifacts.DENSE / f"seed-{seed}" / "initial.safetensors")
-        assert {n: v.tobytes() for n, v in rewound.items()} == {n: v.tobytes() for n, v in initial.items()}
+        rewound, facts = files.read_tensors(files.DENSE / f"seed-{seed}" / "rewind.safetensors")
+        initial, _ = files.read_tensors(files.DENSE / f"seed-{seed}" / "initial.safetensors")
+        assert {n: v.tobytes() for n, v in rewound.items()} == {
+            n: v.tobytes() for n, v in initial.items()
+        }
         assert set(facts["kinds"].values()) == {"dense", "output"}
         before = None
         for round_ in (1, 2):
-            weights, mask, _ = artifacts.read_masked_weights(artifacts.round_file(artifacts.PRUNED, seed, round_))
-            extracted, _ = artifacts.read_mask(artifacts.round_file(artifacts.MASKS, seed, round_))
+            weights, mask, _ = files.read_masked_weights(
+                files.round_file(files.PRUNED, seed, round_)
+            )
+            extracted, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
             for name, keep in mask.layers.items():
                 rate = {"dense": 0.2, "output": 0.1}[facts["kinds"][name]]
                 assert mask.counts[name] == surviving_count(keep.size, rate, round_)
@@ -124,7 +140,9 @@ def test_histories_cover_every_run_and_evaluation(finished_clone):
 
 
 def test_results_say_what_they_were_computed_on(finished_clone):
-    (environment,) = json.loads((finished_clone.path / "data/retrained/environment.json").read_text())
+    (environment,) = json.loads(
+        (finished_clone.path / "data/retrained/environment.json").read_text()
+    )
     assert environment["device"].split()[0] in ("CPU", "GPU")
     assert environment["threads"] == 1
     assert environment["versions"]["tensorflow"]
@@ -140,9 +158,17 @@ def test_dvc_diffs_read_well(clone):
     metrics = clone.run("dvc", "metrics", "diff", "--all", "--md").stdout
     assert "| reports/metrics.json | dense.test_accuracy.mean" in metrics
     assert "verdict" in metrics
-    html = Path(clone.run("dvc", "plots", "diff", "HEAD", "workspace").stdout.strip().removeprefix("file://"))
+    html = Path(
+        clone.run("dvc", "plots", "diff", "HEAD", "workspace")
+        .stdout.strip()
+        .removeprefix("file://")
+    )
     page = html.read_text()
-    for title in ("Test accuracy at early stop", "Early-stop iteration", "Test accuracy during training"):
+    for title in (
+        "Test accuracy at early stop",
+        "Early-stop iteration",
+        "Test accuracy during training",
+    ):
         assert title in page
     assert '"rev": "workspace"' in page
     assert '"rev": "HEAD"' in page
@@ -150,11 +176,15 @@ def test_dvc_diffs_read_well(clone):
 
 
 def test_experiments_run_and_are_listed(clone):
-    done = clone.run("dvc", "exp", "run", "-n", "wide-margin", "-S", "report.margin=0.3", check=False)
+    done = clone.run(
+        "dvc", "exp", "run", "-n", "wide-margin", "-S", "report.margin=0.3", check=False
+    )
     assert done.returncode == 0, done.stderr
     shown = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
     assert "wide-margin" in json.dumps(shown)
-    assert "report.margin" in clone.run("dvc", "exp", "show", "--md").stdout or "0.3" in json.dumps(shown)
+    assert "report.margin" in clone.run("dvc", "exp", "show", "--md").stdout or "0.3" in json.dumps(
+        shown
+    )
 
 
 def test_results_of_earlier_parameters_come_back_without_computing(clone):
@@ -179,14 +209,20 @@ def test_a_loss_that_becomes_nan_fails_by_name_and_keeps_the_other_runs(clone):
 @pytest.mark.parametrize(
     ("damage", "stage", "message"),
     [
-        (lambda p: (p / "data/dataset/train_images.npy").unlink(), "train_dense", "train_images.npy: not there"),
+        (
+            lambda p: (p / "data/dataset/train_images.npy").unlink(),
+            "train_dense",
+            "train_images.npy: not there",
+        ),
         (
             lambda p: (p / "data/dataset/test_labels.npy").write_bytes(b"\x93NUMPY"),
             "prune",
             "test_labels.npy: cannot be read as an array, or truncated",
         ),
         (
-            lambda p: np.save(p / "data/dataset/validation_images.npy", np.zeros((250, 9, 8, 1), np.uint8)),
+            lambda p: np.save(
+                p / "data/dataset/validation_images.npy", np.zeros((250, 9, 8, 1), np.uint8)
+            ),
             "retrain",
             "validation_images.npy: holds uint8 [250, 9, 8, 1], expected uint8 [250, 8, 8, 1]",
         ),
@@ -231,12 +267,16 @@ def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clo
     out = clone.run("dvc", "repro", "--force", "--single-item", "retrain").stdout
     lines = [line for line in out.splitlines() if line.startswith("retrain: ")]
     assert lines[0] == "retrain: 8 runs of 40 iterations, 1 at a time"
-    assert [line[: len("retrain: 1/8 seed")] for line in lines[1:9]] == [f"retrain: {n}/8 seed" for n in range(1, 9)]
+    assert [line[: len("retrain: 1/8 seed")] for line in lines[1:9]] == [
+        f"retrain: {n}/8 seed" for n in range(1, 9)
+    ]
     history = pd.read_csv(clone.path / "data/retrained/history.csv")
     ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
     for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
         of = ends[variant.strip()]
-        expected = f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] test accuracy at the end, 4 runs"
+        expected = (
+            f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] test accuracy at the end, 4 runs"
+        )
         assert line == f"retrain: {variant}  {expected}"
     assert lines[11].startswith("retrain: computed on ")
     assert len(lines) == 12

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lottery import artifacts, models
+from lottery.artifacts import files
+from lottery.training import models
 
 ALL_VARIANTS = [
     "ticket",
@@ -22,26 +23,32 @@ STEPS = {"iterations": [20, 30], "factor": 0.1}
 
 
 def pruned(clone, seed, round_):
-    return artifacts.read_masked_weights(artifacts.round_file(clone.path / artifacts.PRUNED, seed, round_))
+    return files.read_masked_weights(files.round_file(clone.path / files.PRUNED, seed, round_))
 
 
 def dense(clone, seed, name):
-    return artifacts.read_tensors(artifacts.seed_folder(clone.path / artifacts.DENSE, seed) / f"{name}.safetensors")[0]
+    return files.read_tensors(
+        files.seed_folder(clone.path / files.DENSE, seed) / f"{name}.safetensors"
+    )[0]
 
 
 def ticket_rows(clone, seed, round_):
-    history = pd.read_csv(clone.path / artifacts.RETRAINED / "history.csv")
-    rows = history[(history["seed"] == seed) & (history["variant"] == "ticket") & (history["round"] == round_)]
+    history = pd.read_csv(clone.path / files.RETRAINED / "history.csv")
+    rows = history[
+        (history["seed"] == seed) & (history["variant"] == "ticket") & (history["round"] == round_)
+    ]
     return rows.sort_values("iteration").reset_index()
 
 
 def validation_loss(clone, weights):
     """The mean cross-entropy of weights on the clone's validation images."""
-    dataset = artifacts.open_dataset(clone.path / artifacts.DATASET)
+    dataset = files.open_dataset(clone.path / files.DATASET)
     network = models.build("lenet_300_100", dataset.image_shape, dataset.facts["classes"])
     for name, variable in models.variables(network).items():
         variable.assign(weights[name])
-    logits = network(np.asarray(dataset.validation.images, np.float32) / 255).numpy().astype(np.float64)
+    logits = (
+        network(np.asarray(dataset.validation.images, np.float32) / 255).numpy().astype(np.float64)
+    )
     logits -= logits.max(axis=1, keepdims=True)
     truth = logits[np.arange(len(logits)), dataset.validation.labels]
     return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - truth))
@@ -57,7 +64,7 @@ def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone)
     clone.change("prune.rates", {"conv": 0.5, "dense": 0.5, "output": 0.5})
     clone.change("retrain.variants", ALL_VARIANTS)
     assert clone.repro() == ["prune", "extract_masks", "retrain", "report"]
-    assert pd.read_csv(clone.path / artifacts.PRUNED / "history.csv").empty
+    assert pd.read_csv(clone.path / files.PRUNED / "history.csv").empty
     for seed in (0, 1):
         weights, mask, _ = pruned(clone, seed, 2)
         size = sum(mask.sizes.values())
@@ -68,19 +75,24 @@ def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone)
     metrics = json.loads((clone.path / "reports/metrics.json").read_text())
     assert list(metrics["variants"]) == sorted(ALL_VARIANTS)
     report = (clone.path / "reports/report.md").read_text()
-    assert "2 rounds of iterative global pruning by snip; tickets keep their initial weights." in report
+    assert (
+        "2 rounds of iterative global pruning by snip; tickets keep their initial weights."
+        in report
+    )
     table = report.partition("## Results")[2].partition("##")[0]
     rows = [line.split("|")[1].split()[0] for line in table.splitlines() if line.startswith("| ")]
     assert rows == ["variant", "dense", *(variant for variant in ALL_VARIANTS for _ in (1, 2))]
 
 
-def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_last_learning_rate(clone):
+def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_last_learning_rate(
+    clone,
+):
     clone.change("train.learning_rate_steps", STEPS)
     clone.change("prune.schedule", "one_shot")
     clone.change("prune.strategy", "finetune")
     clone.change("retrain.variants", ["ticket", "random_reinit"])
     assert clone.repro() == ["train_dense", "prune", "extract_masks", "retrain", "report"]
-    assert pd.read_csv(clone.path / artifacts.PRUNED / "history.csv").empty
+    assert pd.read_csv(clone.path / files.PRUNED / "history.csv").empty
     trained = dense(clone, 0, "trained")
     for round_ in (1, 2):
         weights, mask, _ = pruned(clone, 0, round_)
@@ -88,12 +100,15 @@ def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_
         for name, keep in mask.layers.items():
             assert np.abs(trained[name][keep]).min() >= np.abs(trained[name][~keep]).max()
         rows = ticket_rows(clone, 0, round_)
-        assert rows["validation_loss"][0] == pytest.approx(validation_loss(clone, mask.apply(trained)), rel=1e-5)
+        assert rows["validation_loss"][0] == pytest.approx(
+            validation_loss(clone, mask.apply(trained)), rel=1e-5
+        )
         # at a hundredth of the learning rate Adam moves each weight by a hundredth of what it did in the dense network
         assert abs(rows["validation_loss"].iloc[-1] - rows["validation_loss"][0]) < 0.1
     report = (clone.path / "reports/report.md").read_text()
     assert (
-        "one-shot layerwise pruning by magnitude; tickets keep their trained weights, trained on at the last" in report
+        "one-shot layerwise pruning by magnitude; tickets keep their trained weights, trained on at the last"
+        in report
     )
 
 
@@ -110,12 +125,16 @@ def test_learning_rate_rewinding_goes_on_from_the_weights_trained_in_the_round_b
         before = trained if round_ == 1 else pruned(clone, 1, 1)[0]
         for name, keep in mask.layers.items():
             moved = np.abs(before[name] - rewound[name])
-            survived = np.ones(keep.shape, bool) if round_ == 1 else pruned(clone, 1, 1)[1].layers[name]
+            survived = (
+                np.ones(keep.shape, bool) if round_ == 1 else pruned(clone, 1, 1)[1].layers[name]
+            )
             assert moved[keep].min() >= moved[survived & ~keep].max()
         rows = ticket_rows(clone, 1, round_)
         assert rows["iteration"].tolist() == [10, 20, 30, 40]
-        assert rows["validation_loss"][0] == pytest.approx(validation_loss(clone, mask.apply(before)), rel=1e-5)
-    history = pd.read_csv(clone.path / artifacts.PRUNED / "history.csv")
+        assert rows["validation_loss"][0] == pytest.approx(
+            validation_loss(clone, mask.apply(before)), rel=1e-5
+        )
+    history = pd.read_csv(clone.path / files.PRUNED / "history.csv")
     assert sorted(history["iteration"].unique()) == [10, 20, 30, 40]
 
 
@@ -126,20 +145,23 @@ def test_a_rewind_iteration_that_early_stopping_does_not_let_a_run_reach_is_name
     assert done.returncode == 1
     said = "with seed 1, train.early_stopping ends it at 10\n"
     assert (
-        "params.yaml: prune.rewind_iteration: got 30; accepted: iterations that the dense network reaches: " + said
+        "params.yaml: prune.rewind_iteration: got 30; accepted: iterations that the dense network reaches: "
+        + said
         in done.stderr
     )
     assert "Traceback" not in done.stderr
 
 
-def test_a_narrow_network_with_dropout_is_pruned_and_compared_with_a_small_and_a_longer_trained_dense_one(clone):
+def test_a_narrow_network_with_dropout_is_pruned_and_compared_with_a_small_and_a_longer_trained_dense_one(
+    clone,
+):
     clone.change("model.width", 0.5)
     clone.change("model.dropout", 0.2)
     clone.change("retrain.variants", ["ticket", "small_dense", "dense_longer"])
     assert clone.repro() == ["train_dense", "prune", "extract_masks", "retrain", "report"]
     sizes = pruned(clone, 0, 1)[1].sizes
     assert list(sizes.values()) == [64 * 150, 150 * 50, 50 * 10]
-    history = pd.read_csv(clone.path / artifacts.RETRAINED / "history.csv")
+    history = pd.read_csv(clone.path / files.RETRAINED / "history.csv")
     by_run = history.groupby(["variant", "round"])
     assert by_run["iteration"].max().to_dict() == {
         ("ticket", 1): 40,

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lottery import models
 from lottery.masks import Mask, surviving_count
-from lottery.pruning import magnitude_mask
+from lottery.tickets.pruning import magnitude_mask
+from lottery.training import models
 
 SHAPE, CLASSES = (8, 8, 1), 10
 NETWORK = {"model": "lenet_300_100", "image_shape": SHAPE, "classes": CLASSES}
@@ -18,7 +18,10 @@ def kinds():
 
 def random_weights(seed):
     generator = np.random.default_rng(seed)
-    shapes = {n: tuple(v.shape) for n, v in models.variables(models.build("lenet_300_100", SHAPE, CLASSES)).items()}
+    shapes = {
+        n: tuple(v.shape)
+        for n, v in models.variables(models.build("lenet_300_100", SHAPE, CLASSES)).items()
+    }
     return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
@@ -39,7 +42,10 @@ def test_five_rounds_keep_the_largest_survivors_exactly_and_nested(kinds):
     mask = Mask.full({name: weights[name].shape for name in kinds})
     for round_ in range(1, 6):
         weights = mask.apply(random_weights(round_))  # as if trained again under the mask
-        keep = {name: surviving_count(mask.sizes[name], rates[kind], round_) for name, kind in kinds.items()}
+        keep = {
+            name: surviving_count(mask.sizes[name], rates[kind], round_)
+            for name, kind in kinds.items()
+        }
         after = magnitude_mask(weights, mask, keep, **NETWORK)
         assert after.counts == keep
         assert after.within(mask)

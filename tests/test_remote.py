@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 from clones import STAGES, Clone
 
-S3 = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 @pytest.fixture
@@ -22,14 +26,20 @@ def s3(tmp_path):
         port = free.getsockname()[1]
     server = Path(sys.executable).with_name("moto_server")
     with open(tmp_path / "moto.log", "w") as log:
-        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         import boto3
         from botocore.exceptions import EndpointConnectionError
 
         client = boto3.client(
-            "s3", endpoint_url=address, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+            "s3",
+            endpoint_url=address,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+            region_name="us-east-1",
         )
         for _ in range(100):
             try:
@@ -61,7 +71,9 @@ def checked_out(clone, path):
 
 def ran(clone, *arguments):
     done = clone.run("dvc", "repro", "--pull", *arguments)
-    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage ")]
+    return [
+        line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage ")
+    ]
 
 
 def artifacts_of(clone):

@@ -7,17 +7,30 @@ import subprocess
 
 import pytest
 
-from lottery import page
+from lottery.report import page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 CHARTS = {"accuracy", "early_stop", "training_curves", "density", "units", "first_layer", "overlap"}
 
 
 def drawn(path, folder, *options):
     """The page's DOM after its scripts have run, and the lines that it wrote to the console."""
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=10000"]
-    command += ["--disable-background-networking", f"--user-data-dir={folder / 'browser'}", "--enable-logging=stderr"]
+    command = [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--virtual-time-budget=10000",
+    ]
+    command += [
+        "--disable-background-networking",
+        f"--user-data-dir={folder / 'browser'}",
+        "--enable-logging=stderr",
+    ]
     command += [*options, "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
@@ -47,7 +60,9 @@ def test_the_page_may_not_ask_the_network_for_anything(report, tmp_path):
     """A page that tried would be stopped by its own policy, and the browser would say so on the console."""
     assert page.NO_NETWORK in report.read_text()
     assert "http" not in page.NO_NETWORK
-    probe = report.read_text().replace("draw();\n</script>", 'fetch("http://127.0.0.1:9/");\n</script>')
+    probe = report.read_text().replace(
+        "draw();\n</script>", 'fetch("http://127.0.0.1:9/");\n</script>'
+    )
     (tmp_path / "probe.html").write_text(probe)
     _, console = drawn(tmp_path / "probe.html", tmp_path)
     assert any("Content Security Policy" in line for line in console)
@@ -86,7 +101,10 @@ def test_on_a_phone_in_the_dark_nothing_is_wider_than_the_screen(report, tmp_pat
     )
     (tmp_path / "probe.html").write_text(probe)
     content, console = drawn(
-        tmp_path / "probe.html", tmp_path, "--window-size=500,900", "--blink-settings=preferredColorScheme=0"
+        tmp_path / "probe.html",
+        tmp_path,
+        "--window-size=500,900",
+        "--blink-settings=preferredColorScheme=0",
     )
     assert console == []
     width, screen, background = re.search(r'data-widths="(\d+),(\d+),([^"]*)"', content).groups()
@@ -111,7 +129,9 @@ def test_the_report_stage_writes_the_same_page_again(clone):
 
 
 def test_a_page_cannot_be_broken_by_what_its_data_say():
-    content = page.page("<b>", page.from_markdown("a <script>alert(1)</script> b"), {"x": {"a": "</script><!--"}})
+    content = page.page(
+        "<b>", page.from_markdown("a <script>alert(1)</script> b"), {"x": {"a": "</script><!--"}}
+    )
     assert "<title>&lt;b&gt;</title>" in content
     assert "&lt;script&gt;alert(1)" in content
     assert content.count("</script>") == 2

@@ -4,7 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lottery import analysis, artifacts, models, stability
+from lottery.artifacts import files
+from lottery.report import verdict
+from lottery.tickets import stability
+from lottery.training import models
 
 
 def lines(*accuracies, seed=0, round_=1):
@@ -30,12 +33,14 @@ def lines(*accuracies, seed=0, round_=1):
 )
 def test_instability_is_the_highest_error_minus_the_mean_of_the_ends(accuracies, barrier):
     table = lines(*accuracies).sample(frac=1, random_state=0)  # in any order of the rows
-    assert analysis.instabilities(table)["instability"].tolist() == pytest.approx([barrier])
+    assert verdict.instabilities(table)["instability"].tolist() == pytest.approx([barrier])
 
 
 def test_lines_of_several_networks_are_told_apart():
-    table = pd.concat([lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)])
-    found = analysis.instabilities(table).set_index(["seed", "round"])["instability"]
+    table = pd.concat(
+        [lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)]
+    )
+    found = verdict.instabilities(table).set_index(["seed", "round"])["instability"]
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
 
 
@@ -44,14 +49,16 @@ def test_the_pipeline_evaluates_the_line_between_two_copies_of_each_network(clon
     clone.change("retrain.rounds", [2])
     clone.change("train.learning_rate", 0.01)  # so that copies part
     clone.repro()
-    table = pd.read_csv(clone.path / artifacts.RETRAINED / "stability.csv")
-    assert table.groupby(["seed", "round"]).size().to_dict() == {(s, r): 30 for s in (0, 1) for r in (0, 2)}
+    table = pd.read_csv(clone.path / files.RETRAINED / "stability.csv")
+    assert table.groupby(["seed", "round"]).size().to_dict() == {
+        (s, r): 30 for s in (0, 1) for r in (0, 2)
+    }
     line = table[(table["seed"] == 0) & (table["round"] == 2)]
     assert line["position"].tolist() == pytest.approx(np.linspace(0, 1, 30), abs=1e-6)
     assert line["test_loss"].iloc[0] != line["test_loss"].iloc[-1]
     report = (clone.path / "reports/report.md").read_text()
     section = report.partition("## Linear mode connectivity")[2].partition("##")[0]
-    found = analysis.instabilities(table)
+    found = verdict.instabilities(table)
     for round_, remaining in ((0, 1.0), (2, line["weights_remaining"].iloc[0])):
         values = 100 * found.loc[found["round"] == round_, "instability"]
         stable = f"{(values < 2).sum()} of 2"
@@ -65,14 +72,17 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone,
 
     params = load()
     one, other = (
-        artifacts.read_tensors(artifacts.seed_folder(artifacts.DENSE, seed) / "trained.safetensors")[0]
+        files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
         for seed in (0, 1)
     )
-    points = stability.Interpolate("line", params.model, params.train, str(artifacts.DATASET), one, other)(
-        lambda n: None
+    points = stability.Interpolate(
+        "line", params.model, params.train, str(files.DATASET), one, other
+    )(lambda n: None)
+    dataset = files.open_dataset()
+    images, labels = (
+        np.asarray(dataset.test.images, np.float32) / 255,
+        np.asarray(dataset.test.labels),
     )
-    dataset = artifacts.open_dataset()
-    images, labels = np.asarray(dataset.test.images, np.float32) / 255, np.asarray(dataset.test.labels)
     network = models.build("lenet_300_100", dataset.image_shape, 10)
     assert len(points) == 30
     for index in (0, 13, 29):

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from lottery.streams import stream, stream_seed
 
 ROOT = Path(__file__).parent.parent
-PURPOSES = ("initialisation", "data order", "random mask", "re-initialisation", "test split", "validation split")
+PURPOSES = (
+    "initialisation",
+    "data order",
+    "random mask",
+    "re-initialisation",
+    "test split",
+    "validation split",
+)
 
-keys = st.tuples(st.sampled_from(PURPOSES), st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple))
+keys = st.tuples(
+    st.sampled_from(PURPOSES), st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple)
+)
 
 
 def drawn(purpose, *key):
@@ -34,7 +43,15 @@ def test_streams_differ_by_purpose_seed_and_epoch():
 
 
 def test_a_key_of_one_number_is_not_that_of_two():
-    assert len({stream_seed("data order", *key) for key in [(), (0,), (0, 0), (1,), (0, 1), (1, 0), (10,)]}) == 7
+    assert (
+        len(
+            {
+                stream_seed("data order", *key)
+                for key in [(), (0,), (0, 0), (1,), (0, 1), (1, 0), (10,)]
+            }
+        )
+        == 7
+    )
 
 
 @given(keys, keys)
@@ -56,21 +73,32 @@ def test_a_stream_does_not_depend_on_what_others_have_drawn():
 def test_drawing_from_two_streams_in_turn_leaves_each_as_it_is():
     one, other = stream("random mask", 1, 4), stream("initialisation", 1)
     in_turn = [(int(one.integers(2**32)), int(other.integers(2**32))) for _ in range(20)]
-    assert [a for a, _ in in_turn] == [int(v) for v in stream("random mask", 1, 4).integers(2**32, size=20)]
-    assert [b for _, b in in_turn] == [int(v) for v in stream("initialisation", 1).integers(2**32, size=20)]
+    assert [a for a, _ in in_turn] == [
+        int(v) for v in stream("random mask", 1, 4).integers(2**32, size=20)
+    ]
+    assert [b for _, b in in_turn] == [
+        int(v) for v in stream("initialisation", 1).integers(2**32, size=20)
+    ]
 
 
 def test_the_pinned_streams_are_those_of_published_results():
     """A change here makes every published result another one."""
     assert stream_seed("initialisation", 0) == 858467427990592612
-    assert stream("data order", 3, 1).integers(0, 2**32, 4).tolist() == [2100166492, 3297485954, 1893350649, 2913903903]
+    assert stream("data order", 3, 1).integers(0, 2**32, 4).tolist() == [
+        2100166492,
+        3297485954,
+        1893350649,
+        2913903903,
+    ]
     assert stream("random mask", 0, 0).permutation(8).tolist() == [3, 0, 2, 5, 4, 6, 7, 1]
 
 
 def test_a_stream_is_the_same_in_another_process():
     code = "from lottery.streams import stream; print(stream('data order', 3, 1).integers(0, 2**63, 8).tolist())"
     env = {"PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)}
-    output = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    ).stdout
     assert output.strip() == str(drawn("data order", 3, 1))
 
 

@@ -7,21 +7,27 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.reference import beside_reference
-from lottery import models, training
 from lottery.datasets.packaged import digits
 from lottery.datasets.split import Part
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Model, Train
-from lottery.training import Order, Trainer, learning_rates, stopped_early
+from lottery.training import models, trainer
+from lottery.training.trainer import Order, Trainer, learning_rates, stopped_early
 
-training.configure(1)
+trainer.configure(1)
 IMAGES, LABELS = digits()
 PARTS = {
     "train_part": Part(IMAGES[:600], LABELS[:600]),
     "validation": Part(IMAGES[600:800], LABELS[600:800]),
     "test": Part(IMAGES[800:1200], LABELS[800:1200]),
 }
-ADAM = {"optimizer": "adam", "learning_rate": 1.2e-3, "batch_size": 30, "iterations": 40, "evaluate_every": 10}
+ADAM = {
+    "optimizer": "adam",
+    "learning_rate": 1.2e-3,
+    "batch_size": 30,
+    "iterations": 40,
+    "evaluate_every": 10,
+}
 
 
 def trainer(model="lenet_300_100", **changes):
@@ -38,7 +44,9 @@ def fresh(model="lenet_300_100", seed=0, share=1.0):
     network = models.build(model, (8, 8, 1), 10)
     weights = models.initialise(network, "glorot_normal", "initialisation", seed)
     generator = np.random.default_rng(seed)
-    mask = Mask({name: generator.random(weights[name].shape) < share for name in models.kinds(network)})
+    mask = Mask(
+        {name: generator.random(weights[name].shape) < share for name in models.kinds(network)}
+    )
     return mask.apply(weights), mask
 
 
@@ -65,7 +73,9 @@ def test_each_of_twenty_iterations_agrees_with_a_float64_reference_within_roundi
     engine = trainer(model, iterations=20, evaluate_every=1, **how)
     weights, mask = fresh(model, share=0.5)
     part = PARTS["train_part"]
-    steps = beside_reference(engine, model, part, weights, mask, Order("test order", 0), classes=10, iterations=20)
+    steps = beside_reference(
+        engine, model, part, weights, mask, Order("test order", 0), classes=10, iterations=20
+    )
     for step in steps:
         assert step.train_loss == pytest.approx(step.reference_loss, rel=1e-6)
         for name, update in step.update.items():
@@ -97,7 +107,7 @@ def test_pruned_weights_and_their_slots_are_zero_after_every_step(optimizer):
 def test_a_weight_that_is_not_zero_where_it_is_pruned_is_refused(lenet):
     weights, mask = fresh(share=0.5)
     dense, _ = fresh()
-    with pytest.raises(training.InvariantBroken, match="dense1/kernel"):
+    with pytest.raises(trainer.InvariantBroken, match="dense1/kernel"):
         lenet.run(dense, mask, Order("test order", 0), iterations=10)
     assert weights.keys() == dense.keys()
 
@@ -119,9 +129,15 @@ def test_a_run_does_not_depend_on_the_runs_before_it(lenet):
 
 
 def test_the_engine_is_traced_once_whatever_is_run(lenet):
-    before = lenet._interval.experimental_get_tracing_count(), lenet._evaluate.experimental_get_tracing_count()
+    before = (
+        lenet._interval.experimental_get_tracing_count(),
+        lenet._evaluate.experimental_get_tracing_count(),
+    )
     lenet.run(*fresh(seed=2, share=0.2), Order("another", 5), iterations=25, keep=[3, 17])
-    after = lenet._interval.experimental_get_tracing_count(), lenet._evaluate.experimental_get_tracing_count()
+    after = (
+        lenet._interval.experimental_get_tracing_count(),
+        lenet._evaluate.experimental_get_tracing_count(),
+    )
     assert before == after == (1, 1)
 
 
@@ -140,7 +156,12 @@ def test_a_resumed_run_continues_bit_for_bit(lenet):
     lenet.run(*fresh(seed=3), Order("between", 0), iterations=10)
     for iteration in (0, 10, 20, 30, 40):
         resumed = lenet.run(
-            weights, mask, Order("test order", 0), iterations=40, keep=[5, 25], resume=states[iteration]
+            weights,
+            mask,
+            Order("test order", 0),
+            iterations=40,
+            keep=[5, 25],
+            resume=states[iteration],
         )
         assert same(resumed.weights, whole.weights)
         assert same(resumed.slots, whole.slots)
@@ -156,12 +177,16 @@ def test_keeping_weights_within_an_interval_changes_nothing(lenet):
     assert same(plain.weights, kept.weights)
     assert same(kept.kept[40], plain.weights)
     assert plain.history["validation_loss"] == kept.history["validation_loss"]
-    assert plain.history["train_loss"] == pytest.approx(kept.history["train_loss"], rel=1e-6, nan_ok=True)
+    assert plain.history["train_loss"] == pytest.approx(
+        kept.history["train_loss"], rel=1e-6, nan_ok=True
+    )
 
 
 def test_a_rewound_run_continues_data_order_and_learning_rate_at_its_start():
     sgd = {"optimizer": "sgd", "learning_rate": 0.05, "learning_rate_steps": None}
-    engine = trainer(**{**sgd, "learning_rate_steps": LearningRateSteps(iterations=[25], factor=0.1)})
+    engine = trainer(
+        **{**sgd, "learning_rate_steps": LearningRateSteps(iterations=[25], factor=0.1)}
+    )
     weights, mask = fresh()
     whole = engine.run(weights, mask, Order("test order", 0), iterations=40, keep=[20])
     rewound = engine.run(whole.kept[20], mask, Order("test order", 0), start=20, iterations=40)
@@ -218,14 +243,18 @@ def test_early_stopping_ends_the_run_after_its_patience():
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_that_evaluation():
     engine = trainer(optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(training.Diverged) as error:
+    with pytest.raises(trainer.Diverged) as error:
         engine.run(*fresh(), Order("test order", 0), iterations=40)
     assert error.value.iteration == 10
 
 
 def test_learning_rate_steps_multiply_at_their_iterations():
-    train = Train(**{**ADAM, "learning_rate_steps": LearningRateSteps(iterations=[3, 5], factor=0.1)})
-    assert learning_rates(train, 1, 7) == pytest.approx([1.2e-3, 1.2e-3, 1.2e-4, 1.2e-4, 1.2e-5, 1.2e-5])
+    train = Train(
+        **{**ADAM, "learning_rate_steps": LearningRateSteps(iterations=[3, 5], factor=0.1)}
+    )
+    assert learning_rates(train, 1, 7) == pytest.approx(
+        [1.2e-3, 1.2e-3, 1.2e-4, 1.2e-4, 1.2e-5, 1.2e-5]
+    )
 
 
 def test_bfloat16_never_rounds_the_master_weights():
@@ -235,8 +264,12 @@ def test_bfloat16_never_rounds_the_master_weights():
     assert same(state.kept[0], weights)
     kernel = state.weights["dense1/kernel"][mask.layers["dense1/kernel"]]
     assert (kernel != tf.cast(tf.cast(kernel, tf.bfloat16), tf.float32).numpy()).mean() > 0.9
-    float32 = trainer("conv2", iterations=10).run(weights, mask, Order("test order", 0), iterations=10)
-    assert state.history["validation_loss"][-1] == pytest.approx(float32.history["validation_loss"][-1], rel=0.05)
+    float32 = trainer("conv2", iterations=10).run(
+        weights, mask, Order("test order", 0), iterations=10
+    )
+    assert state.history["validation_loss"][-1] == pytest.approx(
+        float32.history["validation_loss"][-1], rel=0.05
+    )
     assert state.history["validation_loss"][-1] != float32.history["validation_loss"][-1]
 
 
@@ -260,6 +293,8 @@ def test_jit_compilation_agrees_within_rounding_and_keeps_pruned_weights_zero(le
     plain = lenet.run(weights, mask, Order("test order", 0), iterations=20)
     engine = trainer(jit_compile=True)
     compiled = engine.run(weights, mask, Order("test order", 0), iterations=20, keep=[13])
-    assert compiled.history["train_loss"][1:] == pytest.approx(plain.history["train_loss"][1:], rel=1e-4)
+    assert compiled.history["train_loss"][1:] == pytest.approx(
+        plain.history["train_loss"][1:], rel=1e-4
+    )
     again = engine.run(weights, mask, Order("test order", 0), iterations=20, keep=[13])
     assert same(compiled.weights, again.weights)

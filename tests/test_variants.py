@@ -6,8 +6,8 @@ import pytest
 from lottery import params
 from lottery.masks import Mask
 from lottery.params import Model, Prune, Rates, Train
-from lottery.runs import InitialiseNarrowed
-from lottery.variants import VARIANTS, Ticket, trainings
+from lottery.running.run import InitialiseNarrowed
+from lottery.tickets.variants import VARIANTS, Ticket, trainings
 
 TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=100, evaluate_every=10)
 LAST = TRAIN.model_copy(update={"learning_rate": 0.001})
@@ -20,7 +20,9 @@ def a_ticket():
     shapes = {"dense1/kernel": (40, 30), "output/kernel": (30, 5)}
 
     def draw():
-        weights = {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        weights = {
+            name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
+        }
         return {**weights, "dense1/bias": generator.normal(size=30).astype(np.float32)}
 
     mask = Mask({name: generator.random(shape) < 0.3 for name, shape in shapes.items()})
@@ -33,13 +35,17 @@ def start(variant, ticket):
     making = VARIANTS[variant](ticket)
     try:
         next(making)
-        making.send(({name: np.full(v.shape, 7, np.float32) for name, v in ticket.rewound.items()}, {}))
+        making.send(
+            ({name: np.full(v.shape, 7, np.float32) for name, v in ticket.rewound.items()}, {})
+        )
     except StopIteration as end:
         return end.value
     raise AssertionError("it asks for more than one thing")
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v not in ("small_dense", "dense_longer")])
+@pytest.mark.parametrize(
+    "variant", [v for v in VARIANTS if v not in ("small_dense", "dense_longer")]
+)
 def test_weights_outside_the_mask_are_zero_and_biases_are_kept_whole(variant, a_ticket):
     found = start(variant, a_ticket)
     for name, keep in found.mask.layers.items():
@@ -72,7 +78,9 @@ def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ti
         rewound = a_ticket.rewound[name]
         assert np.array_equal(np.sign(found.weights[name][keep]), np.sign(rewound[keep]))
         assert len(np.unique(np.abs(found.weights[name][keep]))) == 1
-        assert np.abs(found.weights[name][keep][0]) == pytest.approx(np.sqrt(np.mean((rewound - rewound.mean()) ** 2)))
+        assert np.abs(found.weights[name][keep][0]) == pytest.approx(
+            np.sqrt(np.mean((rewound - rewound.mean()) ** 2))
+        )
     assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
 
 
@@ -82,7 +90,9 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     assert found.mask.counts == a_ticket.mask.counts
     for name, keep in a_ticket.mask.layers.items():
         assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
-        assert np.array_equal(found.weights[name], np.where(found.mask.layers[name], a_ticket.weights[name], 0))
+        assert np.array_equal(
+            found.weights[name], np.where(found.mask.layers[name], a_ticket.weights[name], 0)
+        )
 
 
 def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer(a_ticket):
@@ -91,11 +101,15 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
     assert found.mask.counts != a_ticket.mask.counts
     for name, size in found.mask.sizes.items():
         share = found.mask.weights_remaining
-        assert found.mask.counts[name] == pytest.approx(share * size, abs=4 * (share * (1 - share) * size) ** 0.5)
+        assert found.mask.counts[name] == pytest.approx(
+            share * size, abs=4 * (share * (1 - share) * size) ** 0.5
+        )
 
 
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
-    masks = {v: start(v, a_ticket).mask for v in ("random_mask", "random_mask_global", "shuffled_mask")}
+    masks = {
+        v: start(v, a_ticket).mask for v in ("random_mask", "random_mask_global", "shuffled_mask")
+    }
     layers = [mask.layers["dense1/kernel"].tobytes() for mask in masks.values()]
     assert len(set(layers)) == 3
     again = {v: start(v, a_ticket).mask for v in masks}
@@ -136,9 +150,15 @@ def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_
 
 @pytest.mark.parametrize(
     ("criterion", "schedule", "expected"),
-    [("magnitude", "iterative", [1, 2, 3]), ("magnitude", "one_shot", [1, 1, 1]), ("synflow", "iterative", [0, 0, 0])],
+    [
+        ("magnitude", "iterative", [1, 2, 3]),
+        ("magnitude", "one_shot", [1, 1, 1]),
+        ("synflow", "iterative", [0, 0, 0]),
+    ],
 )
-def test_finding_a_mask_takes_the_dense_run_and_one_for_each_round_before(criterion, schedule, expected):
+def test_finding_a_mask_takes_the_dense_run_and_one_for_each_round_before(
+    criterion, schedule, expected
+):
     rates = Rates(conv=0.2, dense=0.2, output=0.2)
     prune = Prune(rounds=3, rates=rates, criterion=criterion, schedule=schedule, rewind_iteration=0)
     assert [trainings(prune, round_) for round_ in (1, 2, 3)] == expected

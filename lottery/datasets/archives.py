@@ -110,9 +110,13 @@ class _Folder(Loose):
                 elif entry.is_file():
                     found[name] = Path(entry.path)
                 elif not is_hidden(name):
-                    raise LotteryError(f"{where}: {shown(name)} is neither a file nor a folder (a broken link?)")
+                    raise LotteryError(
+                        f"{where}: {shown(name)} is neither a file nor a folder (a broken link?)"
+                    )
                 if len(found) + len(folders) > limits.members:
-                    raise LotteryError(f"{where}: holds more than {limits.members:,} files; is it the right folder?")
+                    raise LotteryError(
+                        f"{where}: holds more than {limits.members:,} files; is it the right folder?"
+                    )
 
         with _named(where):
             look(path, "", 1)
@@ -131,25 +135,35 @@ class _Zip:
             listed = _members_of_zip(reader, size)
             self.archive = zipfile.ZipFile(reader)
         if listed != len(self.archive.infolist()):
-            raise _damaged(where, f"{len(self.archive.infolist()):,} members are listed of {listed:,}")
+            raise _damaged(
+                where, f"{len(self.archive.infolist()):,} members are listed of {listed:,}"
+            )
         self.members: dict[str, zipfile.ZipInfo] = {}
         names = _Names(where, limits)
         for info in self.archive.infolist():
             name = names.check(info.orig_filename)
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise LotteryError(f"{where}: {shown(name)} is a link or a device; accepted: files and folders")
+                raise LotteryError(
+                    f"{where}: {shown(name)} is a link or a device; accepted: files and folders"
+                )
             if info.orig_filename.endswith("/"):
                 names.add_folder(name)
                 continue
             if info.flag_bits & 1:
-                raise LotteryError(f"{where}: {shown(name)} is encrypted; pack the archive without a password")
+                raise LotteryError(
+                    f"{where}: {shown(name)} is encrypted; pack the archive without a password"
+                )
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise LotteryError(f"{where}: {shown(name)} is neither stored nor deflated; pack it as an ordinary zip")
+                raise LotteryError(
+                    f"{where}: {shown(name)} is neither stored nor deflated; pack it as an ordinary zip"
+                )
             _check_size(where, name, info.file_size, limits)
             names.add_file(name)
             self.members[name] = info
-        _check_total(where, sum(info.file_size for info in self.members.values()), limits.unpacked(size))
+        _check_total(
+            where, sum(info.file_size for info in self.members.values()), limits.unpacked(size)
+        )
         self.files, self.folders = tuple(self.members), frozenset(names.folders)
 
     def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -158,7 +172,9 @@ class _Zip:
             with _named(f"{self.where}: {shown(name)}"), self.archive.open(info) as file:
                 content = file.read(info.file_size + 1)  # checks the CRC-32 at the end
             if len(content) != info.file_size:
-                raise _damaged(f"{self.where}: {shown(name)}", f"{len(content):,} bytes of {info.file_size:,}")
+                raise _damaged(
+                    f"{self.where}: {shown(name)}", f"{len(content):,} bytes of {info.file_size:,}"
+                )
             yield name, content
 
 
@@ -210,20 +226,26 @@ class _Tar:
                 assert file is not None
                 content = file.read(member.size)
             if len(content) != member.size:
-                raise _damaged(f"{self.where}: {shown(name)}", f"{len(content):,} bytes of {member.size:,}")
+                raise _damaged(
+                    f"{self.where}: {shown(name)}", f"{len(content):,} bytes of {member.size:,}"
+                )
             yield name, content
 
     def _members(self) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
         """Each member in turn; at the end, what remains is read, so that gzip's checksum is compared."""
         self.file.seek(0)
         with contextlib.ExitStack() as stack:
-            source: Any = stack.enter_context(gzip.GzipFile(fileobj=self.file)) if self.packed else self.file
+            source: Any = (
+                stack.enter_context(gzip.GzipFile(fileobj=self.file)) if self.packed else self.file
+            )
             stream: Any = _Counted(source, self.where, self.limits.unpacked(self.size))
 
             class Header(_Header):
                 where, limits = self.where, self.limits
 
-            archive = stack.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=Header, encoding="utf-8"))
+            archive = stack.enter_context(
+                tarfile.open(fileobj=stream, mode="r|", tarinfo=Header, encoding="utf-8")
+            )
             while (member := archive.next()) is not None:
                 yield member, archive
                 archive.members = []  # type: ignore[attr-defined]  # it would keep them all
@@ -249,7 +271,9 @@ class _Header(tarfile.TarInfo):
             raise LotteryError(f"{cls.where}: holds more than {cls.limits.members:,} members")
         header = super().frombuf(buf, encoding, errors)
         if header.type in _READ_WHOLE and not 0 <= header.size <= MIB:
-            raise LotteryError(f"{cls.where}: a header of {header.size:,} bytes; accepted: up to {MIB:,}")
+            raise LotteryError(
+                f"{cls.where}: a header of {header.size:,} bytes; accepted: up to {MIB:,}"
+            )
         return header
 
 
@@ -299,8 +323,15 @@ class _Names:
         if self.count > self.limits.members:
             raise LotteryError(f"{self.where}: holds more than {self.limits.members:,} members")
         _plain(raw, self.where)
-        if "\\" in raw or raw.startswith("/") or re.match("[A-Za-z]:", raw) or ".." in raw.split("/"):
-            raise LotteryError(f"{self.where}: {shown(raw)} points out of the archive; accepted: relative names")
+        if (
+            "\\" in raw
+            or raw.startswith("/")
+            or re.match("[A-Za-z]:", raw)
+            or ".." in raw.split("/")
+        ):
+            raise LotteryError(
+                f"{self.where}: {shown(raw)} points out of the archive; accepted: relative names"
+            )
         return _relative(raw)
 
     def add_file(self, name: str) -> None:
@@ -330,7 +361,10 @@ def _plain(name: str, where: str) -> str:
 def is_hidden(name: str) -> bool:
     """Whether a name is what systems leave in folders, no part of a dataset: ``.DS_Store``, ``__MACOSX/…``."""
     parts = name.split("/")
-    return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1] in ("Thumbs.db", "desktop.ini")
+    return any(p.startswith(".") or p == "__MACOSX" for p in parts) or parts[-1] in (
+        "Thumbs.db",
+        "desktop.ini",
+    )
 
 
 def by_last_part(files: Collection[str]) -> dict[str, str]:
@@ -357,12 +391,16 @@ def unzip(content: bytes, where: str, most: int) -> bytes:
 
 def _check_size(where: str, name: str, size: int, limits: Limits) -> None:
     if not 0 <= size <= limits.member_bytes:
-        raise LotteryError(f"{where}: {shown(name)} has {size:,} bytes; accepted: up to {limits.member_bytes:,}")
+        raise LotteryError(
+            f"{where}: {shown(name)} has {size:,} bytes; accepted: up to {limits.member_bytes:,}"
+        )
 
 
 def _check_total(where: str, size: int, limit: int) -> None:
     if size > limit:
-        raise LotteryError(f"{where}: unpacks to more than {limit:,} bytes, too many for an archive of its size")
+        raise LotteryError(
+            f"{where}: unpacks to more than {limit:,} bytes, too many for an archive of its size"
+        )
 
 
 def _damaged(where: str, why: object) -> LotteryError:

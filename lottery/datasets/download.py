@@ -73,7 +73,9 @@ def local_path(url: str) -> Path:
     """The path of a ``file://`` URL. Raises LotteryError where it is another machine's."""
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise LotteryError(f"{url}: a file on another machine; accepted: file:///path, or a path alone")
+        raise LotteryError(
+            f"{url}: a file on another machine; accepted: file:///path, or a path alone"
+        )
     return Path(url2pathname(unquote(parts.path)))
 
 
@@ -134,7 +136,9 @@ def _alone(path: Path, name: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"fetch: another process downloads {name}; waiting for it", file=sys.stderr, flush=True)
+        print(
+            f"fetch: another process downloads {name}; waiting for it", file=sys.stderr, flush=True
+        )
         lock.acquire(poll_interval=0.2)
     try:
         yield
@@ -142,7 +146,9 @@ def _alone(path: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def _from_mirrors(name: str, urls: Sequence[str], partial: Path, most: int, sha256: str | None) -> None:
+def _from_mirrors(
+    name: str, urls: Sequence[str], partial: Path, most: int, sha256: str | None
+) -> None:
     """Brings the file to ``partial``, whole and checked. The mirrors are tried in turn, then all again."""
     causes: dict[str, str] = {}
     remaining = list(dict.fromkeys(urls))
@@ -157,7 +163,9 @@ def _from_mirrors(name: str, urls: Sequence[str], partial: Path, most: int, sha2
                 causes[url] = str(failed) + (f" ({attempt + 1} attempts)" if attempt else "")
                 if not failed.again:
                     remaining.remove(url)
-                if failed.drop or sha256 is None:  # without it, nothing tells whether pieces are of one file
+                if (
+                    failed.drop or sha256 is None
+                ):  # without it, nothing tells whether pieces are of one file
                     partial.unlink(missing_ok=True)
     raise LotteryError(
         "\n".join(
@@ -175,14 +183,20 @@ def _attempt(name: str, url: str, partial: Path, most: int, sha256: str | None) 
     have = partial.stat().st_size if partial.exists() else 0
     with _opened(url, have) as body:
         if body.total is not None and body.total > most:
-            raise _Failed(f"would send {body.total:,} bytes, more than the {most:,} accepted", again=False)
+            raise _Failed(
+                f"would send {body.total:,} bytes, more than the {most:,} accepted", again=False
+            )
         size = _receive(name, body, partial, most)
     if body.total is not None and size != body.total:
         raise _Failed(f"ended after {size:,} of {body.total:,} bytes", drop=size > body.total)
     if sha256 is not None and (found := file_sha256(partial)) != sha256:
         if body.start:
-            raise _Failed("what it added to the partial download does not fit; that was dropped", drop=True)
-        raise _Failed(f"sent another file: sha256 {found}, expected {sha256}", again=False, drop=True)
+            raise _Failed(
+                "what it added to the partial download does not fit; that was dropped", drop=True
+            )
+        raise _Failed(
+            f"sent another file: sha256 {found}, expected {sha256}", again=False, drop=True
+        )
 
 
 def _receive(name: str, body: _Body, partial: Path, most: int) -> int:
@@ -207,7 +221,9 @@ def _receive(name: str, body: _Body, partial: Path, most: int) -> int:
             size += len(chunk)
             received += len(chunk)
             if size > most:
-                raise _Failed(f"sends more than the {most:,} bytes accepted", again=body.start > 0, drop=True)
+                raise _Failed(
+                    f"sends more than the {most:,} bytes accepted", again=body.start > 0, drop=True
+                )
             file.write(chunk)
             bar.update(len(chunk))
             if time.monotonic() - since > SLOW_SECONDS:
@@ -257,18 +273,28 @@ def _response(session: requests.Session, url: str, have: int) -> requests.Respon
         try:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise _Failed(f"{without_credentials(url)!r} is no http or https address", again=False)
-            response = session.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+                raise _Failed(
+                    f"{without_credentials(url)!r} is no http or https address", again=False
+                )
+            response = session.get(
+                url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)
+            )
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
             response.close()
             target = urljoin(url, response.headers.get("location", ""))
             if parts.scheme == "https" and urlsplit(target).scheme != "https":
-                raise _Failed(f"redirects from https to {without_credentials(target)!r}", again=False)
+                raise _Failed(
+                    f"redirects from https to {without_credentials(target)!r}", again=False
+                )
             url = target
         except ValueError:  # requests' InvalidURL is one too
             raise _Failed("not a valid URL, or redirects to none", again=False) from None
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+        ) as error:
             raise _Failed(_cause(error)) from None
     raise _Failed(f"more than {REDIRECTS} redirects", again=False)
 
@@ -281,14 +307,17 @@ def _body(response: requests.Response, have: int) -> _Body:
         return _Body(_reader(response), 0, rest)
     if code == 206 and have:
         found = re.fullmatch(
-            r"bytes ([0-9]{1,18})-[0-9]{1,18}/(\*|[0-9]{1,18})", response.headers.get("content-range", "")
+            r"bytes ([0-9]{1,18})-[0-9]{1,18}/(\*|[0-9]{1,18})",
+            response.headers.get("content-range", ""),
         )
         if found and int(found[1]) == have:
             total = None if found[2] == "*" else int(found[2])
             return _Body(_reader(response), have, total if rest is None else have + rest)
     if code in (206, 416):
         raise _Failed("did not continue the partial download; that was dropped", drop=True)
-    raise _Failed(f"HTTP status {code} {response.reason}", again=code >= 500 or code in (408, 425, 429))
+    raise _Failed(
+        f"HTTP status {code} {response.reason}", again=code >= 500 or code in (408, 425, 429)
+    )
 
 
 def _reader(response: requests.Response) -> Callable[[int], bytes]:
@@ -302,7 +331,9 @@ def _cause(error: BaseException) -> str:
     while (within := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(within)
     kinds = tuple(type(one) for one in chain)
-    if urllib3.exceptions.ConnectTimeoutError in kinds:  # itself: a connection that is refused is of a kind of it
+    if (
+        urllib3.exceptions.ConnectTimeoutError in kinds
+    ):  # itself: a connection that is refused is of a kind of it
         return f"no connection within {CONNECT_SECONDS:g} seconds"
     if any(issubclass(kind, (urllib3.exceptions.ReadTimeoutError, TimeoutError)) for kind in kinds):
         return f"silent for {READ_SECONDS:g} seconds"

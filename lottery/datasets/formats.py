@@ -16,22 +16,33 @@ def idx(content: bytes) -> np.ndarray:
         raise ValueError("its header is cut short")
     shape = struct.unpack(f">{content[3]}I", content[4:start])
     if math.prod(shape) != len(content) - start:
-        raise ValueError(f"{len(content) - start:,} bytes of data where its header says {list(shape)}")
+        raise ValueError(
+            f"{len(content) - start:,} bytes of data where its header says {list(shape)}"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def npy(content: bytes) -> np.ndarray:
     """A .npy file of integers: its header is checked against its length before anything is allocated."""
     file = io.BytesIO(content)
-    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    read_header = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     try:
         shape, fortran_order, dtype = read_header[np.lib.format.read_magic(file)](file)
     except Exception as error:  # of many kinds: NumPy evaluates the header as a Python literal
-        raise ValueError(f"not a .npy file, or its header is damaged ({type(error).__name__})") from None
+        raise ValueError(
+            f"not a .npy file, or its header is damaged ({type(error).__name__})"
+        ) from None
     if dtype.kind not in "iu" or fortran_order:
-        raise ValueError(f"holds {dtype}{' in Fortran order' if fortran_order else ''}; accepted: integers in C order")
+        raise ValueError(
+            f"holds {dtype}{' in Fortran order' if fortran_order else ''}; accepted: integers in C order"
+        )
     if math.prod(shape) * dtype.itemsize != len(content) - file.tell() or min(shape, default=1) < 0:
-        raise ValueError(f"{len(content) - file.tell():,} bytes of data where its header says {list(shape)} {dtype}")
+        raise ValueError(
+            f"{len(content) - file.tell():,} bytes of data where its header says {list(shape)} {dtype}"
+        )
     return np.frombuffer(content, dtype, offset=file.tell()).reshape(shape)
 
 

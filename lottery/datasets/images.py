@@ -77,12 +77,18 @@ def arrange(tree: Tree) -> Layout:
         is_image = name.lower().endswith(ENDINGS)
         if part not in parts:
             if is_image:
-                raise LotteryError(f"{tree.where}: {shown(name)} is in neither train/ nor test/; move or remove it")
+                raise LotteryError(
+                    f"{tree.where}: {shown(name)} is in neither train/ nor test/; move or remove it"
+                )
             continue  # a README or the like
         if len(inner) != 2:
-            raise LotteryError(f"{tree.where}: {shown(name)}; accepted: {top}{part}/<class>/<image>")
+            raise LotteryError(
+                f"{tree.where}: {shown(name)}; accepted: {top}{part}/<class>/<image>"
+            )
         if not is_image:
-            raise LotteryError(f"{tree.where}: {shown(name)}; accepted: {', '.join(ENDINGS)}; remove it")
+            raise LotteryError(
+                f"{tree.where}: {shown(name)}; accepted: {', '.join(ENDINGS)}; remove it"
+            )
         parts[part].append((inner[0], name))
     class_names = tuple(sorted({of for of, _ in parts["train"]}))
     label_of = {of: label for label, of in enumerate(class_names)}
@@ -90,7 +96,9 @@ def arrange(tree: Tree) -> Layout:
     for part, members in parts.items():
         empty = sorted(folders[part] - {of for of, _ in members})
         if empty:
-            raise LotteryError(f"{tree.where}: {top}{part}/{shown(empty[0])}/ holds no image; fill or remove it")
+            raise LotteryError(
+                f"{tree.where}: {top}{part}/{shown(empty[0])}/ holds no image; fill or remove it"
+            )
     unknown = sorted({of for of, _ in parts["test"]} - set(class_names))
     if unknown:
         raise LotteryError(
@@ -98,7 +106,9 @@ def arrange(tree: Tree) -> Layout:
             f"there: {shown(', '.join(class_names))}"
         )
     if len(class_names) < 2:
-        raise LotteryError(f"{tree.where}: {top}train/ has {len(class_names)} class folder; accepted: from 2 up")
+        raise LotteryError(
+            f"{tree.where}: {top}train/ has {len(class_names)} class folder; accepted: from 2 up"
+        )
     least = 2 if parts["test"] else 3  # one each for training, validation and perhaps test
     counts = Counter(of for of, _ in parts["train"])
     for of, count in counts.items():
@@ -120,7 +130,9 @@ def has_layout(tree: Tree) -> bool:
 def _top(tree: Tree, names: Sequence[str]) -> str:
     top = _find_top(names)
     if top is None:
-        raise LotteryError(f"{tree.where}: holds no train/<class>/<image>; accepted: train/ and perhaps test/")
+        raise LotteryError(
+            f"{tree.where}: holds no train/<class>/<image>; accepted: train/ and perhaps test/"
+        )
     return top
 
 
@@ -134,7 +146,11 @@ def _find_top(names: Sequence[str]) -> str | None:
 
 def _below(tree: Tree, prefix: str) -> set[str]:
     """The folders directly below one."""
-    inner = (name.removeprefix(prefix) for name in tree.folders if name.startswith(prefix) and not is_hidden(name))
+    inner = (
+        name.removeprefix(prefix)
+        for name in tree.folders
+        if name.startswith(prefix) and not is_hidden(name)
+    )
     return {name for name in inner if "/" not in name}
 
 
@@ -155,14 +171,18 @@ def _said(pixels: np.ndarray) -> str:
 def decode(content: bytes, where: str, size: Size | None = None) -> np.ndarray:
     """One PNG or JPEG: uint8 ``[height, width, 1 or 3]``. Raises LotteryError for anything else."""
     if len(content) > MOST_BYTES:
-        raise LotteryError(f"{where}: {len(content):,} bytes; accepted: an image of up to {MOST_BYTES:,}")
+        raise LotteryError(
+            f"{where}: {len(content):,} bytes; accepted: an image of up to {MOST_BYTES:,}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(content), formats=("PNG", "JPEG"))
         with image:
             if image.width * image.height > MOST_PIXELS:
-                raise LotteryError(f"{where}: {image.height} x {image.width} pixels; accepted: up to {MOST_PIXELS:,}")
+                raise LotteryError(
+                    f"{where}: {image.height} x {image.width} pixels; accepted: up to {MOST_PIXELS:,}"
+                )
             pixels = _plain_colours(image, where)
         if size is not None and pixels.size != (size[1], size[0]):
             pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
@@ -175,7 +195,9 @@ def decode(content: bytes, where: str, size: Size | None = None) -> np.ndarray:
     except Image.UnidentifiedImageError:
         raise LotteryError(f"{where}: neither a PNG nor a JPEG image, whatever its name") from None
     except Exception as error:  # Pillow's readers raise errors of any kind on damaged input
-        raise LotteryError(f"{where}: damaged or truncated ({type(error).__name__}: {error})") from None
+        raise LotteryError(
+            f"{where}: damaged or truncated ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _plain_colours(image: Image.Image, where: str) -> Image.Image:
@@ -189,4 +211,6 @@ def _plain_colours(image: Image.Image, where: str) -> Image.Image:
         return image.convert("RGB")
     if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
-    raise LotteryError(f"{where}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque")
+    raise LotteryError(
+        f"{where}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque"
+    )

@@ -59,11 +59,22 @@ def divide(obtained: Obtained, data: Data) -> tuple[dict[str, Part], dict[str, A
     images, labels = obtained.images, obtained.labels
     if obtained.own_test:
         n = obtained.training
-        parts = split_training(images[:n], labels[:n], validation=data.validation_size, seed=data.split_seed)
+        parts = split_training(
+            images[:n], labels[:n], validation=data.validation_size, seed=data.split_seed
+        )
         parts["test"] = Part(images[n:], labels[n:])
     else:
-        parts = split(images, labels, test=obtained.test, validation=data.validation_size, seed=data.split_seed)
-    return parts, {**obtained.facts, "counts": {name: len(part.labels) for name, part in parts.items()}}
+        parts = split(
+            images,
+            labels,
+            test=obtained.test,
+            validation=data.validation_size,
+            seed=data.split_seed,
+        )
+    return parts, {
+        **obtained.facts,
+        "counts": {name: len(part.labels) for name, part in parts.items()},
+    }
 
 
 def obtain(data: Data) -> Obtained:
@@ -104,7 +115,9 @@ def _published(data: Data, known: Dataset) -> Obtained:
     contents: dict[str, bytes] = {}
     class_names = known.class_names
     with _opened(source, where) as tree:
-        kind, found = next(((kind, of) for kind in FORMATS[data.name] if (of := kind.find(tree))), (None, {}))
+        kind, found = next(
+            ((kind, of) for kind in FORMATS[data.name] if (of := kind.find(tree))), (None, {})
+        )
         if kind:
             by_name = dict(tree.read(found.values()))
             contents = {member: by_name.pop(name) for member, name in found.items()}
@@ -124,13 +137,21 @@ def _published(data: Data, known: Dataset) -> Obtained:
                 f"{where}: not a copy of {known.title}; accepted: a folder or archive with {members}, "
                 "or with train/<class>/<image> and test/<class>/<image>"
             )
-    for part, (pixels, labels), count in (("training", training, known.training), ("test", test, known.test)):
+    for part, (pixels, labels), count in (
+        ("training", training, known.training),
+        ("test", test, known.test),
+    ):
         _check_part(where, part, pixels, labels, (count, *known.image_shape), known)
     title = _title(data.name, known, source, contents)
     contents.clear()
     images, labels = (np.concatenate(both) for both in zip(training, test, strict=True))
     return Obtained(
-        images, labels, known.test, True, known.classes, _facts(data, title, source, images, labels, class_names)
+        images,
+        labels,
+        known.test,
+        True,
+        known.classes,
+        _facts(data, title, source, images, labels, class_names),
     )
 
 
@@ -167,7 +188,12 @@ def _opened(source: Source, where: str) -> contextlib.AbstractContextManager[Tre
 
 
 def _check_part(
-    where: str, part: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], known: Dataset
+    where: str,
+    part: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
+    known: Dataset,
 ) -> None:
     if images.shape != shape:
         raise LotteryError(
@@ -198,7 +224,12 @@ def _title(name: str, known: Dataset, source: Source, contents: dict[str, bytes]
 
 
 def _facts(
-    data: Data, title: str, source: Source, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    data: Data,
+    title: str,
+    source: Source,
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
 ) -> dict[str, Any]:
     """What dataset.json records, without the counts: ``sha256`` is of images and labels, ``source_sha256`` of files."""
     classes = len(class_names) or int(labels.max()) + 1

@@ -43,7 +43,9 @@ class Format:
     def find(self, tree: Tree) -> dict[str, str] | None:
         """The names in the tree by those of the members (a .gz may be unzipped already); None where one is missing."""
         there = by_last_part(tree.files)
-        found = {name: there.get(name) or there.get(name.removesuffix(".gz")) for name in self.members}
+        found = {
+            name: there.get(name) or there.get(name.removesuffix(".gz")) for name in self.members
+        }
         return {name: full for name, full in found.items() if full} if all(found.values()) else None
 
 
@@ -67,7 +69,9 @@ def _grey(images: np.ndarray, labels: np.ndarray) -> Arrays:
 def _npz(contents: Contents, where: str) -> tuple[Arrays, Arrays]:
     def part(name: str) -> Arrays:
         with _naming(where, f"x_{name}.npy, y_{name}.npy"):
-            return _grey(formats.npy(contents[f"x_{name}.npy"]), formats.npy(contents[f"y_{name}.npy"]))
+            return _grey(
+                formats.npy(contents[f"x_{name}.npy"]), formats.npy(contents[f"y_{name}.npy"])
+            )
 
     return part("train"), part("test")
 
@@ -81,7 +85,10 @@ def _idx(contents: Contents, where: str) -> tuple[Arrays, Arrays]:
             return formats.idx(content)
 
     def part(name: str) -> Arrays:
-        images, labels = array(f"{name}-images-idx3-ubyte.gz"), array(f"{name}-labels-idx1-ubyte.gz")
+        images, labels = (
+            array(f"{name}-images-idx3-ubyte.gz"),
+            array(f"{name}-labels-idx1-ubyte.gz"),
+        )
         with _naming(where, f"{name}-…"):
             return _grey(images, labels)
 
@@ -108,8 +115,12 @@ _IDX_FILES = {
 
 NPZ = Format(("x_train.npy", "y_train.npy", "x_test.npy", "y_test.npy"), _npz)
 IDX = Format(tuple(_IDX_FILES), _idx)
-CIFAR10 = Format((*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"), partial(_cifar, labels=1))
-CIFAR100 = Format(("train.bin", "test.bin"), partial(_cifar, labels=2))  # the coarse label, then the fine one
+CIFAR10 = Format(
+    (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"), partial(_cifar, labels=1)
+)
+CIFAR100 = Format(
+    ("train.bin", "test.bin"), partial(_cifar, labels=2)
+)  # the coarse label, then the fine one
 
 FORMATS: dict[str, tuple[Format, ...]] = {
     "mnist": (NPZ, IDX),
@@ -168,6 +179,8 @@ FILES: dict[str, tuple[File, ...]] = {
 }
 
 COPIES = {
-    "cifar10": {"0287a3668d9e0d204fc6ffa0e85a171724de09b8aec55d93153b270368489df4": "CIFAR-10, JPEG quality 75"},
+    "cifar10": {
+        "0287a3668d9e0d204fc6ffa0e85a171724de09b8aec55d93153b270368489df4": "CIFAR-10, JPEG quality 75"
+    },
 }
 """Titles of known copies that are not the original, by name and the sha256 of their file."""

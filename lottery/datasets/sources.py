@@ -43,13 +43,20 @@ def locate(data: Data) -> Source:
 def _original(data: Data) -> Source:
     files = FILES[data.name]
     if data.sha256 is not None and [data.sha256] != [file.sha256 for file in files]:
-        accepted = f"null or {files[0].sha256}" if len(files) == 1 else f"null: its {len(files)} files have one each"
+        accepted = (
+            f"null or {files[0].sha256}"
+            if len(files) == 1
+            else f"null: its {len(files)} files have one each"
+        )
         raise LotteryError(
             f"data.sha256: got {data.sha256}; accepted: {accepted}, with data.name {data.name} and data.source null"
         )
     return Source(
         files[0].urls[0] if len(files) == 1 else files[0].urls[0].rpartition("/")[0] + "/",
-        {file.name: download.pinned(file.name, file.urls, file.sha256, file.most) for file in files},
+        {
+            file.name: download.pinned(file.name, file.urls, file.sha256, file.most)
+            for file in files
+        },
         {file.name: file.sha256 for file in files},
     )
 
@@ -79,7 +86,9 @@ def _local(path: Path, source: str, sha256: str | None) -> Source:
                 f"data.source: {source}: {state}; accepted: a URL, a file or a folder, relative to {Path.cwd()}"
             )
         if path.stat().st_size > MOST_BYTES:
-            raise LotteryError(f"data.source: {source}: larger than the {MOST_BYTES:,} bytes accepted")
+            raise LotteryError(
+                f"data.source: {source}: larger than the {MOST_BYTES:,} bytes accepted"
+            )
         found = download.file_sha256(path)
     except (OSError, ValueError, RuntimeError) as error:
         raise LotteryError(

@@ -12,7 +12,9 @@ class Part(NamedTuple):
     labels: np.ndarray  # int32 [n]
 
 
-def split(images: np.ndarray, labels: np.ndarray, *, test: int, validation: int, seed: int) -> dict[str, Part]:
+def split(
+    images: np.ndarray, labels: np.ndarray, *, test: int, validation: int, seed: int
+) -> dict[str, Part]:
     """Parts ``train``, ``validation`` and ``test``, disjoint, each with the classes in proportion.
 
     The test set depends on the seed alone, so that another validation size leaves it as it is.
@@ -23,18 +25,26 @@ def split(images: np.ndarray, labels: np.ndarray, *, test: int, validation: int,
     return _parts(images, labels, train=train, validation=held_out, test=chosen)
 
 
-def split_training(images: np.ndarray, labels: np.ndarray, *, validation: int, seed: int) -> dict[str, Part]:
+def split_training(
+    images: np.ndarray, labels: np.ndarray, *, validation: int, seed: int
+) -> dict[str, Part]:
     """Parts ``train`` and ``validation`` of a dataset that has a test set of its own; the rest as in ``split``."""
-    train, held_out = _hold_out(np.arange(len(labels)), labels, validation, "validation split", seed)
+    train, held_out = _hold_out(
+        np.arange(len(labels)), labels, validation, "validation split", seed
+    )
     return _parts(images, labels, train=train, validation=held_out)
 
 
-def _hold_out(rows: np.ndarray, labels: np.ndarray, size: int, purpose: str, seed: int) -> tuple[np.ndarray, ...]:
+def _hold_out(
+    rows: np.ndarray, labels: np.ndarray, size: int, purpose: str, seed: int
+) -> tuple[np.ndarray, ...]:
     """The rows that stay and the ``size`` rows held out, with the classes in proportion; shuffled."""
     from sklearn.model_selection import train_test_split
 
     random_state = stream_seed(purpose, seed) % 2**32
-    stay, out = train_test_split(rows, test_size=size, stratify=labels[rows], random_state=random_state)
+    stay, out = train_test_split(
+        rows, test_size=size, stratify=labels[rows], random_state=random_state
+    )
     return stay, out
 
 

@@ -1,0 +1,292 @@
+"""Reading and writing files: atomically, and with a named error for whatever is wrong with one."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import load, save
+
+from lottery.datasets.split import Part
+from lottery.errors import LotteryError
+from lottery.masks import Mask
+
+Tensors = dict[str, np.ndarray]
+
+DATASET = Path("data/dataset")
+DENSE = Path("data/dense")
+PRUNED = Path("data/pruned")
+MASKS = Path("data/masks")
+RETRAINED = Path("data/retrained")
+REPORTS = Path("reports")
+CHECKSUMS = "checksums.json"
+
+
+def broken(path: Path, why: str) -> LotteryError:
+    """The error for a file that is not what a stage wrote."""
+    return LotteryError(
+        f"{path}: {why}; `dvc repro` (or `dvc checkout`) makes it again once it is deleted"
+    )
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: temporary file, fsync, rename.
+
+    Raises LotteryError where the disk is full or the folder cannot be written; what was there before stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise LotteryError(
+            f"{path}: cannot be written: {error.strerror}; what was there before is intact"
+        ) from error
+
+
+@contextlib.contextmanager
+def folder_written_whole(path: Path, *, checksums: bool = False) -> Iterator[Path]:
+    """A new, empty folder that takes the place of ``path`` when the block ends without an error.
+
+    With ``checksums``, it gets a ``checksums.json`` of its CSV and JSON files, which are checked when they are read.
+    """
+    partial, before = (
+        path.with_name(f".{path.name}.partial"),
+        path.with_name(f".{path.name}.before"),
+    )
+    try:
+        for leftover in (partial, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        if checksums:
+            files = sorted([*partial.glob("*.csv"), *partial.glob("*.json")])
+            write_json(
+                partial / CHECKSUMS,
+                {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
+            )
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, before)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(before, path)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        raise LotteryError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(read(path))
+    except ValueError as error:
+        raise broken(path, f"not valid JSON: {error}") from None
+
+
+def read(path: Path) -> bytes:
+    """A file's content; LotteryError where it is missing, or not what the folder's ``checksums.json`` says."""
+    try:
+        content = path.read_bytes()
+        checksums = path.with_name(CHECKSUMS)
+        if path != checksums and checksums.exists():
+            expected = read_json(checksums)
+            if not isinstance(expected, dict) or (
+                path.name in expected and expected[path.name] != hashlib.sha256(content).hexdigest()
+            ):
+                raise broken(path, f"its sha256 is not the one in {checksums.name}")
+        return content
+    except FileNotFoundError:
+        raise LotteryError(f"{path}: not there; `dvc repro` makes it") from None
+    except OSError as error:
+        raise LotteryError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def tensors_to_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
+    """A safetensors file with the facts (JSON) and a checksum of everything in its metadata."""
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    content = json.dumps({"facts": facts, "sha256": _checksum(arrays, facts)}, sort_keys=True)
+    return save(
+        arrays, metadata={"lottery": content}
+    )  # one key: the order of several would be random
+
+
+def tensors_from_bytes(content: bytes) -> tuple[Tensors, dict[str, Any]]:
+    """The inverse; raises ValueError where the content is not what was written."""
+    try:
+        deserialize(content)  # checks the header, names, types and offsets
+        tensors = dict(sorted(load(content).items()))  # the library's order is random
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        written = json.loads(header["__metadata__"]["lottery"])
+        facts, checksum = written["facts"], written["sha256"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(
+            f"not a tensor file of this project, or damaged ({type(error).__name__}: {error})"
+        ) from None
+    if checksum != _checksum(tensors, facts):
+        raise ValueError("damaged: the checksum does not match the content")
+    return tensors, facts
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    write(path, tensors_to_bytes(tensors, facts))
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    try:
+        return tensors_from_bytes(read(path))
+    except ValueError as error:
+        raise broken(path, str(error)) from None
+
+
+class Dataset(NamedTuple):
+    """A dataset opened from its folder: the three parts, memory-mapped, and ``dataset.json``."""
+
+    train: Part
+    validation: Part
+    test: Part
+    facts: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        height, width, channels = self.facts["image_shape"]
+        return height, width, channels
+
+
+def write_dataset(folder: Path, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> None:
+    """``{train,validation,test}_{images,labels}.npy`` and ``dataset.json``, which holds each file's sha256."""
+    checksums = {}
+    for name, part in parts.items():
+        for field, array in zip(("images", "labels"), part, strict=True):
+            buffer = io.BytesIO()
+            np.save(buffer, array, allow_pickle=False)
+            file = f"{name}_{field}.npy"
+            checksums[file] = hashlib.sha256(buffer.getbuffer()).hexdigest()
+            write(folder / file, buffer.getvalue())
+    write_json(folder / "dataset.json", {**facts, "files": checksums})
+
+
+def open_dataset(folder: Path = DATASET) -> Dataset:
+    """Raises LotteryError naming the file that is missing, truncated, changed or of another shape."""
+    path = folder / "dataset.json"
+    facts = read_json(path)
+    try:
+        height, width, channels = facts["image_shape"]
+        counts, files = facts["counts"], facts["files"]
+
+        def part(name: str) -> Part:
+            images, labels = f"{name}_images.npy", f"{name}_labels.npy"
+            shape = (counts[name], height, width, channels)
+            return Part(
+                _open_array(folder / images, np.dtype(np.uint8), shape, files[images]),
+                _open_array(folder / labels, np.dtype(np.int32), shape[:1], files[labels]),
+            )
+
+        return Dataset(part("train"), part("validation"), part("test"), facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise broken(
+            path, f"lacks a field or has one of another kind ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: str) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise broken(path, "not there") from None
+    except Exception as error:  # numpy evaluates the header: a damaged one raises nearly anything
+        raise broken(path, f"cannot be read as an array, or truncated ({error})") from None
+    if array.dtype != dtype or array.shape != shape:
+        raise broken(
+            path, f"holds {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}"
+        )
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise broken(path, "its sha256 is not the one in dataset.json")
+    return array
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    return folder / f"seed-{seed}"
+
+
+def round_file(folder: Path, seed: int, round_: int) -> Path:
+    return seed_folder(folder, seed) / f"round-{round_:02d}.safetensors"
+
+
+def write_mask(path: Path, mask: Mask, facts: Mapping[str, Any]) -> None:
+    """A mask alone: packed bits by layer, the layers' shapes among the facts."""
+    shapes = {name: list(keep.shape) for name, keep in mask.layers.items()}
+    write_tensors(path, mask.pack(), {**facts, "shapes": shapes})
+
+
+def read_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
+    bits, facts = read_tensors(path)
+    return _unpack(path, bits, facts), facts
+
+
+def write_masked_weights(
+    path: Path, weights: Tensors, mask: Mask, facts: Mapping[str, Any]
+) -> None:
+    """Weights under a mask: ``<name>/mask`` bits and ``<name>/survivors``, the rest as it is."""
+    tensors: Tensors = {f"{name}/mask": bits for name, bits in mask.pack().items()}
+    for name, value in weights.items():
+        keep = mask.layers.get(name)
+        tensors[name if keep is None else f"{name}/survivors"] = (
+            value if keep is None else value[keep]
+        )
+    shapes = {name: list(keep.shape) for name, keep in mask.layers.items()}
+    write_tensors(path, tensors, {**facts, "shapes": shapes})
+
+
+def read_masked_weights(path: Path) -> tuple[Tensors, Mask, dict[str, Any]]:
+    tensors, facts = read_tensors(path)
+    bits = {name.removesuffix("/mask"): t for name, t in tensors.items() if name.endswith("/mask")}
+    mask = _unpack(path, bits, facts)
+    weights: Tensors = {}
+    try:
+        for name, keep in mask.layers.items():
+            weights[name] = np.zeros(keep.shape, np.float32)
+            weights[name][keep] = tensors[f"{name}/survivors"]
+    except (KeyError, ValueError) as error:
+        raise broken(path, f"the survivors do not fit the mask ({error})") from None
+    rest = {n: t for n, t in tensors.items() if not n.endswith(("/mask", "/survivors"))}
+    return {**weights, **rest}, mask, facts
+
+
+def _unpack(path: Path, bits: Tensors, facts: dict[str, Any]) -> Mask:
+    try:
+        return Mask.unpack(bits, {name: tuple(shape) for name, shape in facts["shapes"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise broken(path, f"holds no mask ({error})") from None

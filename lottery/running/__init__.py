@@ -1,0 +1,1 @@
+"""What a run is, where it is computed, and where finished ones are kept."""

@@ -1,0 +1,1 @@
+"""The subject: how tickets are found, and what they are compared with."""

@@ -1,0 +1,168 @@
+"""Pruning criteria: a score for each weight; of those that have survived, the highest scores survive again.
+
+Each is one short function of a layer's weights ``w`` as they are when it is pruned, its initial (or rewound)
+weights ``w0``, and gradients ``g``, all float32 of one shape. The first four need no gradients. The last three
+prune at initialisation, where ``w`` is ``w0``: their gradients are those of ``GRADIENTS``.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from lottery import parts
+from lottery.datasets.split import Part
+from lottery.streams import stream
+
+Weights = dict[str, np.ndarray]
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+IMAGES_PER_CLASS = 10  # in the batch that snip and grasp see (Wang et al. 2020, section 5.1)
+
+
+def magnitude(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``|w|`` (Han et al. 2015; ``large final`` of Zhou et al. 2019)."""
+    return np.abs(w)
+
+
+def magnitude_increase(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``|w| − |w0|`` (Zhou et al. 2019, section 2)."""
+    return np.abs(w) - np.abs(w0)
+
+
+def movement(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``|w − w0|`` (Zhou et al. 2019, section 2)."""
+    return np.abs(w - w0)
+
+
+def random(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """Noise: ``g`` is uniform in [0, 1), the same in each round, so that masks are nested."""
+    return g
+
+
+def snip(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``|w ⊙ ∂L/∂w|`` (Lee et al. 2019, section 4.1)."""
+    return np.abs(w * g)
+
+
+def grasp(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least (Wang et al. 2020, section 4.2; no temperature)."""
+    return w * g
+
+
+def synflow(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive (Tanaka et al. 2020, section 5)."""
+    return np.abs(w) * g
+
+
+CRITERIA: dict[str, Score] = {
+    f.__name__: f for f in (magnitude, magnitude_increase, movement, random, snip, grasp, synflow)
+}
+
+
+def scores(
+    criterion: str, weights: Weights, initial: Weights, gradients: Weights | None, names: list[str]
+) -> dict[str, np.ndarray]:
+    """The scores of the layers ``names`` by one of CRITERIA, or by ``module:function`` of one's own (its ``g`` is 0)."""
+    nothing = np.zeros((), np.float32)
+    score = parts.find(CRITERIA, criterion)
+    return {n: score(weights[n], initial[n], gradients[n] if gradients else nothing) for n in names}
+
+
+def noise(weights: Weights, names: list[str], seed: int) -> Weights:
+    """What ``random`` ranks by: float64, uniform in [0, 1), a function of the seed and the layer."""
+    return {
+        name: stream(f"random pruning of {name}", seed).random(weights[name].shape)
+        for name in names
+    }
+
+
+def batch(part: Part, classes: int, seed: int) -> Part:
+    """IMAGES_PER_CLASS training images of each class (fewer where there are fewer), chosen by the seed."""
+    shuffled = stream("images of pruning at initialisation", seed).permutation(len(part.labels))
+    labels = part.labels[shuffled]
+    rows = np.concatenate(
+        [shuffled[labels == label][:IMAGES_PER_CLASS] for label in range(classes)]
+    )
+    return Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
+
+
+@cache
+def _network(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float
+) -> tuple[Any, dict[str, Any]]:
+    from lottery.training.models import build, variables
+
+    model = build(name, image_shape, classes, width=width)
+    return model, variables(model)
+
+
+def _network_with(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float, weights: Weights
+) -> tuple[Any, Any]:
+    model, of_model = _network(name, image_shape, classes, width)
+    for variable, value in weights.items():
+        of_model[variable].assign(value)
+    return model, of_model
+
+
+def loss_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
+    """``∂L/∂w``: L is the mean cross-entropy of the batch."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        logits = model(tf.cast(images, tf.float32) / 255.0, training=False)
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+    return tape.gradient(loss, kernels)
+
+
+def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
+    """``Hg``: the Hessian of L times its gradient, both over the prunable weights."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as outer:
+        gradient = loss_gradient(model, kernels, images, labels)
+        product = tf.add_n([tf.reduce_sum(tf.stop_gradient(g) * g) for g in gradient.values()])
+    return outer.gradient(product, kernels)
+
+
+def flow_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
+    """``∂R/∂|w|``; needs no images. The network must hold absolute values."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        flow = tf.reduce_sum(model(tf.ones((1, *model.input_shape[1:])), training=False))
+    return tape.gradient(flow, kernels)
+
+
+GRADIENTS = {"snip": loss_gradient, "grasp": hessian_gradient, "synflow": flow_gradient}
+"""Of the criteria that prune at initialisation: what multiplies the weights."""
+
+
+def gradients(
+    criterion: str,
+    weights: Weights,
+    names: list[str],
+    part: Part | None,
+    *,
+    model: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    width: float = 1.0,
+) -> Weights:
+    """What a criterion of GRADIENTS multiplies the weights by, at ``weights``; computed in float32.
+
+    Args:
+        names: the prunable layers.
+        part: the batch that snip and grasp see; synflow sees none.
+    """
+    if criterion == "synflow":
+        weights = {name: np.abs(value) for name, value in weights.items()}
+    network, of_network = _network_with(model, image_shape, classes, width, weights)
+    kernels = {name: of_network[name] for name in names}
+    images, labels = (part.images, part.labels) if part else (None, None)
+    return {
+        name: np.asarray(g)
+        for name, g in GRADIENTS[criterion](network, kernels, images, labels).items()
+    }

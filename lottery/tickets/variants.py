@@ -1,0 +1,182 @@
+"""What is trained at a pruning round: the ticket, and the controls it is compared with.
+
+A variant is one short function: from the ticket's mask and the dense network's artifacts to the weights
+and the mask that training starts from, and how it is trained.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lottery.masks import Mask, random_mask
+from lottery.params import Model, Prune, Train
+from lottery.running.run import Initialise, InitialiseNarrowed
+from lottery.streams import stream
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A ticket of one seed and round, with what its controls are made of."""
+
+    seed: int
+    round: int
+    mask: Mask
+    rewound: Weights  # the dense network's weights at rewind_iteration
+    weights: Weights  # what the ticket keeps: the rewound weights or, by prune.strategy, the trained ones
+    rewind_iteration: int
+    train: Train  # how the ticket is trained
+    dense_train: Train  # how the dense network was: what training from the start needs
+    model: Model
+    image_shape: tuple[int, int, int]
+    classes: int
+    iterations: int  # length of a run
+    trainings: int  # runs that finding the mask took
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins, and how it goes on; weights are those under the mask."""
+
+    weights: Weights
+    mask: Mask
+    iteration: int
+    train: Train
+    model: Model | None = None  # None: the ticket's
+    iterations: int | None = None  # at which training ends; None: the ticket's
+
+
+Making = Generator[Initialise | InitialiseNarrowed, Any, Start]
+
+
+def trainings(prune: Prune, round_: int) -> int:
+    """Runs that finding the mask of a round takes: the dense network's, then one for each round before, where rounds train."""
+    if prune.at_initialisation:
+        return 0
+    return round_ if prune.schedule == "iterative" else 1
+
+
+def budget(trained: int, start: int, iterations: int) -> int:
+    """Iterations that finding a mask and training its ticket take: ``trained`` runs for the mask, of which the first starts at 0,
+    the others and the ticket at ``start``, where the weights have as many behind them."""
+    return iterations + trained * (iterations - start)
+
+
+def ticket(t: Ticket) -> Making:
+    """The winning-ticket candidate: the mask, and the weights it keeps, by default the initial (or rewound) ones."""
+    return Start(t.mask.apply(t.weights), t.mask, t.rewind_iteration, t.train)
+    yield
+
+
+def random_reinit(t: Ticket) -> Making:
+    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019, section 2)."""
+    fresh, _ = yield Initialise(
+        f"seed {t.seed}, round {t.round}: fresh weights",
+        t.model,
+        t.image_shape,
+        t.classes,
+        "re-initialisation",
+        (t.seed, t.round),
+    )
+    return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
+
+
+def sign_preserving_reinit(t: Ticket) -> Making:
+    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
+
+    Source: Zhou et al. 2019, section 4, "constant".
+    """
+    weights = {
+        name: np.sign(value) * value.std(dtype=np.float64).astype(np.float32)
+        if name in t.mask.layers
+        else value
+        for name, value in t.rewound.items()
+    }
+    return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.dense_train)
+    yield
+
+
+def _under(t: Ticket, mask: Mask) -> Start:
+    """What the ticket keeps, under another mask."""
+    return Start(mask.apply(t.weights), mask, t.rewind_iteration, t.train)
+
+
+def random_mask_control(t: Ticket) -> Making:
+    """The ticket's weights under a random mask with the ticket's count in each layer."""
+    return _under(t, random_mask(t.mask, stream("random mask", t.seed, t.round)))
+    yield
+
+
+def random_mask_global(t: Ticket) -> Making:
+    """The ticket's weights under a random mask with the ticket's count in the whole network."""
+    sizes = t.mask.sizes
+    count, size = sum(t.mask.counts.values()), sum(sizes.values())
+    chosen = np.zeros(size, np.bool_)
+    chosen[stream("random mask of all layers", t.seed, t.round).permutation(size)[:count]] = True
+    parts = np.split(chosen, np.cumsum(list(sizes.values()))[:-1])
+    layers = {
+        name: part.reshape(t.mask.layers[name].shape)
+        for name, part in zip(sizes, parts, strict=True)
+    }
+    return _under(t, Mask(layers))
+    yield
+
+
+def shuffled_mask(t: Ticket) -> Making:
+    """The ticket's weights under its own mask, shuffled within each layer.
+
+    Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In distribution the same as
+    ``random_mask``: a second, independent draw.
+    """
+    generator = stream("shuffled mask", t.seed, t.round)
+    return _under(
+        t,
+        Mask(
+            {
+                n: generator.permutation(keep.ravel()).reshape(keep.shape)
+                for n, keep in t.mask.layers.items()
+            }
+        ),
+    )
+    yield
+
+
+def small_dense(t: Ticket) -> Making:
+    """A dense network, narrowed to at most the ticket's number of weights, trained from the start.
+
+    Source: Ma et al. 2021 ("small dense training").
+    """
+    count = sum(t.mask.counts.values())
+    name = f"seed {t.seed}, round {t.round}: narrow network"
+    shape = (t.image_shape, t.classes)
+    model, weights, kinds = yield InitialiseNarrowed(
+        name, t.model, *shape, count, (t.seed, t.round)
+    )
+    mask = Mask.full({name: weights[name].shape for name in kinds})
+    return Start(weights, mask, 0, t.dense_train, model=model)
+
+
+def dense_longer(t: Ticket) -> Making:
+    """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
+
+    Source: the "same computation budget" of Liu et al. 2019, section 3, given to the dense network.
+    """
+    mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
+    iterations = budget(t.trainings, t.rewind_iteration, t.iterations)
+    return Start(t.rewound, mask, t.rewind_iteration, t.dense_train, iterations=iterations)
+    yield
+
+
+VARIANTS: dict[str, Callable[[Ticket], Making]] = {
+    "ticket": ticket,
+    "random_reinit": random_reinit,
+    "sign_preserving_reinit": sign_preserving_reinit,
+    "random_mask": random_mask_control,
+    "random_mask_global": random_mask_global,
+    "shuffled_mask": shuffled_mask,
+    "small_dense": small_dense,
+    "dense_longer": dense_longer,
+}

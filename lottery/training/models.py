@@ -1,0 +1,271 @@
+"""Architectures, initialisers, and which weights are prunable and of which kind.
+
+The architectures are those of Frankle & Carbin (2019), figure 2: LeNet-300-100, and VGG-like
+networks of 2, 4 and 6 convolutions (3×3, same padding, ReLU; 2×2 max-pooling after each pair)
+followed by dense layers of 256, 256 and the classes; and two with batch normalisation, as used in the
+work that followed. Kernels are prunable, biases and what belongs to batch normalisation are not. ``width`` multiplies the
+units and filters of the hidden layers, ``dropout`` is the share of the hidden dense layers' units dropped in training.
+"""
+
+import functools
+import inspect
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tensorflow-model-optimization needs tf_keras
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import tensorflow as tf
+import tf_keras
+from tf_keras import layers
+
+from lottery import parts
+from lottery.errors import LotteryError
+from lottery.streams import stream_seed
+
+Weights = dict[str, np.ndarray]
+"""Every variable of a network by name (``conv1/kernel``), float32, in the order of the layers."""
+
+
+Tensor = Any
+"""A symbolic Keras tensor ``[n, …]``."""
+
+
+class Dropout(layers.Layer):
+    """Dropout (Srivastava et al. 2014) whose masks are a function of ``seed``, int32 ``[2]``, and of the layer's name.
+
+    The training loop sets ``seed`` anew for each iteration; without one, as in an exported model, nothing is dropped. Survivors
+    are scaled by 1 / (1 − rate).
+    """
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed: Any = None
+        self._stream = stream_seed(f"dropout layer {self.name}") % 2**31
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if not training or self.seed is None:
+            return inputs
+        seed = tf.bitwise.bitwise_xor(self.seed, [self._stream, 0])
+        noise = tf.random.stateless_uniform(tf.shape(inputs), seed, dtype=tf.float32)
+        return tf.where(noise < self.rate, tf.zeros((), inputs.dtype), inputs / (1 - self.rate))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
+
+
+def _scaled(units: int, width: float) -> int:
+    return max(1, round(units * width))
+
+
+def _dense(x: Tensor, sizes: tuple[int, ...], classes: int, width: float, dropout: float) -> Tensor:
+    x = layers.Flatten(name="flatten")(x)
+    for number, units in enumerate(sizes, start=1):
+        x = layers.Dense(_scaled(units, width), activation="relu", name=f"dense{number}")(x)
+        x = Dropout(dropout, name=f"dropout{number}")(x) if dropout else x
+    return layers.Dense(classes, name="output")(x)
+
+
+def lenet_300_100(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    return _dense(images, (300, 100), classes, width, dropout)
+
+
+def _convolutional(
+    pairs: int, images: Tensor, classes: int, width: float, dropout: float
+) -> Tensor:
+    x = images
+    for pair in range(pairs):
+        for number in (2 * pair + 1, 2 * pair + 2):
+            filters = _scaled(64 << pair, width)
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(
+                x
+            )
+        x = layers.MaxPooling2D(2, name=f"pool{pair + 1}")(x)
+    return _dense(x, (256, 256), classes, width, dropout)
+
+
+def conv2(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    return _convolutional(1, images, classes, width, dropout)
+
+
+def conv4(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    return _convolutional(2, images, classes, width, dropout)
+
+
+def conv6(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    return _convolutional(3, images, classes, width, dropout)
+
+
+def _normalised(
+    x: Tensor, filters: int, size: int, name: str, *, strides: int = 1, relu: bool = True
+) -> Tensor:
+    """A convolution without bias, batch normalisation (``conv3`` and ``conv3_norm``) and, where asked for, ReLU."""
+    x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False, name=name)(x)
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def resnet20(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
+    """He et al. 2016, section 4.2, n = 3; shortcuts that change the shape are 1×1 convolutions (option B)."""
+    x = _normalised(images, _scaled(16, width), 3, "conv0")
+    for stage, filters in enumerate(_scaled(f, width) for f in (16, 32, 64)):
+        for number in range(3):
+            block = f"block{stage}{number}"
+            strides = 2 if stage and not number else 1
+            y = _normalised(x, filters, 3, f"{block}_conv1", strides=strides)
+            y = _normalised(y, filters, 3, f"{block}_conv2", relu=False)
+            if strides > 1:
+                x = _normalised(x, filters, 1, f"{block}_shortcut", strides=strides, relu=False)
+            x = layers.ReLU(name=f"{block}_relu")(layers.Add(name=f"{block}_add")([x, y]))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return layers.Dense(classes, name="output")(x)
+
+
+def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
+    """Simonyan & Zisserman 2015, configuration D, with batch normalisation and one dense layer, as used on CIFAR-10."""
+    x, number = images, 0
+    for block, (filters, convolutions) in enumerate(
+        ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1
+    ):
+        for _ in range(convolutions):
+            number += 1
+            x = _normalised(x, _scaled(filters, width), 3, f"conv{number}")
+        if block < 5:
+            x = layers.MaxPooling2D(2, name=f"pool{block}")(x)
+    x = layers.GlobalAveragePooling2D(name="pool5")(x)
+    return layers.Dense(classes, name="output")(x)
+
+
+Architecture = Callable[..., Tensor]
+"""From images ``[n, height, width, channels]`` in [0, 1] and the number of classes to logits ``[n, classes]``; perhaps
+also with ``width`` and ``dropout``, given by name where they are not 1 and 0.
+
+Kernels of its ``Conv2D`` and ``Dense`` layers are prunable, the last of them is the output layer.
+Every layer has a name of its own.
+"""
+ARCHITECTURES: dict[str, Architecture] = {
+    f.__name__: f for f in (lenet_300_100, conv2, conv4, conv6, resnet20, vgg16)
+}
+
+
+def build(
+    name: str,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    precision: str = "float32",
+    *,
+    width: float = 1.0,
+    dropout: float = 0.0,
+) -> tf_keras.Model:
+    """An untrained network: images ``[n, height, width, channels]`` in [0, 1] to float32 logits ``[n, classes]``.
+
+    With ``precision="bfloat16"`` layers compute in bfloat16; the variables stay float32.
+
+    Args:
+        name: one of ARCHITECTURES, or ``module:function`` of an Architecture of one's own.
+        width: multiplies the units and filters of the hidden layers.
+        dropout: share of the hidden dense layers' units dropped in training.
+
+    Raises LotteryError where the architecture takes no width or no dropout.
+    """
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
+    architecture = parts.find(ARCHITECTURES, name)
+    options = {}
+    for option, value, neutral in (("width", width, 1.0), ("dropout", dropout, 0.0)):
+        if value != neutral:
+            if option not in inspect.signature(architecture).parameters:
+                raise LotteryError(
+                    f"params.yaml: model.{option}: {name} takes none: its function has no parameter {option}"
+                )
+            options[option] = value
+    before = tf_keras.mixed_precision.global_policy()
+    tf_keras.mixed_precision.set_global_policy(policy)
+    try:
+        images = layers.Input(image_shape, name="images")
+        logits = layers.Activation("linear", dtype="float32", name="logits")(
+            architecture(images, classes, **options)
+        )
+    finally:
+        tf_keras.mixed_precision.set_global_policy(before)
+    return tf_keras.Model(images, logits, name=name.replace(":", ".").rpartition(".")[2])
+
+
+def variables(model: tf_keras.Model) -> dict[str, Any]:
+    """Name to variable, in layer order: trained ones, and the moving statistics of batch normalisation."""
+    return {v.name.removesuffix(":0"): v for v in model.weights}
+
+
+def kinds(model: tf_keras.Model) -> dict[str, str]:
+    """The prunable variables: name to kind, one of ``conv``, ``dense`` and ``output`` (the last dense layer)."""
+    found: dict[str, str] = {}
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            found[f"{layer.name}/kernel"] = "conv"
+        elif isinstance(layer, layers.Dense):
+            found[f"{layer.name}/kernel"] = "dense"
+    found[list(found)[-1]] = "output"
+    return found
+
+
+@functools.cache
+def prunable_weights(
+    name: str, image_shape: tuple[int, int, int], classes: int, width: float
+) -> int:
+    """How many prunable weights a network of that width has."""
+    network = build(name, image_shape, classes, width=width)
+    of_name = variables(network)
+    return sum(int(np.prod(of_name[kernel].shape)) for kernel in kinds(network))
+
+
+WIDTHS = 4096  # steps in which narrowed() looks
+
+
+def narrowed(
+    name: str, image_shape: tuple[int, int, int], classes: int, weights: int, width: float = 1.0
+) -> float:
+    """The largest width below ``width``, in steps of 1 / WIDTHS, at which a network has at most so many prunable weights.
+
+    Raises LotteryError where even one unit a layer are more, or the architecture takes no width.
+    """
+    if "width" not in inspect.signature(parts.find(ARCHITECTURES, name)).parameters:
+        raise LotteryError(
+            f"params.yaml: retrain.variants: small_dense: {name} cannot be narrowed: it has no parameter width"
+        )
+    least, most = 0, math.ceil(width * WIDTHS)
+    if prunable_weights(name, image_shape, classes, 1 / WIDTHS) > weights:
+        raise LotteryError(
+            f"small_dense: no {name} has as few as {weights:,} weights: even one unit a layer are more"
+        )
+    while most - least > 1:
+        middle = (least + most) // 2
+        if prunable_weights(name, image_shape, classes, middle / WIDTHS) <= weights:
+            least = middle
+        else:
+            most = middle
+    return least / WIDTHS
+
+
+def initialise(model: tf_keras.Model, initializer: str, purpose: str, *key: int) -> Weights:
+    """Fresh weights: kernels from the Keras initialiser (Glorot & Bengio 2010, He et al. 2015), biases zero.
+
+    Scales and moving variances of batch normalisation are one, its shifts and moving means zero. Each kernel draws from its own stream ``(purpose and variable name, *key)``, on the CPU, so the
+    values depend neither on the device nor on the other layers.
+    """
+    weights: Weights = {}
+    with tf.device("CPU:0"):
+        for name, variable in variables(model).items():
+            shape = tuple(variable.shape)
+            if name.endswith("kernel"):  # of a dense layer or a convolution, a depthwise one too
+                seed = stream_seed(f"{purpose} of {name}", *key) % 2**31
+                draw = tf_keras.initializers.get(
+                    {"class_name": initializer, "config": {"seed": seed}}
+                )
+                weights[name] = np.asarray(draw(shape, dtype="float32"))
+            else:
+                one = name.endswith(("/gamma", "/moving_variance"))
+                weights[name] = np.full(shape, one, np.float32)
+    return weights
