@@ -1,5 +1,6 @@
 """params.yaml, typed and validated before anything is computed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -56,6 +57,7 @@ class Data(Section):
         description="64 lower-case hexadecimal digits, or null for the sha256 known for the name",
     )
     validation_size: Positive = Field(description=A_POSITIVE)
+    split: Literal["per_seed", "shared"] = Field("per_seed", description="per_seed or shared")
     split_seed: Whole = Field(0, description=A_WHOLE)
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
         None, description="null or [height, width], whole numbers from 1 to 4096"
@@ -94,6 +96,16 @@ class Augmentation(Section):
 
 class EarlyStopping(Section):
     """Stop after ``patience`` evaluations without a validation loss lower by ``min_delta``."""
+
+    def ends(self, validation_losses: Sequence[float]) -> bool:
+        """Whether it ends a run with these losses (the first is the one before training)."""
+        best, waited = math.inf, 0
+        for loss in validation_losses:
+            if loss < best - self.min_delta:
+                best, waited = loss, 0
+            else:
+                waited += 1
+        return waited >= self.patience
 
     patience: Positive = Field(description=A_POSITIVE)
     min_delta: float = Field(0.0, ge=0, description="a number from 0 up")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lottery import parts
 from lottery.artifacts import files, tables
+from lottery.datasets.dataset import open_dataset
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
 from lottery.params import Params
@@ -24,8 +25,8 @@ from stages import command
 
 def main(params: Params) -> None:
     parts.warn([params.model.name, params.prune.criterion], "prune")
-    dataset = files.open_dataset()
-    iterations = params.train.length(len(dataset.train.labels))
+    dataset = open_dataset()
+    iterations = params.train.length(dataset.training - params.data.validation_size)
     start = params.prune.rewind_iteration
     prune = params.prune
     rounds = range(1, prune.rounds + 1)
@@ -40,15 +41,15 @@ def main(params: Params) -> None:
         mask = Mask.full({name: weights[name].shape for name in kinds})
         if prune.at_initialisation:
             weights = rewound
-        batch = None
+        batch, split = None, dataset.split(params.data, seed)
         if prune.criterion in ("snip", "grasp"):
-            batch = criteria.batch(dataset.train, dataset.facts["classes"], seed)
+            batch = criteria.batch(dataset.part(split.train), dataset.classes, seed)
         for round_ in rounds:
             mask = yield Prune(
                 f"seed {seed}, round {round_}: mask",
                 params.model,
                 dataset.image_shape,
-                dataset.facts["classes"],
+                dataset.classes,
                 prune.criterion,
                 weights,
                 rewound,
@@ -66,6 +67,7 @@ def main(params: Params) -> None:
                     model=params.model,
                     train=params.tickets_train(),
                     dataset=str(files.DATASET),
+                    split=split,
                     weights=mask.apply(rewound) if prune.strategy == "rewind" else survivors,
                     mask=mask,
                     order=("data order of pruning", seed),

@@ -78,7 +78,7 @@ def main(params: Params) -> None:
     text = text.markdown(params, facts, environments, runs, conclusion, lines)
     files.write(files.REPORTS / "report.md", text.encode())
     web = charts.write(
-        text, params, files.REPORTS / "figures", runs, shown_history, masks, facts["image_shape"]
+        words, params, files.REPORTS / "figures", runs, shown_history, masks, facts["image_shape"]
     )
     files.write(files.REPORTS / "report.html", web.encode())
     print(f"verdict: {conclusion.verdict}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from lottery import parts
 from lottery.artifacts import files, tables
+from lottery.datasets.dataset import open_dataset
 from lottery.masks import Mask
 from lottery.params import Params
 from lottery.running import executors, store
@@ -22,8 +23,8 @@ from stages import command
 
 def main(params: Params) -> None:
     parts.warn([params.model.name, *params.retrain.variants], "retrain")
-    dataset = files.open_dataset()
-    iterations = params.train.length(len(dataset.train.labels))
+    dataset = open_dataset()
+    iterations = params.train.length(dataset.training - params.data.validation_size)
     prune = params.prune
     entries: list[tables.Entry] = []
     results: list[Result] = []
@@ -49,7 +50,7 @@ def main(params: Params) -> None:
             params.train,
             params.model,
             dataset.image_shape,
-            dataset.facts["classes"],
+            dataset.classes,
             iterations,
             trainings(prune, round_),
         )
@@ -64,6 +65,7 @@ def main(params: Params) -> None:
             model=start.model or params.model,
             train=start.train,
             dataset=str(files.DATASET),
+            split=dataset.split(params.data, seed),
             weights=start.weights,
             mask=start.mask,
             order=(order, seed),
@@ -94,7 +96,12 @@ def main(params: Params) -> None:
             results.append(result)
         name = f"seed {seed}, round {round_}: the line between the copies"
         points = yield stability.Interpolate(
-            name, params.model, start.train, str(files.DATASET), *copies
+            name,
+            params.model,
+            start.train,
+            str(files.DATASET),
+            *copies,
+            dataset.split(params.data, seed).test,
         )
         lines.append(stability.Line(seed, round_, start.mask.weights_remaining, points))
 

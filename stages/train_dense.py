@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lottery import parts
 from lottery.artifacts import files, tables
+from lottery.datasets.dataset import open_dataset
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Params, check_fit
@@ -20,14 +21,16 @@ from stages import command
 
 def main(params: Params) -> None:
     parts.warn([params.model.name], "train_dense")
-    dataset = files.open_dataset()
+    dataset = open_dataset()
     check_fit(
         params,
-        images=len(dataset.train.labels) + len(dataset.validation.labels),
-        classes=dataset.facts["classes"],
+        images=dataset.training,
+        classes=dataset.classes,
         side=min(dataset.image_shape[:2]),
     )
-    iterations = params.train.length(len(dataset.train.labels))
+    for seed in params.seeds:
+        dataset.split(params.data, seed)  # a class that is too small is named now
+    iterations = params.train.length(dataset.training - params.data.validation_size)
     entries: list[tables.Entry] = []
     results: list[Result] = []
 
@@ -36,7 +39,7 @@ def main(params: Params) -> None:
             f"seed {seed}: initial weights",
             params.model,
             dataset.image_shape,
-            dataset.facts["classes"],
+            dataset.classes,
             "initialisation",
             (seed,),
         )
@@ -48,6 +51,7 @@ def main(params: Params) -> None:
             model=params.model,
             train=params.train,
             dataset=str(files.DATASET),
+            split=dataset.split(params.data, seed),
             weights=weights,
             mask=Mask.full({name: weights[name].shape for name in kinds}),
             order=("data order of pruning", seed),

@@ -15,7 +15,7 @@ STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
 
 TINY = """\
 seeds: [0, 1]
-data: {name: digits, validation_size: 250}
+data: {name: digits, validation_size: 250, split: per_seed, split_seed: 0}
 model: {name: lenet_300_100, initializer: glorot_normal}
 train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 40, evaluate_every: 10}
 prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}

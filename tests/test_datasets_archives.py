@@ -133,7 +133,7 @@ def test_only_wanted_members_are_read_and_folders_are_known(tmp_path, pack):
     if pack is not zipped:  # a folder in a tar has a type of its own
         as_folder = lambda info: setattr(
             info, "type", tarfile.DIRTYPE if info.name.endswith("/") else info.type
-        )  # noqa: E731
+        )
         path.write_bytes(
             pack([("./train/", b""), *FILES.items(), ("./train//empty/", b"")], as_folder)
         )

@@ -2,20 +2,18 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
-from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 
@@ -168,73 +166,6 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
         return tensors_from_bytes(read(path))
     except ValueError as error:
         raise broken(path, str(error)) from None
-
-
-class Dataset(NamedTuple):
-    """A dataset opened from its folder: the three parts, memory-mapped, and ``dataset.json``."""
-
-    train: Part
-    validation: Part
-    test: Part
-    facts: dict[str, Any]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.facts["image_shape"]
-        return height, width, channels
-
-
-def write_dataset(folder: Path, parts: Mapping[str, Part], facts: Mapping[str, Any]) -> None:
-    """``{train,validation,test}_{images,labels}.npy`` and ``dataset.json``, which holds each file's sha256."""
-    checksums = {}
-    for name, part in parts.items():
-        for field, array in zip(("images", "labels"), part, strict=True):
-            buffer = io.BytesIO()
-            np.save(buffer, array, allow_pickle=False)
-            file = f"{name}_{field}.npy"
-            checksums[file] = hashlib.sha256(buffer.getbuffer()).hexdigest()
-            write(folder / file, buffer.getvalue())
-    write_json(folder / "dataset.json", {**facts, "files": checksums})
-
-
-def open_dataset(folder: Path = DATASET) -> Dataset:
-    """Raises LotteryError naming the file that is missing, truncated, changed or of another shape."""
-    path = folder / "dataset.json"
-    facts = read_json(path)
-    try:
-        height, width, channels = facts["image_shape"]
-        counts, files = facts["counts"], facts["files"]
-
-        def part(name: str) -> Part:
-            images, labels = f"{name}_images.npy", f"{name}_labels.npy"
-            shape = (counts[name], height, width, channels)
-            return Part(
-                _open_array(folder / images, np.dtype(np.uint8), shape, files[images]),
-                _open_array(folder / labels, np.dtype(np.int32), shape[:1], files[labels]),
-            )
-
-        return Dataset(part("train"), part("validation"), part("test"), facts)
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken(
-            path, f"lacks a field or has one of another kind ({type(error).__name__}: {error})"
-        ) from None
-
-
-def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: str) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise broken(path, "not there") from None
-    except Exception as error:  # numpy evaluates the header: a damaged one raises nearly anything
-        raise broken(path, f"cannot be read as an array, or truncated ({error})") from None
-    if array.dtype != dtype or array.shape != shape:
-        raise broken(
-            path, f"holds {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}"
-        )
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-            raise broken(path, "its sha256 is not the one in dataset.json")
-    return array
 
 
 def seed_folder(folder: Path, seed: int) -> Path:

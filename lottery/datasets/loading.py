@@ -3,16 +3,16 @@
 import contextlib
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lottery.datasets import packaged
 from lottery.datasets.archives import Loose, Tree, open_tree
-from lottery.datasets.catalogue import DATASETS, Dataset
+from lottery.datasets.catalogue import DATASETS
+from lottery.datasets.catalogue import Dataset as Known
+from lottery.datasets.dataset import Dataset
 from lottery.datasets.sources import Source, locate
-from lottery.datasets.split import Part, split, split_training
 from lottery.errors import LotteryError
 from lottery.params import Data
 
@@ -22,23 +22,6 @@ TEST_SHARE = 6
 """Of an image folder without a test set, one image in so many is set aside: as in CIFAR-10 and MNIST, about."""
 
 
-@dataclass(frozen=True)
-class Obtained:
-    """All images of a dataset in the source's order, the training images first where it has a test set."""
-
-    images: np.ndarray  # uint8 [n, height, width, channels]
-    labels: np.ndarray  # int32 [n]
-    test: int
-    own_test: bool  # whether the last images are the test set, or it is still to be set aside
-    classes: int
-    facts: dict[str, Any]  # name, title, source and the like, for dataset.json
-
-    @property
-    def training(self) -> int:
-        """Images for training and validation."""
-        return len(self.labels) - self.test
-
-
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     """sha256 of the images' bytes (uint8) followed by the labels' (int32)."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
@@ -46,38 +29,7 @@ def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def load(data: Data) -> tuple[dict[str, Part], dict[str, Any]]:
-    """The parts ``train``, ``validation`` and ``test``, and the facts that go into ``dataset.json``.
-
-    Raises LotteryError where the images obtained are not those that are expected.
-    """
-    return divide(obtain(data), data)
-
-
-def divide(obtained: Obtained, data: Data) -> tuple[dict[str, Part], dict[str, Any]]:
-    """The same for a dataset already obtained, of which ``data.validation_size`` leaves something of each class."""
-    images, labels = obtained.images, obtained.labels
-    if obtained.own_test:
-        n = obtained.training
-        parts = split_training(
-            images[:n], labels[:n], validation=data.validation_size, seed=data.split_seed
-        )
-        parts["test"] = Part(images[n:], labels[n:])
-    else:
-        parts = split(
-            images,
-            labels,
-            test=obtained.test,
-            validation=data.validation_size,
-            seed=data.split_seed,
-        )
-    return parts, {
-        **obtained.facts,
-        "counts": {name: len(part.labels) for name, part in parts.items()},
-    }
-
-
-def obtain(data: Data) -> Obtained:
+def obtain(data: Data) -> Dataset:
     """All images and labels of the dataset, from its package, its public archive or ``data.source``."""
     known = DATASETS.get(data.name)
     if known is None:
@@ -85,7 +37,7 @@ def obtain(data: Data) -> Obtained:
     return _packaged(data, known) if known.packaged else _published(data, known)
 
 
-def _packaged(data: Data, known: Dataset) -> Obtained:
+def _packaged(data: Data, known: Known) -> Dataset:
     images, labels = LOADERS[data.name]()
     sha256 = fingerprint(images, labels)
     expected = data.sha256 or known.sha256
@@ -102,10 +54,10 @@ def _packaged(data: Data, known: Dataset) -> Obtained:
         "image_shape": list(known.image_shape),
         "classes": known.classes,
     }
-    return Obtained(images, labels, known.test, False, known.classes, facts)
+    return Dataset(images, labels, {**facts, "test": known.test, "own_test": False})
 
 
-def _published(data: Data, known: Dataset) -> Obtained:
+def _published(data: Data, known: Known) -> Dataset:
     """A dataset of the literature, as its original files or as an image folder."""
     from lottery.datasets import images as image_folder
     from lottery.datasets.originals import FORMATS
@@ -145,17 +97,11 @@ def _published(data: Data, known: Dataset) -> Obtained:
     title = _title(data.name, known, source, contents)
     contents.clear()
     images, labels = (np.concatenate(both) for both in zip(training, test, strict=True))
-    return Obtained(
-        images,
-        labels,
-        known.test,
-        True,
-        known.classes,
-        _facts(data, title, source, images, labels, class_names),
-    )
+    facts = _facts(data, title, source, images, labels, class_names)
+    return Dataset(images, labels, {**facts, "test": known.test, "own_test": True})
 
 
-def _image_folder(data: Data) -> Obtained:
+def _image_folder(data: Data) -> Dataset:
     """The user's own images. Where there is no test set, a sixth of them is to be set aside for it."""
     from lottery.datasets import images as image_folder
 
@@ -174,7 +120,7 @@ def _image_folder(data: Data) -> Obtained:
         )
     title = re.sub(r"(?i)(?<=.)\.(zip|tar|tgz|tar\.gz)$", "", next(iter(source.paths)))
     facts = _facts(data, title, source, images, layout.labels, layout.class_names)
-    return Obtained(images, layout.labels, test, own_test, classes, facts)
+    return Dataset(images, layout.labels, {**facts, "test": test, "own_test": own_test})
 
 
 def _where(data: Data, source: Source) -> str:
@@ -193,7 +139,7 @@ def _check_part(
     images: np.ndarray,
     labels: np.ndarray,
     shape: tuple[int, ...],
-    known: Dataset,
+    known: Known,
 ) -> None:
     if images.shape != shape:
         raise LotteryError(
@@ -207,7 +153,7 @@ def _check_part(
         )
 
 
-def _title(name: str, known: Dataset, source: Source, contents: dict[str, bytes]) -> str:
+def _title(name: str, known: Known, source: Source, contents: dict[str, bytes]) -> str:
     """The dataset's title; where the files are not known by their sha256, it says so."""
     from lottery.datasets.originals import COPIES, FILES
 

@@ -1,52 +1,90 @@
-"""The split into training, validation and test set: stratified by class, seeded."""
+"""The split into training, validation and test set: rows of a dataset, stratified by class."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from lottery.streams import stream_seed
+from lottery.errors import LotteryError
+from lottery.streams import stream
 
 
 class Part(NamedTuple):
+    """Some images and their labels."""
+
     images: np.ndarray  # uint8 [n, height, width, channels]
     labels: np.ndarray  # int32 [n]
 
 
+class Split(NamedTuple):
+    """The rows of each part: int32 ``[n]``, rising, in no two parts."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
 def split(
-    images: np.ndarray, labels: np.ndarray, *, test: int, validation: int, seed: int
-) -> dict[str, Part]:
-    """Parts ``train``, ``validation`` and ``test``, disjoint, each with the classes in proportion.
+    labels: np.ndarray,
+    *,
+    test: int,
+    own_test: bool,
+    validation: int,
+    seed: int,
+    class_names: Sequence[str] = (),
+) -> Split:
+    """Parts with the classes in proportion, and each class in each part.
 
     The test set depends on the seed alone, so that another validation size leaves it as it is.
-    Within a part the images keep the order of the source.
+
+    Args:
+        labels: int32 ``[n]``, from 0 up.
+        test, validation: the sizes of these parts.
+        own_test: whether the dataset's last ``test`` rows are its test set; else it is drawn.
+
+    Raises LotteryError naming the class that is too small to be in every part.
     """
-    rest, chosen = _hold_out(np.arange(len(labels)), labels, test, "test split", seed)
-    train, held_out = _hold_out(rest, labels, validation, "validation split", seed)
-    return _parts(images, labels, train=train, validation=held_out, test=chosen)
-
-
-def split_training(
-    images: np.ndarray, labels: np.ndarray, *, validation: int, seed: int
-) -> dict[str, Part]:
-    """Parts ``train`` and ``validation`` of a dataset that has a test set of its own; the rest as in ``split``."""
-    train, held_out = _hold_out(
-        np.arange(len(labels)), labels, validation, "validation split", seed
-    )
-    return _parts(images, labels, train=train, validation=held_out)
+    rows, named = np.arange(len(labels)), class_names
+    if own_test:
+        rest, tested = rows[: len(rows) - test], rows[len(rows) - test :]
+    else:
+        rest, tested = _hold_out(rows, labels, test, 2, "test split", seed, named)
+    train, held_out = _hold_out(rest, labels, validation, 1, "validation split", seed, named)
+    return Split(*(np.sort(part).astype(np.int32) for part in (train, held_out, tested)))
 
 
 def _hold_out(
-    rows: np.ndarray, labels: np.ndarray, size: int, purpose: str, seed: int
-) -> tuple[np.ndarray, ...]:
-    """The rows that stay and the ``size`` rows held out, with the classes in proportion; shuffled."""
-    from sklearn.model_selection import train_test_split
-
-    random_state = stream_seed(purpose, seed) % 2**32
-    stay, out = train_test_split(
-        rows, test_size=size, stratify=labels[rows], random_state=random_state
-    )
-    return stay, out
-
-
-def _parts(images: np.ndarray, labels: np.ndarray, **rows: np.ndarray) -> dict[str, Part]:
-    return {name: Part(images[np.sort(r)], labels[np.sort(r)]) for name, r in rows.items()}
+    rows: np.ndarray,
+    labels: np.ndarray,
+    size: int,
+    leave: int,
+    purpose: str,
+    seed: int,
+    class_names: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that stay, and ``size`` rows held out: of each class one at least, and ``leave`` of it stay at least."""
+    counts = np.bincount(labels[rows])
+    for label, count in enumerate(counts):
+        if count < 1 + leave:
+            name = class_names[label] if class_names else label
+            raise LotteryError(
+                f"the class {name} has {count} images to split; accepted: {1 + leave} or more, "
+                "so that each of training, validation and test set has one"
+            )
+    quota = size * counts / len(rows)
+    take = np.clip(np.floor(quota).astype(int), 1, counts - leave)
+    while (
+        missing := size - take.sum()
+    ) != 0:  # largest remainders first, of equals the first class
+        room = take < counts - leave if missing > 0 else take > 1
+        if not room.any():
+            raise LotteryError(
+                f"{size} images cannot be held out of {len(rows)} with each class in each part"
+            )
+        take[np.argmax(np.where(room, np.sign(missing) * (quota - take), -np.inf))] += np.sign(
+            missing
+        )
+    shuffled = stream(purpose, seed).permutation(rows)
+    of_class = [shuffled[labels[shuffled] == label] for label in range(len(counts))]
+    out = np.concatenate([found[:n] for found, n in zip(of_class, take, strict=True)])
+    return np.concatenate([found[n:] for found, n in zip(of_class, take, strict=True)]), out

@@ -47,7 +47,7 @@ def markdown(
         "# Lottery tickets: " + f"{params.model.name} on {facts['title']}",
         sentence(conclusion, params, dense["test_accuracy"].mean()),
         f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}{_recipe(params)}; "
-        f"{_pruning(params.prune)}. Accuracy is on the {facts['counts']['test']:,} test images at the "
+        f"{_pruning(params.prune)}. Accuracy is on the {facts['test']:,} test images at the "
         "early-stop iteration, the one of lowest validation loss: mean [smallest, largest] over seeds.",
         "![Test accuracy against weights remaining](figures/accuracy.svg)",
         "## Results",
@@ -70,7 +70,8 @@ def markdown(
         "## Computed on",
         "\n".join(_environment(e) for e in environments),
         f"Dataset: {facts['title']}, from {facts['source']}; sha256 of its images and labels `{facts['sha256'][:16]}…`; "
-        + ", ".join(f"{count:,} {name}" for name, count in facts["counts"].items())
+        + f"{sum(facts['class_counts']) - facts['test'] - params.data.validation_size:,} train, "
+        + f"{params.data.validation_size:,} validation, {facts['test']:,} test"
         + " images.",
     ]
     return "\n\n".join(parts) + "\n"

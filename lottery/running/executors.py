@@ -368,8 +368,6 @@ def _work(connection: Connection, prepare: Callable[[int], None], index: int) ->
 
 def explain(error: Exception) -> str:
     """A failed task's error: a user's mistake in plain words, a defect with its traceback."""
-    if type(error).__name__ == "Diverged":
-        return f"the loss became NaN or infinite by iteration {error.args[0]}; try a lower train.learning_rate"
     if isinstance(error, LotteryError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from lottery import parts
-from lottery.artifacts import files
+from lottery.datasets.dataset import open_dataset
+from lottery.datasets.split import Split
 from lottery.masks import Mask
 from lottery.params import Model, Train
 from lottery.running import store
@@ -60,6 +61,7 @@ class Run:
     model: Model
     train: Train
     dataset: str  # folder
+    split: Split = field(repr=False)
     weights: dict[str, np.ndarray] = field(repr=False)
     mask: Mask = field(repr=False)
     order: tuple[str, int]  # purpose and seed of the data order
@@ -74,6 +76,7 @@ class Run:
 
     def __call__(self, report: Callable[[int], None]) -> Result:
         """Computes the run in this process, or takes it from the store. Reports the iteration it is at."""
+        from lottery.training import schedule
         from lottery.training import trainer as training
 
         dataset, trainer = trainer_of(self.model, self.train, self.dataset)
@@ -99,7 +102,8 @@ class Run:
         state = trainer.run(
             self.weights,
             self.mask,
-            training.Order(*self.order),
+            schedule.Order(*self.order),
+            self.split,
             start=self.start,
             iterations=self.iterations,
             keep=self.keep,
@@ -148,7 +152,7 @@ class Run:
         )
 
     def fingerprint(self, dataset_files: dict[str, str], environment: dict[str, Any]) -> str:
-        """A hash of all that determines the result; of the dataset, the sha256 of each file: split included."""
+        """A hash of all that determines the result; of the dataset, the sha256 of each file."""
         digest = hashlib.sha256(
             json.dumps(
                 {
@@ -167,7 +171,7 @@ class Run:
                 sort_keys=True,
             ).encode()
         )
-        for arrays in (self.weights, self.mask.pack()):
+        for arrays in (self.weights, self.mask.pack(), self.split._asdict()):
             for name, value in sorted(arrays.items()):
                 digest.update(f"{name} {value.dtype} {value.shape}".encode())
                 digest.update(np.ascontiguousarray(value).data)
@@ -248,15 +252,8 @@ def trainer_of(model: Model, train: Train, dataset_folder: str) -> Any:
     """The dataset and the Trainer of this process: opened and traced once, used by every run."""
     from lottery.training import trainer
 
-    dataset = files.open_dataset(Path(dataset_folder))
-    made = trainer.Trainer(
-        model,
-        train,
-        train_part=dataset.train,
-        validation=dataset.validation,
-        test=dataset.test,
-        classes=dataset.facts["classes"],
-    )
+    dataset = open_dataset(Path(dataset_folder))
+    made = trainer.Trainer(model, train, dataset)
     return dataset, made
 
 

@@ -32,6 +32,7 @@ class Interpolate:
     dataset: str  # folder
     one: dict[str, np.ndarray] = field(repr=False)
     other: dict[str, np.ndarray] = field(repr=False)
+    rows: np.ndarray = field(repr=False)  # of the test set
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> list[dict[str, float]]:
@@ -43,12 +44,9 @@ class Interpolate:
                 n: ((1 - position) * v + position * self.other[n]).astype(np.float32)
                 for n, v in self.one.items()
             }
-            metrics = trainer.evaluate(between)
+            loss, accuracy = trainer.evaluate(self.rows, between)
             found.append(
-                {
-                    "position": float(position),
-                    **{n: metrics[n] for n in ("test_loss", "test_accuracy")},
-                }
+                {"position": float(position), "test_loss": loss, "test_accuracy": accuracy}
             )
         return found
 

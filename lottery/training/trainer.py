@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lottery.datasets.split import Part
+from lottery.datasets.dataset import Dataset
+from lottery.datasets.split import Split
 from lottery.masks import Mask
-from lottery.params import EarlyStopping, Model, Train
-from lottery.streams import stream, stream_seed
+from lottery.params import Model, Train
 from lottery.training.models import Dropout, Weights, build, kinds, variables
+from lottery.training.schedule import ADAM, Order, step_sizes
 
 import tensorflow as tf  # isort: skip  (after lottery.models, which sets TF_USE_LEGACY_KERAS)
-
-ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7}  # Keras' defaults
 
 HISTORY = (
     "iteration",
@@ -37,14 +36,6 @@ History = dict[str, list[float]]
 since the evaluation before (NaN at the first); losses are cross-entropies in nats, accuracies in [0, 1]."""
 
 
-class Diverged(Exception):
-    """The loss became NaN or infinite; ``iteration`` is the evaluation at which that was seen."""
-
-    def __init__(self, iteration: int) -> None:
-        super().__init__(iteration)
-        self.iteration = iteration
-
-
 class InvariantBroken(AssertionError):
     """Something that must always hold did not: a defect of the program, never of its input."""
 
@@ -58,55 +49,6 @@ class State:
     slots: Weights
     history: History
     kept: dict[int, Weights] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Order:
-    """The order of the training images: a pure function of (purpose, seed, epoch)."""
-
-    purpose: str
-    seed: int
-
-    def batches(self, start: int, stop: int, images: int, batch_size: int) -> np.ndarray:
-        """Rows of the training set for the iterations ``[start, stop)``: int32 ``[stop - start, batch_size]``.
-
-        An epoch is a fresh permutation cut into ``images // batch_size`` batches; the rest is left out.
-        """
-        per_epoch = images // batch_size
-        first, last = start // per_epoch, (stop - 1) // per_epoch
-        epochs = [self._epoch(epoch, images, batch_size) for epoch in range(first, last + 1)]
-        offset = first * per_epoch
-        return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
-
-    def _epoch(self, epoch: int, images: int, batch_size: int) -> np.ndarray:
-        per_epoch = images // batch_size
-        rows = stream(self.purpose, self.seed, epoch).permutation(images)
-        return rows[: per_epoch * batch_size].reshape(per_epoch, batch_size)
-
-    def changes(self, start: int, stop: int, images: int, train: Train) -> np.ndarray:
-        """How each image of ``batches`` is changed: whether flipped, and the crop's top and left, int32 ``[stop - start, batch_size, 3]``.
-
-        What happens to an image is a function of (purpose, seed, epoch, image).
-        """
-        assert train.augmentation is not None
-        per_epoch = images // train.batch_size
-        first, last = start // per_epoch, (stop - 1) // per_epoch
-        highest = [2 if train.augmentation.flip else 1, *[2 * train.augmentation.crop + 1] * 2]
-        epochs = []
-        for epoch in range(first, last + 1):
-            of_image = stream(f"augmentation of {self.purpose}", self.seed, epoch).integers(
-                0, highest, (images, 3)
-            )
-            epochs.append(of_image[self._epoch(epoch, images, train.batch_size)])
-        offset = first * per_epoch
-        return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
-
-    def dropout_seeds(self, start: int, stop: int) -> np.ndarray:
-        """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``; (purpose and seed, iteration)."""
-        seed = stream_seed(f"dropout of {self.purpose}", self.seed) % 2**31
-        return np.stack([np.full(stop - start, seed), np.arange(start, stop)], axis=1).astype(
-            np.int32
-        )
 
 
 def configure(threads: int, worker: int = 0) -> None:
@@ -147,38 +89,12 @@ def changed(images: tf.Tensor, changes: tf.Tensor, crop: int) -> tf.Tensor:
     return tf.gather(rows, across, axis=2, batch_dims=1)
 
 
-def learning_rates(train: Train, start: int, stop: int) -> np.ndarray:
-    """The learning rate of each iteration in ``[start, stop)``: float64."""
-    iterations = np.arange(start, stop)
-    rates = np.full(len(iterations), train.learning_rate)
-    if train.warmup_iterations:  # linear (Goyal et al. 2017, section 2.2)
-        rates *= np.minimum(1, (iterations + 1) / train.warmup_iterations)
-    if train.learning_rate_steps is not None:
-        steps = np.searchsorted(train.learning_rate_steps.iterations, iterations, side="right")
-        rates *= train.learning_rate_steps.factor**steps
-    return rates
-
-
-def stopped_early(validation_losses: list[float], rule: EarlyStopping | None) -> bool:
-    """Whether the rule ends a run with these validation losses (the first is the one before training)."""
-    if rule is None:
-        return False
-    best, waited = math.inf, 0
-    for loss in validation_losses:
-        if loss < best - rule.min_delta:
-            best, waited = loss, 0
-        else:
-            waited += 1
-    return waited >= rule.patience
-
-
 class Trainer:
     """Trains networks of one architecture on one dataset.
 
     Args:
         model, train: which network, and how it is trained.
-        train_part, validation, test: images uint8 ``[n, height, width, channels]``, labels int32 ``[n]``.
-        classes: number of classes.
+        dataset: its images lie on the device; a run names the rows that it trains and evaluates on.
         evaluation_batch: images evaluated at once; bounds the memory.
     """
 
@@ -186,23 +102,15 @@ class Trainer:
         self,
         model: Model,
         train: Train,
-        *,
-        train_part: Part,
-        validation: Part,
-        test: Part,
-        classes: int,
+        dataset: Dataset,
         evaluation_batch: int = 500,
     ) -> None:
         self.train = train
-        self._validation_size = len(validation.labels)
         self._evaluation_batch = evaluation_batch
-        self._images = tf.constant(train_part.images)
-        self._labels = tf.constant(train_part.labels, tf.int64)
-        held_out = [validation, test]
-        self._held_out_images = tf.constant(np.concatenate([p.images for p in held_out]))
-        self._held_out_labels = tf.constant(np.concatenate([p.labels for p in held_out]), tf.int64)
-
-        shape = tuple(train_part.images.shape[1:])
+        self._images = tf.constant(dataset.images)
+        self._labels = tf.constant(dataset.labels, tf.int64)
+        classes = dataset.classes
+        shape = dataset.image_shape
         self._model = build(
             model.name, shape, classes, train.precision, width=model.width, dropout=model.dropout
         )
@@ -233,7 +141,9 @@ class Trainer:
             autograph=False,  # translating Python loops takes longer than tracing: 0.5 s a process
         )
         self._evaluate = tf.function(
-            self._evaluate_all, input_signature=[image, label], autograph=False
+            self._evaluate_all,
+            input_signature=[image, label, tf.TensorSpec((None,), tf.int32)],
+            autograph=False,
         )
 
     def _logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
@@ -300,16 +210,17 @@ class Trainer:
                 momentum=self.train.momentum,
             )
 
-    def _evaluate_all(self, images: Any, labels: Any) -> Any:
+    def _evaluate_all(self, images: Any, labels: Any, rows: Any) -> Any:
         size = self._evaluation_batch
 
         def part(i: Any, losses: Any, hits: Any) -> Any:
-            truth = labels[i * size : (i + 1) * size]
-            logits = self._logits(images[i * size : (i + 1) * size], training=False)
+            some = rows[i * size : (i + 1) * size]
+            truth = tf.gather(labels, some)
+            logits = self._logits(tf.gather(images, some), training=False)
             losses = losses.write(i, tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits))
             return i + 1, losses, hits.write(i, tf.argmax(logits, axis=1) == truth)
 
-        parts = (tf.shape(images)[0] + size - 1) // size
+        parts = (tf.shape(rows)[0] + size - 1) // size
         collected = [
             tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)
         ]
@@ -318,33 +229,19 @@ class Trainer:
         )
         return losses.concat(), hits.concat()
 
-    def _step_sizes(self, first: int, start: int, stop: int) -> np.ndarray:
-        """What multiplies the optimiser's direction at each iteration; float32, computed in float64."""
-        rates = learning_rates(self.train, start, stop)
-        if self.train.optimizer == "adam":
-            steps = np.arange(start - first + 1, stop - first + 1)
-            rates = rates * np.sqrt(1 - ADAM["beta2"] ** steps) / (1 - ADAM["beta1"] ** steps)
-        return rates.astype(np.float32)
-
-    def evaluate(self, weights: Weights | None = None) -> dict[str, float]:
-        """Loss and accuracy of weights, by default the present ones, on the validation and the test set."""
+    def evaluate(self, rows: np.ndarray, weights: Weights | None = None) -> tuple[float, float]:
+        """Mean loss and accuracy on these rows: of ``weights``, or of those that the network has now."""
         if weights is not None:
             self._assign(self._variables, weights)
-        losses, hits = self._evaluate(self._held_out_images, self._held_out_labels)
-        losses, hits = losses.numpy().astype(np.float64), hits.numpy()
-        n = self._validation_size
-        return {
-            "validation_loss": float(losses[:n].mean()),
-            "validation_accuracy": float(hits[:n].mean()),
-            "test_loss": float(losses[n:].mean()),
-            "test_accuracy": float(hits[n:].mean()),
-        }
+        losses, hits = self._evaluate(self._images, self._labels, rows)
+        return float(losses.numpy().astype(np.float64).mean()), float(hits.numpy().mean())
 
     def run(
         self,
         weights: Weights,
         mask: Mask,
         order: Order,
+        split: Split,
         *,
         start: int = 0,
         iterations: int,
@@ -355,78 +252,59 @@ class Trainer:
         """Trains from ``weights`` under ``mask``, from iteration ``start`` to ``iterations``.
 
         The optimiser starts afresh; data order and learning rate go on at ``start``, as in a run that
-        reached it. Weights are evaluated at ``start``, then every ``evaluate_every`` iterations and at the end.
+        reached it. Weights are evaluated at ``start``, then every ``evaluate_every`` iterations and at
+        the end. A run whose loss is no longer finite has diverged: it ends there, its history with a
+        validation loss of NaN, and those of its weights that are not finite are 0.
 
         Args:
             weights: every variable; those pruned by ``mask`` must be 0.
+            split: the rows that are trained and evaluated on.
             keep: iterations whose weights the result keeps.
             resume: the state to go on from, instead of starting.
-            on_evaluation: called after each evaluation with the iteration and a function that gives the state.
+            on_evaluation: called after each evaluation with the iteration and a function that gives
+                the state.
 
-        Raises:
-            Diverged: the loss is no longer finite.
-            InvariantBroken: a pruned weight or its optimiser slot is not 0.
+        Raises InvariantBroken where a pruned weight or its optimiser slot is not 0.
         """
         self._check_pruned_are_zero(mask, weights, "at the start")
-        if resume is None:
-            state = State(
-                start,
-                weights,
-                {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()},
-                {},
-            )
-        else:
-            state = resume
+        slots = {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()}
+        state = resume or State(start, weights, slots, {})
         self._assign(self._variables, state.weights)
         self._assign(self._slots, state.slots)
         for name, variable in self._masks.items():
             variable.assign(mask.layers[name].astype(np.float32))
         history: History = {c: list(state.history.get(c, [])) for c in HISTORY}
-        kept = dict(state.kept)
-        iteration = state.iteration
+        kept, iteration = dict(state.kept), state.iteration
         if iteration == start and start in keep:
             kept[start] = self._read(self._variables)
 
         def snapshot() -> State:
-            return State(
-                iteration,
-                self._read(self._variables),
-                self._read(self._slots),
-                copy.deepcopy(history),
-                dict(kept),
-            )
+            now = self._read(self._variables), self._read(self._slots)
+            return State(iteration, *now, copy.deepcopy(history), dict(kept))
 
+        finite = True
         if not history["iteration"]:
-            self._record(history, iteration, math.nan, math.nan)
+            finite = self._record(history, split, iteration, math.nan, math.nan)
             on_evaluation(iteration, snapshot)
-        every = self.train.evaluate_every
-        while iteration < iterations and not stopped_early(
-            history["validation_loss"], self.train.early_stopping
-        ):
+        every, stopping = self.train.evaluate_every, self.train.early_stopping
+        while finite and iteration < iterations:
+            if stopping and stopping.ends(history["validation_loss"]):
+                break
             boundary = min(iterations, (iteration // every + 1) * every)
             loss, correct, begun = 0.0, 0, iteration
             for stop in sorted({k for k in keep if iteration < k < boundary} | {boundary}):
-                rows = order.batches(iteration, stop, len(self._labels), self.train.batch_size)
-                inputs = [
-                    self._images,
-                    self._labels,
-                    rows,
-                    self._step_sizes(start, iteration, stop),
-                ]
-                if self.train.augmentation:
-                    inputs.append(order.changes(iteration, stop, len(self._labels), self.train))
-                if self._dropout:
-                    inputs.append(order.dropout_seeds(iteration, stop))
-                sums = self._interval(*inputs)
+                sums = self._train(order, split, start, iteration, stop)
                 loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
                 if stop in keep:
                     kept[stop] = self._read(self._variables)
             steps = iteration - begun
-            self._record(
-                history, iteration, loss / steps, correct / (steps * self.train.batch_size)
-            )
-            on_evaluation(iteration, snapshot)
+            accuracy = correct / (steps * self.train.batch_size)
+            finite = self._record(history, split, iteration, loss / steps, accuracy)
+            if finite:
+                on_evaluation(iteration, snapshot)
         final = snapshot()
+        if not finite:
+            final = self._diverged(final, mask, keep)
         self._check_pruned_are_zero(mask, final.weights, "after training")
         for slot in {name.split("/")[0] for name in self._slots}:
             of_slot = {
@@ -435,18 +313,50 @@ class Trainer:
             self._check_pruned_are_zero(mask, of_slot, f"in the optimiser's {slot} after training")
         return final
 
+    def _train(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
+        """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and correct answers."""
+        images, train = len(split.train), self.train
+        rows = split.train[order.batches(start, stop, images, train.batch_size)]
+        inputs = [self._images, self._labels, rows, step_sizes(train, first, start, stop)]
+        if train.augmentation:
+            inputs.append(order.changes(start, stop, images, train))
+        if self._dropout:
+            inputs.append(order.dropout_seeds(start, stop))
+        return self._interval(*inputs)
+
     def _record(
-        self, history: History, iteration: int, train_loss: float, train_accuracy: float
-    ) -> None:
-        metrics = {"train_loss": train_loss, "train_accuracy": train_accuracy, **self.evaluate()}
-        first = not history["iteration"]
-        if not math.isfinite(metrics["validation_loss"]) or not (
-            first or math.isfinite(train_loss)
-        ):
-            raise Diverged(iteration)
-        history["iteration"].append(iteration)
-        for name, value in metrics.items():
+        self, history: History, split: Split, iteration: int, loss: float, accuracy: float
+    ) -> bool:
+        """Evaluates, and adds a row to the history; whether the run's loss is still finite."""
+        held_out = np.concatenate([split.validation, split.test])
+        losses, hits = (v.numpy() for v in self._evaluate(self._images, self._labels, held_out))
+        n = len(split.validation)
+        row = [float(iteration), loss, accuracy]
+        for part in (slice(None, n), slice(n, None)):
+            row += [float(losses[part].astype(np.float64).mean()), float(hits[part].mean())]
+        finite = math.isfinite(row[3]) and (not history["iteration"] or math.isfinite(loss))
+        if not finite:
+            row[3] = math.nan
+        for name, value in zip(HISTORY, row, strict=True):
             history[name].append(value)
+        return finite
+
+    def _diverged(self, state: State, mask: Mask, keep: Collection[int]) -> State:
+        """The state of a diverged run, with 0 where a value is not finite; later weights to keep are these."""
+
+        def finite(values: Weights) -> Weights:
+            return {n: np.nan_to_num(v, nan=0, posinf=0, neginf=0) for n, v in values.items()}
+
+        weights = mask.apply(finite(state.weights))
+        slots = {
+            name: np.where(mask.layers[of], value, np.float32(0)) if of in mask.layers else value
+            for name, value in finite(state.slots).items()
+            for of in [name.split("/", 1)[1]]
+        }
+        kept = {k: finite(v) for k, v in state.kept.items()} | {
+            k: weights for k in keep if k not in state.kept
+        }
+        return State(state.iteration, weights, slots, state.history, kept)
 
     @staticmethod
     def _assign(group: dict[str, Any], values: Weights) -> None:

@@ -1,0 +1,103 @@
+"""A dataset in its folder: images, labels and what is known of them. A split is rows of it."""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lottery.artifacts import files
+from lottery.datasets.split import Part, Split, split
+from lottery.params import Data
+
+FOLDER = files.DATASET
+
+
+class Dataset(NamedTuple):
+    """All images, memory-mapped, training images first where it has a test set of its own; ``dataset.json``."""
+
+    images: np.ndarray  # uint8 [n, height, width, channels]
+    labels: np.ndarray  # int32 [n]
+    facts: dict[str, Any]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        height, width, channels = self.facts["image_shape"]
+        return height, width, channels
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(self.facts["classes"])
+
+    @property
+    def training(self) -> int:
+        """Images for training and validation."""
+        return len(self.labels) - int(self.facts["test"])
+
+    def split(self, data: Data, seed: int) -> Split:
+        """The rows of each part for a seed; LotteryError where a class is too small."""
+        return split(
+            self.labels,
+            test=self.facts["test"],
+            own_test=self.facts["own_test"],
+            validation=data.validation_size,
+            seed=data.split_seed if data.split == "shared" else seed,
+            class_names=self.facts.get("class_names", ()),
+        )
+
+    def part(self, rows: np.ndarray) -> Part:
+        """These rows, read into memory."""
+        return Part(np.asarray(self.images[rows]), np.asarray(self.labels[rows]))
+
+
+def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: Any) -> None:
+    """``images.npy``, ``labels.npy`` and ``dataset.json``, which holds the sha256 of both."""
+    checksums = {}
+    for name, array in (("images.npy", images), ("labels.npy", labels)):
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        checksums[name] = hashlib.sha256(buffer.getbuffer()).hexdigest()
+        files.write(folder / name, buffer.getvalue())
+    counts = np.bincount(labels, minlength=facts["classes"]).tolist()
+    files.write_json(folder / "dataset.json", {**facts, "class_counts": counts, "files": checksums})
+
+
+def open_dataset(folder: Path = FOLDER) -> Dataset:
+    """Raises LotteryError naming the file that is missing, truncated, changed or of another shape."""
+    path = folder / "dataset.json"
+    facts = files.read_json(path)
+    try:
+        height, width, channels = facts["image_shape"]
+        shape = (sum(facts["class_counts"]), height, width, channels)
+        if not 0 < facts["test"] < shape[0] or not isinstance(facts["own_test"], bool):
+            raise ValueError("test, own_test")
+        sha256 = facts["files"]
+        images = _open_array(folder / "images.npy", np.dtype(np.uint8), shape, sha256["images.npy"])
+        labels = _open_array(
+            folder / "labels.npy", np.dtype(np.int32), shape[:1], sha256["labels.npy"]
+        )
+        return Dataset(images, labels, facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise files.broken(
+            path, f"lacks a field or has one of another kind ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: str) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise files.broken(path, "not there") from None
+    except Exception as error:  # numpy evaluates the header: a damaged one raises nearly anything
+        raise files.broken(path, f"cannot be read as an array, or truncated ({error})") from None
+    if array.dtype != dtype or array.shape != shape:
+        raise files.broken(
+            path, f"holds {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}"
+        )
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            raise files.broken(path, "its sha256 is not the one in dataset.json")
+    return array
