@@ -75,8 +75,8 @@ def main(params: Params) -> None:
         figures.save(figures.density_map(by_layer), folder / "density")
     files.write_json(files.REPORTS / "metrics.json", verdict.metrics(runs, conclusion))
     lines = tables.read_table(files.RETRAINED / "stability.csv")
-    text = text.markdown(params, facts, environments, runs, conclusion, lines)
-    files.write(files.REPORTS / "report.md", text.encode())
+    words = text.markdown(params, facts, environments, runs, conclusion, lines)
+    files.write(files.REPORTS / "report.md", words.encode())
     web = charts.write(
         words, params, files.REPORTS / "figures", runs, shown_history, masks, facts["image_shape"]
     )
