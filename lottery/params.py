@@ -236,6 +236,7 @@ class Retrain(Section):
 
 class Report(Section):
     margin: Rate = Field(description=A_RATE)
+    iteration_margin: Rate = Field(0.1, description=A_RATE)
     confidence: float = Field(gt=0.5, lt=1, description="a number between 0.5 and 1")
 
 
@@ -254,7 +255,7 @@ class Params(Section):
         """The pruning rounds whose tickets are retrained, in order."""
         if self.retrain.rounds == "all":
             return list(range(1, self.prune.rounds + 1))
-        return sorted(self.retrain.rounds)
+        return list(self.retrain.rounds)
 
     def tickets_train(self) -> Train:
         """How tickets are trained: as the dense network was or, fine-tuned, at its last learning rate."""

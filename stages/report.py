@@ -1,8 +1,9 @@
-"""Compares the tickets with the dense network and their controls: metrics, plots, figures, the verdict.
+"""Compares the tickets with the dense network and their controls: the verdict, metrics, plots.
 
-Reads   data/dataset/dataset.json, data/dense/history.csv, data/masks/*.csv (with their checksums.json),
+Reads   data/dataset/dataset.json, data/dense/history.csv, data/masks/*.csv (with checksums.json),
         data/retrained/{history.csv,stability.csv,environment.json}; params.yaml: all but data.source
-Writes  reports/: metrics.json, report.md, report.html, plots/*.csv, figures/*.{svg,png}
+Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,
+        figures/*.{svg,png}
 """
 
 from lottery.artifacts import files
@@ -11,10 +12,11 @@ from stages import command
 
 
 def main(params: Params) -> None:
+    """The stage."""
     import pandas as pd
 
     from lottery.artifacts import tables
-    from lottery.report import charts, figures, text, verdict
+    from lottery.report import charts, figures, outcomes, text, verdict
 
     facts = files.read_json(files.DATASET / "dataset.json")
     environments = files.read_json(files.RETRAINED / "environment.json")
@@ -25,68 +27,33 @@ def main(params: Params) -> None:
         name: tables.read_table(files.MASKS / f"{name}.csv")
         for name in ("density", "overlap", "units", "first_layer")
     }
-    density = masks["density"]
-    runs = verdict.outcomes(history)
-    conclusion = verdict.conclude(
-        runs,
-        margin=params.report.margin,
-        confidence=params.report.confidence,
-        resolution=params.train.evaluate_every,
-    )
+    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+    runs = outcomes.outcomes(history, chance=chance, stopping=params.train.early_stopping)
+    conclusion = verdict.conclude(runs, params, chance=chance, test_images=facts["test"])
 
-    tickets = runs.loc[runs["variant"] == "ticket", "round"].unique().tolist()
-    shown = [0, *verdict.spread_out(tickets, 5)]
-    accuracy = verdict.by_round(runs, "test_accuracy")
-    early_stop = verdict.by_round(runs, "early_stop_iteration")
-    shown_history = history[
-        history["variant"].isin(["dense", "ticket"]) & history["round"].isin(shown)
-    ]
-    curves = verdict.curves(shown_history, "test_accuracy")
-    by_layer = (
-        density.groupby(["round", "layer"], sort=False)["weights_remaining"].mean().reset_index()
+    files.write_json(files.REPORTS / "metrics.json", verdict.metrics(conclusion))
+    files.write_json(
+        files.REPORTS / "verdict.json", verdict.as_json(conclusion, params.report.confidence)
     )
-
+    tables.write_table(files.REPORTS / "results.csv", verdict.results(runs, conclusion))
+    plots = outcomes.plots(runs, history, masks["density"])
     with files.folder_written_whole(files.REPORTS / "plots") as folder:
-        for name, table in (
-            ("accuracy", accuracy),
-            ("early_stop", early_stop),
-            ("training_curves", curves),
-            ("density", by_layer),
-        ):
+        for name, table in plots.items():
             tables.write_table(folder / f"{name}.csv", table)
     with files.folder_written_whole(files.REPORTS / "figures") as folder:
-        where = f"{params.model.name}, {facts['title']}"
-        figures.save(
-            figures.against_weights_remaining(
-                accuracy, "test accuracy at early stop", f"Test accuracy: {where}", percent=True
-            ),
-            folder / "accuracy",
-        )
-        figures.save(
-            figures.against_weights_remaining(
-                early_stop,
-                "early-stop iteration",
-                f"Early-stop iteration (lowest validation loss): {where}",
-                percent=False,
-            ),
-            folder / "early_stop",
-        )
-        figures.save(figures.training_curves(curves, len(params.seeds)), folder / "training_curves")
-        figures.save(figures.density_map(by_layer), folder / "density")
-    files.write_json(files.REPORTS / "metrics.json", verdict.metrics(runs, conclusion))
-    lines = tables.read_table(files.RETRAINED / "stability.csv")
-    words = text.markdown(params, facts, environments, runs, conclusion, lines)
+        title = f"{params.model.name}, {facts['title']}"
+        for name, figure in figures.all_of(plots, title, conclusion.seeds):
+            figures.save(figure, folder / name)
+    stability = tables.read_table(files.RETRAINED / "stability.csv")
+    words = text.markdown(params, facts, environments, runs, conclusion, stability)
     files.write(files.REPORTS / "report.md", words.encode())
+    shown = outcomes.shown(history)
     web = charts.write(
-        words, params, files.REPORTS / "figures", runs, shown_history, masks, facts["image_shape"]
+        words, params, files.REPORTS / "figures", runs, shown, masks, facts["image_shape"]
     )
     files.write(files.REPORTS / "report.html", web.encode())
     print(f"verdict: {conclusion.verdict}")
-    print(
-        text.sentence(
-            conclusion, params, runs.loc[runs["variant"] == "dense", "test_accuracy"].mean()
-        ).replace("**", "")
-    )
+    print(text.sentence(conclusion, params).replace("**", ""))
     print(f"report: {files.REPORTS / 'report.html'} (to look at), {files.REPORTS / 'report.md'}")
 
 

@@ -1,6 +1,7 @@
 """matplotlib figures: the same colour for a variant everywhere, spread as a band, dense as a dashed line."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,30 @@ def save(figure: Figure, path: Path) -> None:
             figure.savefig(buffer, format=ending[1:], metadata=metadata)
         files.write(path.with_suffix(ending), buffer.getvalue())
     plt.close(figure)
+
+
+def all_of(plots: dict[str, pd.DataFrame], title: str, seeds: int) -> Iterator[tuple[str, Figure]]:
+    """The figures of ``plots()`` by name, one at a time."""
+    yield (
+        "accuracy",
+        against_weights_remaining(
+            plots["accuracy"],
+            "test accuracy at early stop",
+            f"Test accuracy: {title}",
+            percent=True,
+        ),
+    )
+    yield (
+        "early_stop",
+        against_weights_remaining(
+            plots["early_stop"],
+            "early-stop iteration",
+            f"Early-stop iteration (lowest validation loss): {title}",
+            percent=False,
+        ),
+    )
+    yield "training_curves", training_curves(plots["training_curves"], seeds)
+    yield "density", density_map(plots["density"])
 
 
 def against_weights_remaining(

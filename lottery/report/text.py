@@ -3,32 +3,46 @@
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lottery.params import VARIANTS, Params, Prune
-from lottery.report.verdict import (
-    MOST_SEEDS,
-    POWER,
-    Conclusion,
-    Judgement,
-    best_round,
-    by_round,
-    instabilities,
-)
+from lottery.report.outcomes import by_round, instabilities
+from lottery.report.statistics import FEWEST, MOST_SEEDS, POWER, Median, at_most
+from lottery.report.verdict import NOT_LEARNED, Claim, Conclusion, Judgement
+
+STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
 
 
-def sentence(conclusion: Conclusion, params: Params, dense_accuracy: float) -> str:
-    """The verdict as one sentence."""
-    smallest = conclusion.smallest
-    if smallest is not None:
-        accuracy, iterations = smallest.accuracy_difference[0], smallest.iteration_difference[0]
-        return (
-            f"**Winning ticket found.** The smallest has {smallest.weights_remaining:.2%} of the weights: "
-            f"{_points(accuracy)} test accuracy against the dense network ({dense_accuracy:.2%}), "
-            f"early stop {abs(iterations):.0f} iterations {'earlier' if iterations <= 0 else 'later'}, "
-            f"at {params.report.confidence:.0%} confidence."
+def sentence(conclusion: Conclusion, params: Params) -> str:
+    """The verdict in one or two sentences, of what was tested and no more."""
+    shown, claim = conclusion.shown, conclusion.claim
+    if not conclusion.won or shown is None:
+        title = conclusion.verdict[:1].upper() + conclusion.verdict[1:]
+        return f"**{title}.** {conclusion.reason[:1].upper()}{conclusion.reason[1:]}."
+    margin = _points(params.report.margin)
+    against = shown.compared["dense"]
+    lower = against.high is not None and against.high < 0
+    words = [
+        f"its test accuracy is {'lower, but ' if lower else ''}within {margin} of the dense "
+        f"network's ({_signed(against.value)} points; dense {conclusion.dense_accuracy:.2%})"
+    ]
+    if claim.iterations:
+        ratio = shown.early_stop_ratio.value
+        words.append(
+            f"it stops at {ratio:.2f} times the dense network's iterations, not more than "
+            f"{100 * params.report.iteration_margin:g}% later"
         )
-    title = "No winning ticket." if conclusion.verdict == "no winning ticket" else "Inconclusive."
-    return f"**{title}** {conclusion.reason[:1].upper()}{conclusion.reason[1:]}."
+    words += [
+        f"it is {100 * shown.compared[name].value:.2f} points above its `{name}` control, by more "
+        f"than {margin}"
+        for name in claim.controls
+    ]
+    return (
+        f"**{conclusion.claim.won[:1].upper()}{conclusion.claim.won[1:]}.** The sparsest has "
+        f"{shown.weights_remaining:.2%} of the weights. In the typical seed, within "
+        f"{_length(params)}, {'; '.join(words)}. {conclusion.seeds} seeds, at "
+        f"{params.report.confidence:.0%} confidence."
+    )
 
 
 def markdown(
@@ -40,51 +54,59 @@ def markdown(
     lines: pd.DataFrame,
 ) -> str:
     """The whole of ``reports/report.md``; ``lines`` is the content of ``stability.csv``."""
-    dense = runs[runs["variant"] == "dense"]
-    train, report = params.train, params.report
-    length = f"{train.iterations} iterations" if train.iterations else f"{train.epochs} epochs"
-    parts = [
-        "# Lottery tickets: " + f"{params.model.name} on {facts['title']}",
-        sentence(conclusion, params, dense["test_accuracy"].mean()),
-        f"{len(dense)} seeds; {train.optimizer} at {train.learning_rate:g}, batches of {train.batch_size}, {length}{_recipe(params)}; "
-        f"{_pruning(params.prune)}. Accuracy is on the {facts['test']:,} test images at the "
-        "early-stop iteration, the one of lowest validation loss: mean [smallest, largest] over seeds.",
-        "![Test accuracy against weights remaining](figures/accuracy.svg)",
-        "## Results",
-        _results(runs),
-        "## The tickets against the dense network and their re-initialised controls",
-        _judgements(conclusion.rounds, report.confidence)
-        if conclusion.rounds
-        else conclusion.reason,
-        f"Differences are paired by seed, with their {report.confidence:.0%} interval. A ticket wins where all three hold "
-        f"by one-sided paired t-tests (p, Holm-corrected for {len(conclusion.rounds)} rounds, below "
-        f"{1 - report.confidence:.2g}): accuracy not lower than dense by {_margin(report.margin)}; early stop not "
-        f"later by {train.evaluate_every} iterations, the distance of two evaluations; accuracy more than "
-        f"{_margin(report.margin)} above the control's. An open round shows the number of seeds that would decide it with "
-        f"probability {POWER:.0%}, if the differences observed are the true ones.",
-        *([] if lines.empty else ["## Linear mode connectivity", _stability(lines)]),
-        "## Figures",
-        "![Early-stop iteration against weights remaining](figures/early_stop.svg)",
-        "![Training curves](figures/training_curves.svg)",
-        "![Weights remaining by layer and round](figures/density.svg)",
-        "## Computed on",
-        "\n".join(_environment(e) for e in environments),
-        f"Dataset: {facts['title']}, from {facts['source']}; sha256 of its images and labels `{facts['sha256'][:16]}…`; "
-        + f"{sum(facts['class_counts']) - facts['test'] - params.data.validation_size:,} train, "
-        + f"{params.data.validation_size:,} validation, {facts['test']:,} test"
-        + " images.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    template = Environment(
+        loader=PackageLoader("lottery.report", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("report.md.j2")
+    rounds, report = conclusion.rounds, params.report
+    level = 1 - (1 - report.confidence) / max(len(rounds), 1)
+    validation = params.data.validation_size
+    training = sum(facts["class_counts"]) - facts["test"] - validation
+    return template.render(
+        params=params,
+        facts=facts,
+        conclusion=conclusion,
+        claim=conclusion.claim,
+        sentence=sentence(conclusion, params),
+        setting=_setting(params, conclusion.seeds),
+        results=_results(runs),
+        ended=_ended(runs, params),
+        judged=bool(rounds),
+        compared=_compared(rounds, conclusion.claim) if rounds else "",
+        interval=f"its {report.confidence:.0%} interval, simultaneous over {len(rounds)} rounds"
+        if len(rounds) > 1
+        else f"its {level:.0%} interval",
+        generalises=_generalises(params, facts),
+        criteria=_criteria(rounds, report.confidence) if rounds else "",
+        rule=_rule(params, conclusion.claim),
+        notes=_notes(conclusion),
+        stability="" if lines.empty else _stability(lines),
+        environments="\n".join(_environment(e) for e in environments),
+        parts=f"{training:,} train, {validation:,} validation, {facts['test']:,} test",
+    )
+
+
+def _setting(params: Params, seeds: int) -> str:
+    train = params.train
+    return (
+        f"{seeds} seeds; {train.optimizer} at {train.learning_rate:g}, batches of "
+        f"{train.batch_size}, {_length(params)}{_recipe(params)}; {_pruning(params.prune)}."
+    )
+
+
+def _length(params: Params) -> str:
+    train = params.train
+    return f"{train.iterations:,} iterations" if train.iterations else f"{train.epochs} epochs"
 
 
 def _recipe(params: Params) -> str:
-    """What the network and its training have besides the plain ones, for the first paragraph."""
+    """What the network and its training have besides the plain ones."""
     model, train = params.model, params.train
-    steps, augmentation, stopping = (
-        train.learning_rate_steps,
-        train.augmentation,
-        train.early_stopping,
-    )
+    steps, augmentation = train.learning_rate_steps, train.augmentation
+    stopping = train.early_stopping
     parts = [
         model.width != 1 and f"{model.width:g} times the width",
         model.dropout and f"dropout {model.dropout:g}",
@@ -105,7 +127,7 @@ def _recipe(params: Params) -> str:
 
 
 def _pruning(prune: Prune) -> str:
-    """How the tickets were found and what they keep, for the first paragraph."""
+    """How the tickets were found and what they keep."""
     criterion = prune.criterion.replace("_", " ")
     schedule = {"iterative": "iterative", "one_shot": "one-shot"}[prune.schedule]
     kept = {
@@ -113,9 +135,13 @@ def _pruning(prune: Prune) -> str:
         if prune.rewind_iteration == 0
         else f"weights at iteration {prune.rewind_iteration}",
         "finetune": "trained weights, trained on at the last learning rate",
-        "learning_rate_rewind": f"trained weights, trained again on the schedule from iteration {prune.rewind_iteration}",
+        "learning_rate_rewind": "trained weights, trained again on the schedule from iteration "
+        f"{prune.rewind_iteration}",
     }[prune.strategy]
-    return f"{prune.rounds} rounds of {schedule} {prune.scope} pruning by {criterion}; tickets keep their {kept}"
+    return (
+        f"{prune.rounds} rounds of {schedule} {prune.scope} pruning by {criterion}; "
+        f"tickets keep their {kept}"
+    )
 
 
 def in_order(variant: str) -> tuple[int, str]:
@@ -124,98 +150,208 @@ def in_order(variant: str) -> tuple[int, str]:
     return known.index(variant) if variant in known else len(known), variant
 
 
+def _table(rows: list[dict[str, str]], *, words: int = 1) -> str:
+    """A Markdown table; the first so many columns hold words, the others numbers."""
+    columns = list(rows[0])
+    align = ["left"] * words + ["right"] * (len(columns) - words)
+    frame = pd.DataFrame(rows, columns=columns)
+    return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
+
+
 def _results(runs: pd.DataFrame) -> str:
-    accuracy = by_round(runs, "test_accuracy").set_index(["variant", "round"])
-    final = by_round(runs, "final_test_accuracy").set_index(["variant", "round"])
-    stop = by_round(runs, "early_stop_iteration").set_index(["variant", "round"])
-    best = {str(v): best_round(of) for v, of in runs.groupby("variant")}
-    lines = [
-        "| variant | round | weights remaining | test accuracy (%) | at the end (%) | early-stop iteration |",
-        "|---|--:|--:|--:|--:|--:|",
-    ]
+    """A row per variant and round."""
+    tables = {
+        column: by_round(runs, column).set_index(["variant", "round"])
+        for column in (
+            "test_accuracy",
+            "final_test_accuracy",
+            "initial_test_accuracy",
+            "early_stop_iteration",
+        )
+    }
+    accuracy, final, initial, stop = tables.values()
     order = [
         k for v in sorted(set(runs["variant"]), key=in_order) for k in accuracy.index if k[0] == v
     ]
-    for variant, round_ in order:
-        key = (variant, round_)
-        mark = " (best by validation)" if variant != "dense" and best[variant] == round_ else ""
-        lines.append(
-            f"| {variant}{mark} | {round_} | {accuracy.loc[key, 'weights_remaining']:.2%} | "
-            f"{_range(accuracy.loc[key] * 100, 2)} | {_range(final.loc[key] * 100, 2)} | {_range(stop.loc[key], 0)} |"
+    return _table(
+        [
+            {
+                "variant": str(key[0]),
+                "round": str(key[1]),
+                "weights remaining": f"{accuracy.loc[key, 'weights_remaining']:.2%}",
+                "test accuracy (%)": _range(accuracy.loc[key] * 100, 2),
+                "at the end (%)": f"{100 * final.loc[key, 'mean']:.2f}",
+                "untrained (%)": f"{100 * initial.loc[key, 'mean']:.1f}",
+                "early-stop iteration": _range(stop.loc[key], 0),
+            }
+            for key in order
+        ]
+    )
+
+
+def _ended(runs: pd.DataFrame, params: Params) -> str:
+    """Runs that were cut off by their length, and those that diverged, by variant and round."""
+    parts = []
+    for column, words in (
+        (
+            "censored",
+            "cut off by their length, their lowest validation loss at the last evaluation",
+        ),
+        ("diverged", "diverged: their accuracy counts as a guess"),
+    ):
+        counts = runs.groupby(["variant", "round"])[column].agg(["sum", "count"])
+        some = [
+            f"{variant}{f' {number}' if number else ''} {hits} of {n}"
+            for (variant, number), hits, n in counts[counts["sum"] > 0].itertuples()
+        ]
+        if some:
+            parts.append(f"Runs {words}: {', '.join(some)}.")
+        elif column == "censored":
+            parts.append(f"No run was cut off by its length of {_length(params)}.")
+    if runs.loc[runs["variant"] == "dense", "censored"].any():
+        parts.append("The early stop of a dense network that was cut off is a lower bound.")
+    return " ".join(parts)
+
+
+def _compared(rounds: tuple[Judgement, ...], claim: Claim) -> str:
+    """The ticket of each round minus the others of that round, medians with intervals."""
+    others = sorted({name for j in rounds for name in j.compared}, key=in_order)
+    rows = []
+    for j in rounds:
+        row = {"round": str(j.round), "weights remaining": f"{j.weights_remaining:.2%}"}
+        row |= {f"− {name}": _interval(j.compared.get(name), 100, 2) for name in others}
+        row["early stop / dense"] = _interval(j.early_stop_ratio, 1, 2, sign=False)
+        row[claim.subject] = _outcome(j)
+        rows.append(row)
+    return _table(rows)
+
+
+def _outcome(j: Judgement) -> str:
+    if j.missing:
+        return "open: no control"
+    if j.outcome != "open" or j.needed is None:
+        return j.outcome
+    heading, seeds = j.needed
+    if seeds is None:
+        return f"open: over {MOST_SEEDS:,} seeds to {heading}"
+    return f"open: about {seeds} seeds to {heading}"
+
+
+def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
+    """Seeds that miss each criterion by themselves, with an upper bound of their share."""
+    names = list(dict.fromkeys(c.name for j in rounds for c in j.criteria))
+    rows = []
+    for j in rounds:
+        found = {c.name: c for c in j.criteria}
+        row = {"round": str(j.round)}
+        for name in names:
+            c = found[name]
+            bound = at_most(c.misses, c.seeds, confidence)
+            row[f"seeds that miss: {name}"] = f"{c.misses} of {c.seeds} (at most {bound:.0%})"
+        rows.append(row | {"p": f"{j.p_win:.2g}"})
+    return _table(rows)
+
+
+def _rule(params: Params, claim: Claim) -> str:
+    """What a win is, in words."""
+    margin, report = _points(params.report.margin), params.report
+    parts = [f"accuracy not lower than the dense network's by {margin} or more"]
+    if claim.iterations:
+        parts.append(
+            f"early stop not later by {100 * report.iteration_margin:g}% of the dense network's or more"
         )
-    return "\n".join(lines)
+    parts += [f"accuracy more than {margin} above `{name}`" for name in claim.controls]
+    order = (
+        "Rounds are corrected by Holm's method"
+        if params.retrain.rounds == "all"
+        else "Rounds are tested in the order listed, each at full level, until one fails"
+    )
+    return (
+        f"A round wins where the typical seed meets all of these, each by a one-sided sign test "
+        f"(p, the largest, below {1 - report.confidence:.2g}): {'; '.join(parts)}. {order}. "
+        f"The bounds of the shares are one-sided, at {report.confidence:.0%} (Clopper–Pearson). "
+        f"Fewer than {FEWEST} seeds show nothing. An open round shows the number of seeds that would "
+        f"decide it with probability {POWER:.0%}, were the shares observed the true ones."
+    )
 
 
-def _judgements(judgements: list[Judgement], confidence: float) -> str:
-    lines = [
-        "| round | weights remaining | accuracy − dense (points) | early stop − dense (iterations) "
-        "| accuracy − random_reinit (points) | p | ticket |",
-        "|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    for j in judgements:
-        gain = (
-            "not trained" if j.reinit_difference is None else _interval(j.reinit_difference, 100, 2)
+def _notes(conclusion: Conclusion) -> list[str]:
+    """What a reader must not overlook."""
+    notes = []
+    if 0 < conclusion.learned < conclusion.seeds:
+        failed = conclusion.seeds - conclusion.learned
+        notes.append(
+            f"{NOT_LEARNED[:1].upper()}{NOT_LEARNED[1:]} in {failed} of {conclusion.seeds} seeds; "
+            "they count as failures."
         )
-        outcome = "wins" if j.wins else "loses" if j.loses else _open(j)
-        lines.append(
-            f"| {j.round} | {j.weights_remaining:.2%} | {_interval(j.accuracy_difference, 100, 2)} | "
-            f"{_interval(j.iteration_difference, 1, 0)} | {gain} | {j.p_win:.2g} | {outcome} |"
+    for j in conclusion.rounds:
+        if beyond := j.beyond():
+            notes.append(
+                f"Round {j.round}: the interval reaches beyond the bound that the test passed "
+                f"({', '.join(beyond)}): it is two-sided and simultaneous, the test is neither."
+            )
+    return notes
+
+
+def _generalises(params: Params, facts: dict[str, Any]) -> str:
+    """What the intervals speak of, and what not."""
+    if params.data.split == "shared":
+        return (
+            "Intervals generalise over seeds and orders, on this one split of these images; "
+            "not over other splits, images or test sets."
         )
-    return "\n".join(lines)
-
-
-STABLE = 0.02  # points of test error, as a share (Frankle et al. 2020, section 2)
+    parts = "training and validation images" if facts["own_test"] else "splits of these images"
+    return (
+        f"Intervals generalise over seeds, orders and {parts}; "
+        "not over other images or other test sets."
+    )
 
 
 def _stability(lines: pd.DataFrame) -> str:
-    table = instabilities(lines)
-    rows = [
-        "| round | weights remaining | instability (points) | stable seeds |",
-        "|--:|--:|--:|--:|",
-    ]
-    for (round_, remaining), group in table.groupby(["round", "weights_remaining"]):
+    rows = []
+    for (number, remaining), group in instabilities(lines).groupby(["round", "weights_remaining"]):
         values = group["instability"]
-        stable = f"{int((values < STABLE).sum())} of {len(values)}"
         rows.append(
-            f"| {round_} | {remaining:.2%} | {_range(100 * values.agg(['mean', 'min', 'max']), 2)} | {stable} |"
+            {
+                "round": str(number),
+                "weights remaining": f"{remaining:.2%}",
+                "instability (points)": _range(100 * values.agg(["mean", "min", "max"]), 2),
+                "stable seeds": f"{int((values < STABLE).sum())} of {len(values)}",
+            }
         )
-    points = lines["position"].nunique()
-    explained = (
-        "Two copies of each network, trained from the same weights in different data orders: the highest test error on "
-        f"the line between them ({points} points) minus the mean error of its ends, mean [smallest, largest] over "
-        f"seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. 2020). Round 0 is the dense network."
+    return (
+        f"{_table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
+        "data orders: the highest test error on the line between them "
+        f"({lines['position'].nunique()} points) minus the mean error of its ends, mean [smallest, "
+        f"largest] over seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. "
+        "2020). Round 0 is the dense network."
     )
-    return "\n".join(rows) + "\n\n" + explained
-
-
-def _open(j: Judgement) -> str:
-    """What would decide a round that neither wins nor loses."""
-    if j.heading is None:
-        return "open: no control"
-    if j.seeds_needed is None:
-        return f"open: more than {MOST_SEEDS:,} seeds to {j.heading}"
-    return f"open: about {j.seeds_needed} seeds to {j.heading}"
 
 
 def _environment(environment: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    return f"- {environment['device']}, {environment['cpu']}, {environment['threads']} thread(s) a run; {versions}"
+    return f"- {environment['device']}, {environment['threads']} thread(s) a run; {versions}"
 
 
 def _range(row: Any, decimals: int) -> str:
-    return f"{row['mean']:.{decimals}f} [{row['min']:.{decimals}f}, {row['max']:.{decimals}f}]"
+    low, high = f"{row['min']:,.{decimals}f}", f"{row['max']:,.{decimals}f}"
+    return f"{row['mean']:,.{decimals}f} [{low}, {high}]"
 
 
-def _interval(values: tuple[float, float, float], scale: float, decimals: int) -> str:
-    mean, low, high = (v * scale for v in values)
-    return f"{mean:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
+def _interval(found: Median | None, scale: float, decimals: int, *, sign: bool = True) -> str:
+    if found is None:
+        return "not trained"
+    form = f"{'+' if sign else ''}.{decimals}f"
+    if found.low is None or found.high is None:
+        return f"{found.value * scale:{form}} [too few seeds]"
+    return f"{found.value * scale:{form}} [{found.low * scale:{form}}, {found.high * scale:{form}}]"
 
 
-def _points(difference: float) -> str:
-    return f"{difference * 100:+.2f} points of"
+def _signed(share: float) -> str:
+    return f"{100 * share:+.2f}"
 
 
-def _margin(share: float) -> str:
+def _points(share: float) -> str:
     """0.005 as 0.5 points."""
     number = f"{100 * share:g}"
     return f"{number} point" if number == "1" else f"{number} points"

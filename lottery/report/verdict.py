@@ -1,369 +1,397 @@
-"""Histories in, statistics and verdict out.
+"""The verdict: what the seeds together say of the tickets.
 
-The test set chooses nothing: where a run stops early and which round is best are decided on validation
-data; accuracy is then read off the test set.
+It is about the typical seed, the median of differences paired by seed, and rounds are tested in an
+order fixed beforehand, so that it comes out the same when somebody repeats it with other seeds.
 """
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-Verdict = Literal["winning ticket", "inconclusive", "no winning ticket"]
+from lottery.errors import LotteryError
+from lottery.params import Params, Prune
+from lottery.report.outcomes import learned
+from lottery.report.statistics import (
+    FEWEST,
+    MOST_SEEDS,
+    POWER,
+    Criterion,
+    Median,
+    holm,
+    median,
+    p_loss,
+    p_win,
+    seeds_needed,
+)
 
-KEYS = ["seed", "variant", "round"]
-
-
-def outcomes(history: pd.DataFrame) -> pd.DataFrame:
-    """One row a run: where it stops early, and its accuracy there and at the end.
-
-    The early-stop iteration is that of the lowest validation loss over the whole run (the first of
-    several). Columns: KEYS, ``weights_remaining``, ``early_stop_iteration``, ``validation_accuracy`` and
-    ``test_accuracy`` there, ``final_test_accuracy``.
-    """
-    history = history.sort_values([*KEYS, "iteration"], ignore_index=True)
-    stop = history.loc[history.groupby(KEYS)["validation_loss"].idxmin()].set_index(KEYS)
-    last = history.groupby(KEYS).last()
-    table = stop[["weights_remaining", "validation_accuracy", "test_accuracy"]].copy()
-    table["early_stop_iteration"] = stop["iteration"]
-    table["final_test_accuracy"] = last["test_accuracy"]
-    return table.reset_index()
-
-
-def spread(values: pd.Series) -> dict[str, float]:
-    """Mean, smallest and largest value, and their number."""
-    return {
-        "mean": _number(values.mean()),
-        "min": _number(values.min()),
-        "max": _number(values.max()),
-        "n": len(values),
-    }
+Outcome = Literal["wins", "loses", "open", "not tested"]
+NOT_LEARNED = "the dense network did not learn"
 
 
-def _number(value: float) -> float:
-    return float(f"{value:.6g}")
+@dataclass(frozen=True)
+class Claim:
+    """What is tested, and the words for it."""
+
+    won: str
+    lost: str
+    subject: str
+    iterations: bool  # whether it must not stop later than the dense network
+    controls: tuple[str, ...]  # which it must beat by more than the margin
 
 
-def best_round(runs: pd.DataFrame) -> int:
-    """The round of the highest mean validation accuracy; of equals the sparsest."""
-    means = runs.groupby("round")["validation_accuracy"].mean().round(12)
-    return int(means[means == means.max()].index.max())
+WINNING_TICKET = Claim("winning ticket", "no winning ticket", "ticket", True, ("random_reinit",))
+"""Frankle & Carbin 2019, section 1; better than re-initialised after Ma et al. 2021, section 3."""
+MATCHING = Claim(
+    "matching subnetwork", "no matching subnetwork", "subnetwork", True, ("random_reinit",)
+)
+"""Frankle et al. 2020, section 2: weights rewound to an early iteration, not to the first."""
+PRUNED = Claim(
+    "the pruned network matches the dense one",
+    "the pruned network does not match the dense one",
+    "pruned network",
+    False,
+    (),
+)
+"""Renda et al. 2020: the survivors keep their trained values, so nothing here is a lottery ticket."""
+AT_INITIALISATION = Claim(
+    "pruning at initialisation passes its sanity checks",
+    "pruning at initialisation fails its sanity checks",
+    "network pruned at initialisation",
+    False,
+    ("shuffled_mask", "random_reinit"),
+)
+"""Frankle et al. 2021, section 5: which weights are kept, and their values, must matter."""
+
+
+def claim_of(prune: Prune) -> Claim:
+    """What an experiment with these parameters can show."""
+    if prune.strategy != "rewind":
+        return PRUNED
+    if prune.at_initialisation:
+        return AT_INITIALISATION
+    return MATCHING if prune.rewind_iteration else WINNING_TICKET
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the seeds together say of the tickets of one round.
+    """What the seeds say of one round.
 
-    Differences are paired by seed: mean, and the two-sided interval at the report's confidence (not
-    corrected for the number of rounds). p-values are corrected for it. Where the round neither wins nor
-    loses, ``seeds_needed`` is the number of seeds with which it probably would, and ``heading`` which of the two.
+    ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and of
+    the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's.
+    Intervals are simultaneous over the rounds listed.
     """
 
     round: int
     weights_remaining: float
-    accuracy_difference: tuple[float, float, float]  # ticket − dense: mean, low, high
-    iteration_difference: tuple[float, float, float]  # ticket − dense
-    reinit_difference: tuple[float, float, float] | None  # ticket − random_reinit, in accuracy
+    accuracy: float
+    compared: Mapping[str, Median]
+    early_stop_ratio: Median
+    criteria: tuple[Criterion, ...]
+    missing: tuple[str, ...]  # controls that the claim needs and that were not trained
     p_win: float
     p_loss: float
-    wins: bool
-    loses: bool
-    heading: Literal["win", "lose"] | None = None
-    seeds_needed: int | None = None  # None: decided already, or more than MOST_SEEDS
+    outcome: Outcome
+    needed: tuple[Literal["win", "lose"], int | None] | None
+
+    def beyond(self) -> list[str]:
+        """Criteria whose test passed while the interval reaches beyond the bound."""
+        lows = {
+            "accuracy": self.compared["dense"].low,
+            "iterations": _minus(self.early_stop_ratio.high),
+            **{f"gain over {name}": m.low for name, m in self.compared.items()},
+        }
+        passed = [c for c in self.criteria if self.outcome == "wins"]
+        return [c.name for c in passed if (low := lows[c.name]) is not None and low <= c.bound]
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """One of the things that must hold of a ticket: that the mean of ``values``, one a seed, is above ``bound``.
-
-    Measurements lie on a grid of width ``step``, so that a few seeds may agree by chance: their standard
-    deviation counts as at least one step.
-    """
-
-    values: np.ndarray
-    bound: float
-    step: float
-
-    @property
-    def excess(self) -> float:
-        return float(self.values.mean()) - self.bound
-
-    @property
-    def deviation(self) -> float:
-        return max(float(self.values.std(ddof=1)), self.step)
-
-    def p_above(self) -> float:
-        """p-value of the one-sided t-test whose alternative is that the mean is above the bound."""
-        from scipy import stats
-
-        n = len(self.values)
-        return float(stats.t.sf(self.excess / self.deviation * n**0.5, n - 1))
-
-    def p_below(self) -> float:
-        """The same, of its being below."""
-        return Criterion(-self.values, -self.bound, self.step).p_above()
-
-    def power(self, seeds: int, alpha: float) -> float:
-        """Probability that so many seeds tell on which side the mean is, were the observed mean and deviation true.
-
-        Of the one-sided t-test at ``alpha``, by the noncentral t distribution (Cohen 1988, chapter 2).
-        """
-        from scipy import stats
-
-        shift = abs(self.excess) / self.deviation * seeds**0.5
-        if shift > 30:  # beyond the noncentral distribution's numerics, and all but certain
-            return 1.0
-        return float(stats.nct.sf(stats.t.isf(alpha, seeds - 1), seeds - 1, shift))
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    verdict: Verdict
+    """The verdict, why (where it is not a win), and what led to it; rounds in the order of testing."""
+
+    verdict: str
     reason: str
-    rounds: list[Judgement]
+    claim: Claim
+    seeds: int
+    learned: int  # seeds whose dense network did better than a guess
+    dense_accuracy: float
+    rounds: tuple[Judgement, ...]
 
     @property
-    def smallest(self) -> Judgement | None:
-        """The winning ticket with the fewest weights."""
-        winners = [j for j in self.rounds if j.wins]
-        return min(winners, key=lambda j: j.weights_remaining, default=None)
+    def won(self) -> bool:
+        """Whether some round wins."""
+        return any(j.outcome == "wins" for j in self.rounds)
+
+    @property
+    def shown(self) -> Judgement | None:
+        """The winning round with the fewest weights, else the sparsest of those listed."""
+        some = [j for j in self.rounds if j.outcome == "wins"] or list(self.rounds)
+        return min(some, key=lambda j: j.weights_remaining, default=None)
 
 
-def conclude(
-    runs: pd.DataFrame, *, margin: float, confidence: float, resolution: float
-) -> Conclusion:
-    """Whether a winning ticket was found.
+def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: int) -> Conclusion:
+    """Tests the rounds listed in ``retrain.rounds``, in that order.
 
-    The ticket of a round *wins* where all of these hold at the confidence, by one-sided paired t-tests
-    over seeds, Holm-corrected for the number of rounds:
+    The ticket of a round *wins* where the typical seed meets all of these, each by a one-sided sign
+    test at the confidence:
 
-    - its accuracy is not lower than the dense network's by ``margin`` or more (non-inferiority);
-    - its early-stop iteration is not later by ``resolution`` or more: the distance of two evaluations,
-      below which iterations cannot be told apart;
-    - its accuracy is higher than that of its ``random_reinit`` control by more than ``margin``
-      (Ma et al. 2021, section 3).
+    - accuracy: ticket minus dense is above ``-report.margin`` (non-inferiority);
+    - iterations: its early stop is not later than the dense network's by ``report.iteration_margin``
+      of that or more; a censored ticket does not meet this;
+    - gain: its accuracy is above that of its control by more than ``report.margin``.
 
-    It *loses* where one of them is refuted (Bonferroni-corrected for the three). The verdict is "winning
-    ticket" where a round wins, "no winning ticket" where each loses, else "inconclusive".
+    Each round is tested at full level until one fails (fixed-sequence testing, Maurer et al. 1995);
+    with ``all`` rounds, Holm's correction. A round *loses* where a criterion is refuted,
+    Bonferroni-corrected for criteria and rounds. Which criteria belong to a claim: see Claim.
 
     Args:
         runs: outcomes() of the dense network, the tickets and their controls.
-        margin: in accuracy (0.005 is half a percentage point).
-        resolution: in iterations.
+        chance: the accuracy of a guess.
+        test_images: images in the test set.
+
+    Raises LotteryError where ``report.iteration_margin`` is below the noise floor, one evaluation.
     """
-    present = set(runs["variant"])
-    if "ticket" not in present:
-        return Conclusion(
-            "inconclusive", "no ticket was retrained: `ticket` is not among retrain.variants", []
-        )
-    rounds = sorted(runs.loc[runs["variant"] == "ticket", "round"].unique())
-    by_seed = {
-        (variant, int(round_)): group.set_index("seed").sort_index()
-        for (variant, round_), group in runs.groupby(["variant", "round"])
+    claim, alpha = claim_of(params.prune), 1 - params.report.confidence
+    of_run = {
+        (str(variant), int(number)): group.set_index("seed").sort_index()
+        for (variant, number), group in runs.groupby(["variant", "round"])
     }
-    dense = by_seed["dense", 0]
-    alpha = 1 - confidence
-    seeds = len(dense)
-    if seeds < 2:
-        return Conclusion("inconclusive", "one seed has no spread: at least two are needed", [])
+    dense = of_run["dense", 0]
+    good = learned(dense, chance=chance, test_images=test_images)
+    facts: dict[str, Any] = {
+        "claim": claim,
+        "seeds": len(dense),
+        "learned": int(good.sum()),
+        "dense_accuracy": float(dense["test_accuracy"].mean()),
+    }
+    if not good.any():
+        reason = f"at {facts['dense_accuracy']:.2%} it is not above a guess in any seed"
+        return Conclusion(NOT_LEARNED, reason, rounds=(), **facts)
+    listed = [r for r in params.retrain_rounds() if ("ticket", r) in of_run]
+    if not listed:
+        reason = "no ticket was retrained: `ticket` is not among retrain.variants"
+        return Conclusion("inconclusive", reason, rounds=(), **facts)
+    if claim.iterations:
+        _check_noise_floor(params, float(dense.loc[good, "early_stop_iteration"].median()))
+    judged = [_judge(of_run, r, good, claim, params, 1 / test_images, len(listed)) for r in listed]
+    rounds = _in_sequence(judged, alpha, every=params.retrain.rounds == "all")
+    verdict, reason = _overall(rounds, claim, len(dense), params.report.confidence)
+    return Conclusion(verdict, reason, rounds=tuple(rounds), **facts)
 
-    step = _step(runs["test_accuracy"])
-    judgements: list[dict[str, Any]] = []
-    all_criteria: list[list[Criterion]] = []
-    for round_ in rounds:
-        ticket = by_seed["ticket", round_]
-        control = by_seed.get(("random_reinit", round_))
-        accuracy = (ticket["test_accuracy"] - dense["test_accuracy"]).to_numpy()
-        iteration = (ticket["early_stop_iteration"] - dense["early_stop_iteration"]).to_numpy()
-        criteria = [
-            Criterion(accuracy, -margin, step),
-            Criterion(-iteration, -resolution, resolution),
-        ]
-        gain = None
-        if control is not None:
-            gain = (ticket["test_accuracy"] - control["test_accuracy"]).to_numpy()
-            criteria.append(Criterion(gain, margin, step))
-        all_criteria.append(criteria)
-        judgements.append(
-            {
-                "round": int(round_),
-                "weights_remaining": float(ticket["weights_remaining"].mean()),
-                "accuracy_difference": interval(accuracy, confidence),
-                "iteration_difference": interval(iteration, confidence),
-                "reinit_difference": None if gain is None else interval(gain, confidence),
-                # an intersection-union test: all three must hold
-                "p_win": 1.0 if control is None else max(c.p_above() for c in criteria),
-                "p_loss": min(1.0, len(criteria) * min(c.p_below() for c in criteria)),
-            }
+
+def _check_noise_floor(params: Params, stop: float) -> None:
+    margin, step = params.report.iteration_margin, params.train.evaluate_every
+    if margin * stop < step:
+        raise LotteryError(
+            f"params.yaml: report.iteration_margin: got {margin:g}; accepted: {step / stop:.2g} or "
+            f"more: the dense network stops at iteration {stop:.0f} in the typical seed, and "
+            f"evaluations are {step} iterations apart; or train.evaluate_every at most "
+            f"{int(margin * stop)}"
         )
-    corrected = holm([j["p_win"] for j in judgements])
-    made = []
-    for judgement, criteria, p in zip(judgements, all_criteria, corrected, strict=True):
-        made.append(
-            Judgement(
-                **{**judgement, "p_win": p}, wins=p < alpha, loses=judgement["p_loss"] < alpha
-            )
+
+
+def _judge(
+    of_run: Mapping[tuple[str, int], pd.DataFrame],
+    number: int,
+    good: pd.Series,
+    claim: Claim,
+    params: Params,
+    step: float,
+    rounds: int,
+) -> Judgement:
+    """The judgement of one round, not yet in sequence. Seeds whose dense network did not learn fail."""
+    ticket, dense = of_run["ticket", number], of_run["dense", 0]
+    alpha, margin = 1 - params.report.confidence, params.report.margin
+    others = {"dense": dense} | {v: t for (v, r), t in of_run.items() if r == number}
+    del others["ticket"]
+    gain = {v: (ticket - t)["test_accuracy"].to_numpy() for v, t in _numeric(others).items()}
+    stop = dense["early_stop_iteration"]
+    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(np.inf).to_numpy()
+    bad = ~good.to_numpy()
+
+    criteria = [Criterion.of("accuracy", gain["dense"], -margin, fails=bad, untold=bad)]
+    if claim.iterations:
+        late = bad | ticket["censored"].to_numpy() | ticket["diverged"].to_numpy()
+        untold = bad | dense["censored"].to_numpy()
+        bound = -1 - params.report.iteration_margin
+        criteria.append(Criterion.of("iterations", -ratio, bound, fails=late, untold=untold))
+    present = [name for name in claim.controls if name in gain]
+    for name in present:
+        criteria.append(
+            Criterion.of(f"gain over {name}", gain[name], margin, fails=bad, untold=bad)
         )
-        if not (made[-1].wins or made[-1].loses) and len(criteria) == 3:
-            heading, seeds_ = seeds_needed(criteria, len(rounds), alpha)
-            made[-1] = replace(made[-1], heading=heading, seeds_needed=seeds_)
-    if any(j.wins for j in made):
-        return Conclusion("winning ticket", "", made)
-    if all(j.loses for j in made):  # each round must lose: no correction is needed
-        return Conclusion("no winning ticket", "every round fails one of the criteria", made)
-    if "random_reinit" not in present:
-        why = "the tickets have no random_reinit control: add it to retrain.variants"
-    else:
-        why = f"{seeds} seeds do not tell, at {confidence:.0%} confidence; " + _what_would(made)
-    return Conclusion("inconclusive", why, made)
-
-
-def interval(differences: np.ndarray, confidence: float) -> tuple[float, float, float]:
-    """Mean and two-sided t-interval of paired differences, one a seed."""
-    from scipy import stats
-
-    mean = float(differences.mean())
-    error = float(differences.std(ddof=1)) / len(differences) ** 0.5
-    half = float(stats.t.ppf((1 + confidence) / 2, len(differences) - 1)) * error
-    return mean, mean - half, mean + half
-
-
-MOST_SEEDS = 1000
-POWER = 0.8
-
-
-def seeds_needed(
-    criteria: Sequence[Criterion], rounds: int, alpha: float
-) -> tuple[Literal["win", "lose"], int | None]:
-    """How many seeds would decide a round with probability POWER, if what was observed is the truth; None: too many.
-
-    A round that satisfies all criteria on average is heading for a win: each criterion must be shown, at
-    the first and hardest step of Holm's correction. Any other is heading for a loss: one criterion must be refuted.
-    """
-    if all(c.excess > 0 for c in criteria):
-        heading: Literal["win", "lose"] = "win"
-
-        def probability(seeds: int) -> float:
-            return 1 - sum(
-                1 - c.power(seeds, alpha / rounds) for c in criteria
-            )  # at least: they may miss together
-
-    else:
-        heading = "lose"
-
-        def probability(seeds: int) -> float:
-            return max(
-                (c.power(seeds, alpha / len(criteria)) for c in criteria if c.excess < 0),
-                default=0.0,
-            )
-
-    seeds = 2 + bisect_left(
-        range(2, MOST_SEEDS + 1), True, key=lambda seeds: probability(seeds) >= POWER
+    level = 1 - alpha / rounds
+    wins = p_win(criteria) if len(present) == len(claim.controls) else 1.0
+    loses = min(1.0, rounds * p_loss(criteria))
+    finite = np.where(np.isfinite(ratio), ratio, 1e9)
+    return Judgement(
+        number,
+        float(ticket["weights_remaining"].mean()),
+        float(ticket["test_accuracy"].mean()),
+        {name: median(values, level, step) for name, values in gain.items()},
+        median(finite, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
+        tuple(criteria),
+        tuple(name for name in claim.controls if name not in gain),
+        wins,
+        loses,
+        "loses" if loses < alpha else "open",
+        seeds_needed(criteria, alpha, alpha / (rounds * len(criteria))),
     )
-    return heading, seeds if seeds <= MOST_SEEDS else None
 
 
-def _what_would(judgements: list[Judgement]) -> str:
-    """The smallest number of seeds that would decide the experiment, for the reader's next one."""
-    wins = [j for j in judgements if j.heading == "win" and j.seeds_needed]
-    if wins:
-        best = min(wins, key=lambda j: (j.seeds_needed or 0, j.weights_remaining))
-        return (
-            f"if their differences are typical, {best.seeds_needed} would show a winning ticket at "
-            f"{best.weights_remaining:.2%} of the weights (with probability {POWER:.0%})"
-        )
-    undecided = [j for j in judgements if not j.loses]
-    needed = [j.seeds_needed for j in undecided]
-    if all(needed):
-        return (
-            f"if their differences are typical, {max(n for n in needed if n)} would show that no round's ticket wins "
-            f"(each with probability {POWER:.0%})"
-        )
-    return f"the differences lie so close to the bounds that {MOST_SEEDS:,} seeds would not either"
+def _numeric(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    return {name: table[["test_accuracy"]] for name, table in tables.items()}
 
 
-def _step(accuracies: pd.Series) -> float:
-    """The distance of two neighbouring accuracies: one image of the test set, as far as can be seen."""
-    gaps = np.diff(np.unique(accuracies.round(9)))
-    return float(gaps.min()) if len(gaps) else 1e-9
+def _in_sequence(judged: Sequence[Judgement], alpha: float, *, every: bool) -> list[Judgement]:
+    """With their outcomes: each at full level until one fails, or all by Holm's correction."""
+    from dataclasses import replace
+
+    corrected = holm([j.p_win for j in judged]) if every else [j.p_win for j in judged]
+    found, going = [], True
+    for judgement, p in zip(judged, corrected, strict=True):
+        outcome = judgement.outcome
+        if p < alpha and (every or going):
+            outcome = "wins"
+        elif not going and not every and outcome == "open":
+            outcome = "not tested"
+        going = going and outcome == "wins"
+        found.append(replace(judgement, p_win=p, outcome=outcome))
+    return found
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979)."""
-    order = np.argsort(p_values)
-    corrected = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return [float(p) for p in corrected]
+def _overall(
+    rounds: Sequence[Judgement], claim: Claim, seeds: int, confidence: float
+) -> tuple[str, str]:
+    """The verdict and its reason."""
+    if any(j.outcome == "wins" for j in rounds):
+        return claim.won, ""
+    if all(j.outcome == "loses" for j in rounds):
+        return claim.lost, f"the {claim.subject} of each round fails one of the criteria"
+    missing = rounds[0].missing
+    if missing:
+        return "inconclusive", f"add to retrain.variants: {', '.join(missing)}"
+    if seeds < FEWEST:
+        return "inconclusive", f"{seeds} seeds cannot tell: {FEWEST} are the fewest that can"
+    first = next(j for j in rounds if j.outcome != "loses")
+    return (
+        "inconclusive",
+        f"{seeds} seeds do not tell, at {confidence:.0%} confidence{_hope(first)}",
+    )
 
 
-def metrics(runs: pd.DataFrame, conclusion: Conclusion) -> dict[str, Any]:
-    """The content of ``reports/metrics.json``."""
-    dense = runs[runs["variant"] == "dense"]
-    variants = {}
-    for name, of_variant in runs[runs["variant"] != "dense"].groupby("variant"):
-        best = of_variant[of_variant["round"] == best_round(of_variant)]
-        variants[str(name)] = {
-            "best": {
-                "round": int(best["round"].iloc[0]),
-                "weights_remaining": _number(best["weights_remaining"].mean()),
-                "test_accuracy": spread(best["test_accuracy"]),
-                "final_test_accuracy": spread(best["final_test_accuracy"]),
-                "early_stop_iteration": spread(best["early_stop_iteration"]),
-            }
-        }
-    smallest = conclusion.smallest
-    return {
-        "dense": {
-            name: spread(dense[name])
-            for name in ("test_accuracy", "final_test_accuracy", "early_stop_iteration")
-        },
-        "variants": variants,
-        "smallest_winning_ticket": {
-            "round": smallest.round if smallest else None,
-            "weights_remaining": _number(smallest.weights_remaining) if smallest else None,
-        },
+def _hope(judgement: Judgement) -> str:
+    """The number of seeds that would decide the first open round, for the reader's next experiment."""
+    if judgement.needed is None:
+        return ""
+    heading, seeds = judgement.needed
+    if seeds is None:
+        return f"; the differences are so close to the bounds that {MOST_SEEDS:,} may not either"
+    return (
+        f"; if these are typical, about {seeds} would let round {judgement.round} {heading} "
+        f"(with probability {POWER:.0%})"
+    )
+
+
+def metrics(conclusion: Conclusion) -> dict[str, float | str]:
+    """The content of ``reports/metrics.json``: at most ten keys; percent and percentage points.
+
+    ``vs_*`` are medians over seeds of the ticket's accuracy minus another's, in the same round.
+    """
+    found: dict[str, float | str] = {
         "verdict": conclusion.verdict,
+        "won": int(conclusion.won),
+        "seeds": conclusion.seeds,
+        "dense_accuracy": _rounded(100 * conclusion.dense_accuracy),
+    }
+    shown = conclusion.shown
+    if shown is not None:
+        found["ticket_weights"] = _rounded(100 * shown.weights_remaining)
+        found["ticket_accuracy"] = _rounded(100 * shown.accuracy)
+        found["early_stop_ratio"] = _rounded(shown.early_stop_ratio.value)
+        names = {"vs_dense": "dense", "vs_reinit": "random_reinit", "vs_mask": "random_mask"}
+        for key, name in names.items():
+            if name in shown.compared:
+                found[key] = _rounded(100 * shown.compared[name].value)
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def results(runs: pd.DataFrame, conclusion: Conclusion) -> pd.DataFrame:
+    """``reports/results.csv``: one row per variant and round.
+
+    Accuracies are shares in [0, 1]. ``ticket_minus`` is the median over seeds of the ticket's accuracy
+    minus this variant's in the same round, with its simultaneous interval; in the ticket's own rows it
+    is against the dense network, with the opposite sign left as it is: ticket minus dense.
+    """
+    judged = {j.round: j for j in conclusion.rounds}
+    rows = []
+    for (variant, number), group in runs.groupby(["variant", "round"]):
+        row: dict[str, Any] = {
+            "variant": variant,
+            "round": number,
+            "weights_remaining": group["weights_remaining"].mean(),
+            "n": len(group),
+            "censored": int(group["censored"].sum()),
+            "diverged": int(group["diverged"].sum()),
+        }
+        for column in ("test_accuracy", "final_test_accuracy", "early_stop_iteration"):
+            for statistic in ("mean", "std", "min", "max"):
+                row[f"{column}_{statistic}"] = group[column].agg(statistic)
+        row["initial_test_accuracy_mean"] = group["initial_test_accuracy"].mean()
+        judgement = judged.get(int(number))
+        against = "dense" if variant == "ticket" else variant
+        found = judgement.compared.get(str(against)) if judgement else None
+        for name in ("value", "low", "high"):
+            row[f"ticket_minus_{name}"] = getattr(found, name) if found else None
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
+    """``reports/verdict.json``: the verdict and the judgement of each round, in the order of testing."""
+    from lottery.report.statistics import at_most
+
+    shown = conclusion.shown
+    return {
+        "verdict": conclusion.verdict,
+        "reason": conclusion.reason,
+        "round": shown.round if shown else None,
+        "seeds": conclusion.seeds,
+        "learned": conclusion.learned,
+        "rounds": [
+            {
+                "round": j.round,
+                "weights_remaining": _rounded(j.weights_remaining),
+                "outcome": j.outcome,
+                "p_win": _rounded(j.p_win),
+                "p_loss": _rounded(j.p_loss),
+                "early_stop_ratio": _plain(j.early_stop_ratio),
+                "accuracy_minus": {name: _plain(m) for name, m in j.compared.items()},
+                "criteria": [
+                    {
+                        "name": c.name,
+                        "bound": c.bound,
+                        "misses": c.misses,
+                        "misses_at_most": _rounded(at_most(c.misses, c.seeds, confidence)),
+                        "p": _rounded(c.p_above()),
+                    }
+                    for c in j.criteria
+                ],
+            }
+            for j in conclusion.rounds
+        ],
     }
 
 
-def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """``variant, round, weights_remaining, mean, min, max, n`` of a column, over seeds."""
-    groups = runs.groupby(["variant", "round"])
-    table = groups[column].agg(["mean", "min", "max", "count"]).rename(columns={"count": "n"})
-    table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
-    return table.reset_index()
-
-
-def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
-    """``variant, round, weights_remaining, iteration, mean, min, max`` of a column, over seeds.
-
-    Iterations that not all seeds reached (runs that stopped early) are left out.
-    """
-    groups = history.groupby(["variant", "round", "iteration"])
-    table = groups[column].agg(["mean", "min", "max", "count"])
-    table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
-    table = table.reset_index()
-    return table[table["count"] == history["seed"].nunique()].drop(columns="count")
-
-
-def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
-    """``seed, round, weights_remaining, instability`` of the lines in ``stability.csv``; in accuracy."""
-    groups = lines.sort_values("position").groupby(["seed", "round", "weights_remaining"])[
-        "test_accuracy"
-    ]
-    ends = (groups.first() + groups.last()) / 2
-    return (ends - groups.min()).rename("instability").reset_index()
-
-
-def spread_out(rounds: Sequence[int], most: int) -> list[int]:
-    """At most so many of the rounds, evenly spread, with the first and the last."""
-    rounds = sorted(rounds)
-    if len(rounds) <= most:
-        return list(rounds)
-    return [rounds[i] for i in np.unique(np.linspace(0, len(rounds) - 1, most).round().astype(int))]
+def _plain(found: Median) -> list[float | None]:
+    return [None if v is None else _rounded(v) for v in (found.value, found.low, found.high)]

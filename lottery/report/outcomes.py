@@ -1,0 +1,131 @@
+"""Histories in, one row a run out; and tables of these by round.
+
+Where a run stops early is decided on validation data; accuracy is then read off the test set.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lottery.params import EarlyStopping
+
+KEYS = ["seed", "variant", "round"]
+
+
+def outcomes(
+    history: pd.DataFrame, *, chance: float, stopping: EarlyStopping | None = None
+) -> pd.DataFrame:
+    """One row a run: where it stops early, and its accuracy there and at the end.
+
+    The early-stop iteration is that of the lowest validation loss over the whole run (the first of
+    several). A run is *censored* where that is its last evaluation and its length, not its patience,
+    ended it: it would have gone on. It has *diverged* where its loss is no longer finite at its last
+    evaluation: its accuracy is then ``chance``, and its early stop its last iteration.
+
+    Columns: KEYS, ``weights_remaining``, ``early_stop_iteration``, ``validation_accuracy``,
+    ``test_accuracy`` there, ``final_test_accuracy`` at the end, ``initial_test_accuracy`` before
+    training, ``censored``, ``diverged``.
+
+    Args:
+        history: one row a (seed, variant, round, iteration).
+        chance: the accuracy of a guess, in [0, 1].
+        stopping: the rule by which runs ended early; None: all ran to their length.
+    """
+    rows = []
+    ordered = history.sort_values([*KEYS, "iteration"], ignore_index=True)
+    for key, run in ordered.groupby(KEYS, sort=True):
+        losses = run["validation_loss"].to_numpy()
+        diverged = bool(np.isnan(losses[-1]))
+        stop = len(losses) - 1 if diverged else int(losses.argmin())
+        ended = not diverged and stopping is not None and stopping.ends(losses)
+        at, last = run.iloc[stop], run.iloc[-1]
+        rows.append(
+            {
+                **dict(zip(KEYS, key, strict=True)),
+                "weights_remaining": at["weights_remaining"],
+                "early_stop_iteration": at["iteration"],
+                "validation_accuracy": chance if diverged else at["validation_accuracy"],
+                "test_accuracy": chance if diverged else at["test_accuracy"],
+                "final_test_accuracy": chance if diverged else last["test_accuracy"],
+                "initial_test_accuracy": run.iloc[0]["test_accuracy"],
+                "censored": stop == len(losses) - 1 and not ended and not diverged,
+                "diverged": diverged,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def learned(dense: pd.DataFrame, *, chance: float, test_images: int) -> pd.Series:
+    """Whether each dense network did better than a guess on the test images.
+
+    By a one-sided binomial test at 0.1 %.
+    """
+    from scipy import stats
+
+    hits = (dense["test_accuracy"] * test_images).round()
+    p = stats.binom.sf(hits - 1, test_images, chance)
+    return pd.Series((p < 0.001) & ~dense["diverged"].to_numpy(), index=dense.index)
+
+
+def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``variant, round, weights_remaining, mean, min, max, n`` of a column, over seeds."""
+    groups = runs.groupby(["variant", "round"])
+    table = groups[column].agg(["mean", "min", "max", "count"]).rename(columns={"count": "n"})
+    table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
+    return table.reset_index()
+
+
+def best_round(runs: pd.DataFrame) -> int:
+    """The round of the highest mean validation accuracy; of equals the sparsest."""
+    means = runs.groupby("round")["validation_accuracy"].mean().round(12)
+    return int(means[means == means.max()].index.max())
+
+
+def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``variant, round, weights_remaining, iteration, mean, min, max`` of a column, over seeds.
+
+    Iterations that not all seeds reached (runs that stopped early) are left out.
+    """
+    groups = history.groupby(["variant", "round", "iteration"])
+    table = groups[column].agg(["mean", "min", "max", "count"])
+    table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
+    table = table.reset_index()
+    return table[table["count"] == history["seed"].nunique()].drop(columns="count")
+
+
+def shown(history: pd.DataFrame) -> pd.DataFrame:
+    """The part of the history whose curves are drawn: the dense network and at most five tickets."""
+    tickets = history.loc[history["variant"] == "ticket", "round"].unique().tolist()
+    rounds = [0, *spread_out(tickets, 5)]
+    return history[history["variant"].isin(["dense", "ticket"]) & history["round"].isin(rounds)]
+
+
+def plots(
+    runs: pd.DataFrame, history: pd.DataFrame, density: pd.DataFrame
+) -> dict[str, pd.DataFrame]:
+    """``reports/plots/*.csv`` by name: accuracy, early_stop, training_curves, density."""
+    by_layer = density.groupby(["round", "layer"], sort=False)["weights_remaining"].mean()
+    return {
+        "accuracy": by_round(runs, "test_accuracy"),
+        "early_stop": by_round(runs, "early_stop_iteration"),
+        "training_curves": curves(shown(history), "test_accuracy"),
+        "density": by_layer.reset_index(),
+    }
+
+
+def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
+    """``seed, round, weights_remaining, instability`` of ``stability.csv``; in accuracy."""
+    groups = lines.sort_values("position").groupby(["seed", "round", "weights_remaining"])
+    accuracy = groups["test_accuracy"]
+    ends = (accuracy.first() + accuracy.last()) / 2
+    return (ends - accuracy.min()).rename("instability").reset_index()
+
+
+def spread_out(rounds: Sequence[int], most: int) -> list[int]:
+    """At most so many of the rounds, evenly spread, with the first and the last."""
+    rounds = sorted(rounds)
+    if len(rounds) <= most:
+        return list(rounds)
+    chosen = np.unique(np.linspace(0, len(rounds) - 1, most).round().astype(int))
+    return [rounds[i] for i in chosen]

@@ -1,0 +1,157 @@
+"""Tests and intervals about the typical seed: the median of differences paired by seed.
+
+A mean cannot be protected from a collapse in one seed of ten, which eight seeds miss as often as not.
+The sign test (Conover 1999, section 3.4) holds its level on every distribution whose median is on the
+bound, skewed ones too; what few seeds do is counted apart.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+FEWEST = 5  # seeds that can show something: 0.5 ** 5 is the first power of a half below 5 %
+MOST_SEEDS = 1000
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Median:
+    """The median of paired differences and its two-sided interval; None where the seeds are too few for one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def median(values: np.ndarray, confidence: float, step: float) -> Median:
+    """The median and the exact interval of order statistics (Conover 1999, section 3.2).
+
+    Measurements lie on a grid of width ``step``, on which a few seeds may agree by chance: the
+    interval reaches at least one step to either side.
+    """
+    middle = float(np.median(values))
+    interval = stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
+    if np.isnan(interval.low) or np.isnan(interval.high):
+        return Median(middle, None, None)
+    return Median(
+        middle, min(float(interval.low), middle - step), max(float(interval.high), middle + step)
+    )
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One of the things that must hold of the typical seed: that ``values`` are above ``bound``.
+
+    ``met`` and ``refuted`` say of each seed whether it satisfies the criterion, and whether it counts
+    against it; a seed of which the data do not tell is neither.
+    """
+
+    name: str
+    values: np.ndarray  # float64 [seeds]
+    bound: float
+    met: np.ndarray  # bool [seeds]
+    refuted: np.ndarray  # bool [seeds]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        values: np.ndarray,
+        bound: float,
+        *,
+        fails: np.ndarray | None = None,
+        untold: np.ndarray | None = None,
+    ) -> "Criterion":
+        """A criterion by its values, compared with a tolerance of 1e-9.
+
+        Args:
+            fails: seeds that do not satisfy it, whatever their value.
+            untold: seeds whose value, where it is too low, refutes nothing.
+        """
+        none = np.zeros(len(values), np.bool_)
+        fails, untold = none if fails is None else fails, none if untold is None else untold
+        met = (values > bound + 1e-9) & ~fails
+        return cls(name, values, bound, met, (values < bound - 1e-9) & ~untold)
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return len(self.met)
+
+    @property
+    def misses(self) -> int:
+        """Seeds that do not satisfy the criterion by themselves."""
+        return self.seeds - int(self.met.sum())
+
+    def p_above(self) -> float:
+        """The sign test's p-value for the median being above the bound; 1 from fewer than FEWEST seeds."""
+        return _sign_test(int(self.met.sum()), self.seeds)
+
+    def p_below(self) -> float:
+        """The same, for the median being below the bound."""
+        return _sign_test(int(self.refuted.sum()), self.seeds)
+
+
+def _sign_test(successes: int, trials: int) -> float:
+    """The probability of so many successes or more, were a success a toss of a coin."""
+    return float(stats.binom.sf(successes - 1, trials, 0.5)) if trials >= FEWEST else 1.0
+
+
+def p_win(criteria: Sequence[Criterion]) -> float:
+    """p-value for all criteria being met: an intersection-union test (Berger 1982)."""
+    return max(criterion.p_above() for criterion in criteria)
+
+
+def p_loss(criteria: Sequence[Criterion]) -> float:
+    """p-value for at least one being refuted, Bonferroni-corrected for their number."""
+    return min(1.0, len(criteria) * min(criterion.p_below() for criterion in criteria))
+
+
+def at_most(misses: int, seeds: int, confidence: float) -> float:
+    """The upper bound of the share of seeds that miss (Clopper & Pearson 1934), one-sided."""
+    return float(stats.binomtest(misses, seeds, alternative="less").proportion_ci(confidence).high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+
+
+def power(share: float, seeds: int, alpha: float) -> float:
+    """Probability that the sign test at ``alpha`` succeeds, where ``share`` of all seeds meet a criterion."""
+    if seeds < FEWEST:
+        return 0.0
+    needed = int(stats.binom.isf(alpha, seeds, 0.5)) + 1
+    return float(stats.binom.sf(needed - 1, seeds, share))
+
+
+def seeds_needed(
+    criteria: Sequence[Criterion], alpha: float, alpha_loss: float
+) -> tuple[Literal["win", "lose"], int | None] | None:
+    """How many seeds would decide with probability POWER, if what was observed is the truth.
+
+    Where the typical seed meets all criteria it is heading for a win: each must be shown. Else for a
+    loss: one must be refuted. Shares of seeds are estimated as (k + 1) / (n + 2), Laplace's rule.
+    None from fewer than four seeds; a number of None: more than MOST_SEEDS.
+    """
+    n = criteria[0].seeds
+    if n < 4:
+        return None
+    shares = [(n - c.misses + 1) / (n + 2) for c in criteria]
+    against = max((int(c.refuted.sum()) + 1) / (n + 2) for c in criteria)
+    heading: Literal["win", "lose"] = "win" if min(shares) > 0.5 else "lose"
+
+    def probability(seeds: int) -> float:
+        if heading == "lose":
+            return power(against, seeds, alpha_loss)
+        return 1 - sum(1 - power(s, seeds, alpha) for s in shares)  # they may miss together
+
+    numbers = range(FEWEST, MOST_SEEDS + 1)
+    index = bisect_left(numbers, True, key=lambda seeds: probability(seeds) >= POWER)
+    return heading, numbers[index] if index < len(numbers) else None

@@ -1,0 +1,109 @@
+"""One row a run: where it stops early, how it ended, and its accuracy there."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lottery.params import EarlyStopping
+from lottery.report.outcomes import best_round, by_round, curves, learned, outcomes, spread_out
+
+
+def history(losses, accuracies=None, *, seed=0, variant="ticket", number=1):
+    """The history of one run, evaluated every 50 iterations."""
+    n = len(losses)
+    return pd.DataFrame(
+        {
+            "seed": seed,
+            "variant": variant,
+            "round": number,
+            "weights_remaining": 0.8**number,
+            "iteration": range(0, 50 * n, 50),
+            "validation_loss": losses,
+            "validation_accuracy": [0.5 + 0.01 * i for i in range(n)],
+            "test_accuracy": accuracies or [0.6 + 0.01 * i for i in range(n)],
+        }
+    )
+
+
+def only(table, **options):
+    (run,) = outcomes(table, chance=0.1, **options).to_dict("records")
+    return run
+
+
+def test_a_run_stops_early_at_its_first_lowest_validation_loss():
+    run = only(history([2.0, 0.7, 0.4, 0.5, 0.4, 0.9]))
+    assert run["early_stop_iteration"] == 100
+    assert run["test_accuracy"] == pytest.approx(0.62)
+    assert run["validation_accuracy"] == pytest.approx(0.52)
+    assert run["final_test_accuracy"] == pytest.approx(0.65)
+    assert run["initial_test_accuracy"] == pytest.approx(0.60)
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=8), st.permutations(range(8)))
+def test_the_test_set_does_not_choose_the_early_stop(losses, order):
+    accuracies = [0.1 * i for i in order][: len(losses)]
+    run = only(history(losses, accuracies))
+    assert run["early_stop_iteration"] == 50 * losses.index(min(losses))
+    assert run["test_accuracy"] == accuracies[losses.index(min(losses))]
+
+
+@pytest.mark.parametrize(
+    ("losses", "stopping", "censored"),
+    [
+        ([3, 2, 1], None, True),  # it would have gone on
+        ([3, 1, 2], None, False),
+        ([3, 1, 2, 2], EarlyStopping(patience=2), False),  # ended by its patience
+        ([3, 2, 1], EarlyStopping(patience=2), True),  # by its length
+        (
+            [3, 2.9, 2.8],
+            EarlyStopping(patience=2, min_delta=0.5),
+            False,
+        ),  # lowest last, yet patience
+    ],
+)
+def test_a_run_is_censored_where_its_length_ended_it_at_its_lowest_loss(losses, stopping, censored):
+    assert only(history(losses), stopping=stopping)["censored"] is censored
+
+
+def test_a_run_that_diverges_is_as_good_as_a_guess():
+    run = only(history([2.0, 1.0, math.nan]))
+    assert run["diverged"]
+    assert not run["censored"]
+    assert run["test_accuracy"] == run["final_test_accuracy"] == 0.1
+    assert run["early_stop_iteration"] == 100
+
+
+def test_a_network_has_learned_where_it_is_better_than_a_guess_beyond_chance():
+    dense = pd.DataFrame({"test_accuracy": [0.10, 0.12, 0.14, 0.9], "diverged": [False] * 4})
+    # of 1,000 images at a guess of 10 %, 130 right or more come in one test set of 1,000
+    assert learned(dense, chance=0.1, test_images=1000).tolist() == [False, False, True, True]
+
+
+def test_the_best_round_is_chosen_on_validation_data_and_of_equals_the_sparsest():
+    runs = pd.DataFrame(
+        {"round": [1, 2, 3, 1, 2, 3], "validation_accuracy": [0.8, 0.9, 0.9, 0.9, 0.9, 0.9]}
+    )
+    assert best_round(runs) == 3
+
+
+def test_tables_by_round_and_curves_leave_out_what_not_all_seeds_reached():
+    both = pd.concat([history([3, 2, 1]), history([3, 1], [0.7, 0.8], seed=1)])
+    runs = outcomes(both, chance=0.1)
+    (row,) = by_round(runs, "early_stop_iteration").to_dict("records")
+    assert (row["mean"], row["min"], row["max"], row["n"]) == (75, 50, 100, 2)
+    curve = curves(both, "test_accuracy")
+    assert curve["iteration"].tolist() == [0, 50]
+    assert curve["mean"].tolist() == pytest.approx([0.65, 0.705])
+
+
+@given(st.sets(st.integers(1, 40), min_size=1), st.integers(2, 6))
+def test_rounds_spread_out_are_few_and_hold_the_first_and_the_last(rounds, most):
+    chosen = spread_out(list(rounds), most)
+    assert len(chosen) == min(len(rounds), most)
+    assert set(chosen) <= rounds
+    assert (chosen[0], chosen[-1]) == (min(rounds), max(rounds))
+    assert np.all(np.diff(chosen) > 0)
