@@ -26,6 +26,8 @@ SMALLEST_IMAGE = {
 }
 """The smallest image side, in pixels, that each model's pooling leaves something of."""
 
+WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
+
 Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -73,6 +75,7 @@ class Model(Section):
     )
     width: float = Field(1.0, gt=0, le=16, description="a number above 0, at most 16")
     dropout: Rate = Field(0.0, description=A_RATE)
+    batch_norm_scale: Literal["ones", "uniform"] = Field("ones", description="ones or uniform")
 
 
 class LearningRateSteps(Section):
@@ -148,6 +151,23 @@ class Train(Section):
             update={"learning_rate": rate, "learning_rate_steps": None, "warmup_iterations": 0}
         )
 
+    def stretched(self, factor: float) -> "Train":
+        """The same for a run of ``factor`` times the length, which nothing stops early.
+
+        Warm-up and learning-rate steps come at the same share of the run (Liu et al. 2019, section 3).
+        """
+        steps = self.learning_rate_steps
+        if steps is not None:
+            later = [round(factor * iteration) for iteration in steps.iterations]
+            steps = LearningRateSteps(iterations=later, factor=steps.factor)
+        return self.model_copy(
+            update={
+                "learning_rate_steps": steps,
+                "warmup_iterations": round(factor * self.warmup_iterations),
+                "early_stopping": None,
+            }
+        )
+
     def length(self, training_images: int) -> int:
         """Iterations of one run; an epoch has ``training_images // batch_size``."""
         if self.iterations is not None:
@@ -184,6 +204,9 @@ class Prune(Section):
     schedule: Literal["iterative", "one_shot"] = Field(
         "iterative", description="iterative or one_shot"
     )
+    scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = Field(
+        1, description="a whole number from 1 to 1000"
+    )
     strategy: Strategy = Field("rewind", description="rewind, finetune or learning_rate_rewind")
     rewind_iteration: Whole = Field(description=A_WHOLE)
 
@@ -197,13 +220,20 @@ class Prune(Section):
         """Whether each round trains what it has pruned, for the next one to prune."""
         return self.schedule == "iterative" and not self.at_initialisation
 
+    def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
+        """The layers that pruning with one threshold for all leaves out: those of a rate of 0."""
+        rates = self.rates.model_dump()
+        return [n for n, kind in kinds.items() if self.scope == "global" and not rates[kind]]
+
     def surviving(
         self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int
     ) -> dict[str, int] | int:
         """Weights that survive a round: by layer, or in the whole network where the scope is global."""
         rates = self.rates.model_dump()
         if self.scope == "global":
-            return surviving_count(sum(sizes.values()), self.rates.dense, round_)
+            whole = sum(sizes[name] for name in self.left_whole(kinds))
+            rest = sum(sizes.values()) - whole
+            return whole + surviving_count(rest, max(rates.values()), round_)
         return {
             name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()
         }
@@ -213,6 +243,8 @@ Variant = Literal[
     "ticket",
     "random_reinit",
     "sign_preserving_reinit",
+    "random_sign_constant",
+    "signed_reinit",
     "random_mask",
     "random_mask_global",
     "shuffled_mask",
@@ -306,15 +338,26 @@ def _contradictions(params: Params) -> list[str]:
             params.model.dropout,
             f"0 with {params.model.name}: it has no hidden dense layer",
         )
+    if params.model.batch_norm_scale != "ones" and params.model.name in WITHOUT_BATCH_NORM:
+        mistake(
+            "model.batch_norm_scale",
+            params.model.batch_norm_scale,
+            f"ones with {params.model.name}: it has no batch normalisation",
+        )
     prune = params.prune
-    if (
-        prune.scope == "global"
-        and len({prune.rates.conv, prune.rates.dense, prune.rates.output}) > 1
-    ):
+    rates = prune.rates.model_dump()
+    if prune.scope == "global" and len({rate for rate in rates.values() if rate}) > 1:
         mistake(
             "prune.rates",
-            prune.rates.model_dump(),
-            "the same rate for all kinds, with prune.scope global",
+            rates,
+            "with prune.scope global the same rate for all kinds, or 0 for those left whole",
+        )
+    if prune.scoring_rounds > 1 and not (prune.at_initialisation and prune.schedule == "iterative"):
+        mistake(
+            "prune.scoring_rounds",
+            prune.scoring_rounds,
+            f"1, or prune.criterion {', '.join(AT_INITIALISATION)} with prune.schedule iterative: "
+            "other scores are the same again",
         )
     if prune.strategy != "rewind" and prune.criterion in AT_INITIALISATION:
         mistake(

@@ -57,6 +57,8 @@ def main(params: Params) -> None:
                 prune.surviving(mask.sizes, kinds, round_),
                 seed,
                 batch,
+                prune.left_whole(kinds),
+                prune.scoring_rounds,
             )
             survivors = mask.apply(weights)
             if prune.trains:
@@ -118,7 +120,8 @@ def _check_something_survives(params: Params) -> None:
                 f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: at most {most} at "
                 f"prune.rates.{kind} {rate}: afterwards none of the {sizes[name]:,} weights of {name} survives"
             )
-    if isinstance(last, int) and last < 1:
+    whole = sum(sizes[name] for name in params.prune.left_whole(kinds))
+    if isinstance(last, int) and last <= whole < sum(sizes.values()):
         raise LotteryError(
             f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: fewer: afterwards no weight survives"
         )

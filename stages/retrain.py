@@ -5,6 +5,7 @@ Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seed
 Writes  data/retrained/: history.csv, stability.csv (empty unless retrain.analysis asks for it), environment.json
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -39,12 +40,15 @@ def main(params: Params) -> None:
         if round_:
             mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
         trained = round_ and prune.strategy != "rewind"
+        path = files.seed_folder(files.DENSE, seed) / "trained.safetensors"
+        dense = files.read_tensors(path)[0] if trained else rewound
         return Ticket(
             seed,
             round_,
             mask,
             rewound,
-            _trained(params, seed, round_) if trained else rewound,
+            _before(params, seed, round_, dense) if trained else rewound,
+            dense,
             prune.rewind_iteration,
             params.tickets_train() if round_ else params.train,
             params.train,
@@ -88,6 +92,7 @@ def main(params: Params) -> None:
 
     def connecting(seed: int, round_: int) -> executors.Chain:
         start = yield from VARIANTS["ticket"](ticket_of(seed, round_))
+        start = replace(start, train=start.train.stretched(1))  # so that both end at one iteration
         copies = []
         for copy in ("one", "other"):
             order = f"data order of the {copy} copy"
@@ -100,8 +105,9 @@ def main(params: Params) -> None:
             params.model,
             start.train,
             str(files.DATASET),
-            *copies,
-            dataset.split(params.data, seed).test,
+            copies[0],
+            copies[1],
+            dataset.split(params.data, seed),
         )
         lines.append(stability.Line(seed, round_, start.mask.weights_remaining, points))
 
@@ -136,11 +142,13 @@ def main(params: Params) -> None:
     tables.conclude("retrain", entries, [r.environment for r in results])
 
 
-def _trained(params: Params, seed: int, round_: int) -> dict[str, np.ndarray]:
+def _before(
+    params: Params, seed: int, round_: int, dense: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """The weights that a round pruned: trained in the round before it; densely where there is none, or in one shot."""
     if round_ > 1 and params.prune.schedule == "iterative":
         return files.read_masked_weights(files.round_file(files.PRUNED, seed, round_ - 1))[0]
-    return files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
+    return dense
 
 
 if __name__ == "__main__":

@@ -277,9 +277,14 @@ class Initialise:
         network = models.build(
             self.model.name, self.image_shape, self.classes, width=self.model.width
         )
-        return models.initialise(
-            network, self.model.initializer, self.purpose, *self.key
-        ), models.kinds(network)
+        weights = models.initialise(
+            network,
+            self.model.initializer,
+            self.purpose,
+            *self.key,
+            batch_norm_scale=self.model.batch_norm_scale,
+        )
+        return weights, models.kinds(network)
 
     def describe(self, result: tuple[dict[str, np.ndarray], dict[str, str]]) -> str:
         return f"{self.model.initializer} weights"

@@ -19,6 +19,7 @@ Weights = dict[str, np.ndarray]
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 IMAGES_PER_CLASS = 10  # in the batch that snip and grasp see (Wang et al. 2020, section 5.1)
+TEMPERATURE = 200.0  # by which grasp divides the logits, as its authors' code does
 
 
 def magnitude(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -32,7 +33,10 @@ def magnitude_increase(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarr
 
 
 def movement(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w − w0|`` (Zhou et al. 2019, section 2)."""
+    """``|w − w0|``, the ``movement`` of Zhou et al. 2019, section 2.
+
+    Not movement pruning (Sanh et al. 2020), whose score sums ``−w · ∂L/∂w`` over training.
+    """
     return np.abs(w - w0)
 
 
@@ -47,12 +51,12 @@ def snip(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def grasp(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least (Wang et al. 2020, section 4.2; no temperature)."""
+    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least (Wang et al. 2020, section 4.2)."""
     return w * g
 
 
 def synflow(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive (Tanaka et al. 2020, section 5)."""
+    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive (Tanaka et al. 2020, section 6)."""
     return np.abs(w) * g
 
 
@@ -107,22 +111,40 @@ def _network_with(
     return model, of_model
 
 
-def loss_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
-    """``∂L/∂w``: L is the mean cross-entropy of the batch."""
+def loss_gradient(
+    model: Any,
+    kernels: dict[str, Any],
+    images: Any,
+    labels: Any,
+    *,
+    temperature: float = 1.0,
+    training: bool = False,
+) -> Any:
+    """``∂L/∂w``: L is the mean cross-entropy of the batch.
+
+    Batch normalisation uses its moving statistics, as in the code of SNIP's authors, or with
+    ``training`` those of the batch. Nothing is dropped out.
+    """
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
-        logits = model(tf.cast(images, tf.float32) / 255.0, training=False)
+        logits = model(tf.cast(images, tf.float32) / 255.0, training=training) / temperature
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
     return tape.gradient(loss, kernels)
 
 
 def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
-    """``Hg``: the Hessian of L times its gradient, both over the prunable weights."""
+    """``Hg``: the Hessian of L times its gradient, both over the prunable weights.
+
+    As in the code of GraSP's authors, logits are divided by TEMPERATURE and batch normalisation uses
+    the statistics of the batch. Theirs are of each half of it, ours of the whole.
+    """
     import tensorflow as tf
 
     with tf.GradientTape() as outer:
-        gradient = loss_gradient(model, kernels, images, labels)
+        gradient = loss_gradient(
+            model, kernels, images, labels, temperature=TEMPERATURE, training=True
+        )
         product = tf.add_n([tf.reduce_sum(tf.stop_gradient(g) * g) for g in gradient.values()])
     return outer.gradient(product, kernels)
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -30,30 +30,53 @@ class Prune:
     keep: dict[str, int] | int  # by layer, or of the whole network
     seed: int
     batch: Part | None = field(default=None, repr=False)  # what snip and grasp see
+    whole: Collection[str] = ()  # layers that one threshold for all leaves out
+    scoring_rounds: int = 1
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> Mask:
+        """The mask, made in ``scoring_rounds`` steps of equal shares, each scored without what is gone."""
+        mask, weights = self.mask, self.weights
+        for number in range(1, self.scoring_rounds + 1):
+            mask = self._pruned(mask, weights, self._after(number))
+            weights = mask.apply(weights)
+        return mask
+
+    def _after(self, number: int) -> dict[str, int] | int:
+        """What a scoring round leaves: on the exponential way to ``keep`` (Tanaka et al. 2020, section 6)."""
+
+        def on_the_way(before: int, after: int) -> int:
+            share = number / self.scoring_rounds
+            return after if share == 1 else round(before ** (1 - share) * after**share)
+
+        counts = self.mask.counts
+        if not isinstance(self.keep, int):
+            return {name: on_the_way(counts[name], after) for name, after in self.keep.items()}
+        whole = sum(counts[name] for name in self.whole)
+        return whole + on_the_way(sum(counts.values()) - whole, self.keep - whole)
+
+    def _pruned(
+        self, mask: Mask, weights: dict[str, np.ndarray], keep: dict[str, int] | int
+    ) -> Mask:
         network: Any = {
             "model": self.model.name,
             "width": self.model.width,
             "image_shape": self.image_shape,
             "classes": self.classes,
         }
-        names = list(self.mask.layers)
+        names = list(mask.layers)
         gradients = None
         if self.criterion in criteria.GRADIENTS:
-            gradients = criteria.gradients(
-                self.criterion, self.weights, names, self.batch, **network
-            )
+            gradients = criteria.gradients(self.criterion, weights, names, self.batch, **network)
         elif self.criterion == "random":
-            gradients = criteria.noise(self.weights, names, self.seed)
-        scores = criteria.scores(self.criterion, self.weights, self.initial, gradients, names)
-        keep = (
-            global_counts(scores, self.mask, self.keep) if isinstance(self.keep, int) else self.keep
-        )
+            gradients = criteria.noise(weights, names, self.seed)
+        scores = criteria.scores(self.criterion, weights, self.initial, gradients, names)
+        if isinstance(keep, int):
+            first = {name: np.full(weights[name].shape, np.inf) for name in self.whole}
+            keep = global_counts({**scores, **first}, mask, keep)
         if self.criterion == "magnitude":
-            return magnitude_mask(self.weights, self.mask, keep, **network)
-        return highest(scores, self.mask, keep)
+            return magnitude_mask(weights, mask, keep, **network)
+        return highest(scores, mask, keep)
 
     def describe(self, result: Mask) -> str:
         return f"{result.weights_remaining:.2%} of the weights remain"

@@ -1,8 +1,9 @@
 """Linear mode connectivity: whether two trainings from one start end in one linearly connected valley of the loss.
 
-Two copies of a network are trained from the same weights under the same mask in different data orders, and
-evaluated on the line between them. The *instability* is the highest error on that line minus the mean error
-of its ends; below 2 points of test error a network counts as stable (Frankle et al. 2020, section 2).
+Two copies of a network are trained from the same weights under the same mask in different data orders, to
+the same iteration, and evaluated on the line between them. The *instability* is the highest error on that
+line minus the mean error of its ends; below 2 points of test error a network counts as stable (Frankle et
+al. 2020, section 2).
 """
 
 import csv
@@ -15,11 +16,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery.artifacts import files
+from lottery.datasets.split import Split
 from lottery.params import Model, Train
 from lottery.running.run import trainer_of
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)
-COLUMNS = ("seed", "round", "weights_remaining", "position", "test_loss", "test_accuracy")
+COLUMNS = (
+    "seed",
+    "round",
+    "weights_remaining",
+    "position",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +43,15 @@ class Interpolate:
     dataset: str  # folder
     one: dict[str, np.ndarray] = field(repr=False)
     other: dict[str, np.ndarray] = field(repr=False)
-    rows: np.ndarray = field(repr=False)  # of the test set
+    split: Split = field(repr=False)
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> list[dict[str, float]]:
-        """Position in [0, 1], test loss and test accuracy of each point, all variables interpolated in float32."""
+        """Of each point its position in [0, 1], and loss and accuracy on the training and the test images.
+
+        All variables are interpolated in float32, but for the statistics of batch normalisation, which
+        are estimated anew: those of two networks say nothing of a third.
+        """
         _, trainer = trainer_of(self.model, self.train, self.dataset)
         found = []
         for position in np.linspace(0, 1, POINTS):
@@ -44,10 +59,12 @@ class Interpolate:
                 n: ((1 - position) * v + position * self.other[n]).astype(np.float32)
                 for n, v in self.one.items()
             }
-            loss, accuracy = trainer.evaluate(self.rows, between)
-            found.append(
-                {"position": float(position), "test_loss": loss, "test_accuracy": accuracy}
-            )
+            between = trainer.with_statistics_of(self.split.train, between)
+            point = {"position": float(position)}
+            for part, rows in (("train", self.split.train), ("test", self.split.test)):
+                loss, accuracy = trainer.evaluate(rows, between)
+                point |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+            found.append(point)
         return found
 
     def describe(self, result: list[dict[str, float]]) -> str:

@@ -5,7 +5,7 @@ and the mask that training starts from, and how it is trained.
 """
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Ticket:
     mask: Mask
     rewound: Weights  # the dense network's weights at rewind_iteration
     weights: Weights  # what the ticket keeps: the rewound weights or, by prune.strategy, the trained ones
+    unmasked: Weights  # what controls under another mask keep: the same, or the dense network's trained ones
     rewind_iteration: int
     train: Train  # how the ticket is trained
     dense_train: Train  # how the dense network was: what training from the start needs
@@ -84,49 +85,81 @@ def random_reinit(t: Ticket) -> Making:
     return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
 
 
-def sign_preserving_reinit(t: Ticket) -> Making:
-    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
-
-    Source: Zhou et al. 2019, section 4, "constant".
-    """
+def _signed_constants(t: Ticket, signs: Weights) -> Start:
+    """The ticket's mask over these signs times the standard deviation of each layer's initial (or rewound) weights."""
     weights = {
-        name: np.sign(value) * value.std(dtype=np.float64).astype(np.float32)
+        name: signs[name] * value.std(dtype=np.float64).astype(np.float32)
         if name in t.mask.layers
         else value
         for name, value in t.rewound.items()
     }
     return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.dense_train)
+
+
+def sign_preserving_reinit(t: Ticket) -> Making:
+    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
+
+    Source: Zhou et al. 2019, section 4, "constant, keep sign".
+    """
+    return _signed_constants(t, {name: np.sign(t.rewound[name]) for name in t.mask.layers})
     yield
 
 
+def random_sign_constant(t: Ticket) -> Making:
+    """The same mask and the constants of ``sign_preserving_reinit``, each with a sign drawn at random.
+
+    Source: Zhou et al. 2019, section 4, "constant, random sign".
+    """
+    generator = stream("random signs", t.seed, t.round)
+    signs = {
+        name: generator.choice(np.array([-1, 1], np.float32), keep.shape)
+        for name, keep in t.mask.layers.items()
+    }
+    return _signed_constants(t, signs)
+    yield
+
+
+def signed_reinit(t: Ticket) -> Making:
+    """``random_reinit`` with its fresh magnitudes, each given the sign of the initial (or rewound) weight.
+
+    Source: Zhou et al. 2019, section 4, "reinit, keep sign".
+    """
+    start = yield from random_reinit(t)
+    signed = {name: np.copysign(start.weights[name], t.rewound[name]) for name in t.mask.layers}
+    return replace(start, weights=t.mask.apply({**start.weights, **signed}))
+
+
 def _under(t: Ticket, mask: Mask) -> Start:
-    """What the ticket keeps, under another mask."""
-    return Start(mask.apply(t.weights), mask, t.rewind_iteration, t.train)
+    """What a ticket could keep, under another mask than its own: nothing zeroed by the masks of earlier rounds."""
+    return Start(mask.apply(t.unmasked), mask, t.rewind_iteration, t.train)
 
 
 def random_mask_control(t: Ticket) -> Making:
-    """The ticket's weights under a random mask with the ticket's count in each layer."""
+    """The dense network's weights under a random mask with the ticket's count in each layer."""
     return _under(t, random_mask(t.mask, stream("random mask", t.seed, t.round)))
     yield
 
 
 def random_mask_global(t: Ticket) -> Making:
-    """The ticket's weights under a random mask with the ticket's count in the whole network."""
-    sizes = t.mask.sizes
-    count, size = sum(t.mask.counts.values()), sum(sizes.values())
+    """The dense network's weights under a random mask with the ticket's count in the whole network.
+
+    Layers that the ticket keeps whole (of a pruning rate of 0) stay whole.
+    """
+    counts, sizes = t.mask.counts, t.mask.sizes
+    drawn = [name for name in sizes if counts[name] < sizes[name]]
+    count, size = (sum(of[name] for name in drawn) for of in (counts, sizes))
     chosen = np.zeros(size, np.bool_)
     chosen[stream("random mask of all layers", t.seed, t.round).permutation(size)[:count]] = True
-    parts = np.split(chosen, np.cumsum(list(sizes.values()))[:-1])
-    layers = {
-        name: part.reshape(t.mask.layers[name].shape)
-        for name, part in zip(sizes, parts, strict=True)
-    }
+    layers = dict(t.mask.layers)
+    for name in drawn:
+        layers[name] = chosen[: sizes[name]].reshape(layers[name].shape)
+        chosen = chosen[sizes[name] :]
     return _under(t, Mask(layers))
     yield
 
 
 def shuffled_mask(t: Ticket) -> Making:
-    """The ticket's weights under its own mask, shuffled within each layer.
+    """The dense network's weights under the ticket's mask, shuffled within each layer.
 
     Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In distribution the same as
     ``random_mask``: a second, independent draw.
@@ -162,11 +195,13 @@ def small_dense(t: Ticket) -> Making:
 def dense_longer(t: Ticket) -> Making:
     """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
 
-    Source: the "same computation budget" of Liu et al. 2019, section 3, given to the dense network.
+    Source: the "same computation budget" of Liu et al. 2019, section 3 (Scratch-B), given to the dense
+    network: the learning-rate schedule is stretched over it, and nothing stops it early.
     """
     mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
     iterations = budget(t.trainings, t.rewind_iteration, t.iterations)
-    return Start(t.rewound, mask, t.rewind_iteration, t.dense_train, iterations=iterations)
+    train = t.dense_train.stretched(iterations / t.iterations)
+    return Start(t.rewound, mask, t.rewind_iteration, train, iterations=iterations)
     yield
 
 
@@ -174,6 +209,8 @@ VARIANTS: dict[str, Callable[[Ticket], Making]] = {
     "ticket": ticket,
     "random_reinit": random_reinit,
     "sign_preserving_reinit": sign_preserving_reinit,
+    "random_sign_constant": random_sign_constant,
+    "signed_reinit": signed_reinit,
     "random_mask": random_mask_control,
     "random_mask_global": random_mask_global,
     "shuffled_mask": shuffled_mask,

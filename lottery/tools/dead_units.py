@@ -33,7 +33,9 @@ class Layer(NamedTuple):
     inputs: tuple[str, ...] = ()
     channels: int = 0  # of an input layer's images, or of another layer's output
     activation: str = "linear"
-    pads: bool = False  # a convolution that reads zeros beyond the border
+    pads: bool = (
+        False  # zeros beyond the border: a convolution reads them, or an ``each`` adds them
+    )
     positions: int = 1  # of flatten: how many pixels each channel becomes features of
     epsilon: float = 0.0  # of batch normalisation
 
@@ -120,6 +122,8 @@ def _constants(layers: list[Layer], weights: Arrays) -> Arrays:
                 )
             )
             x = gamma * (x - mean) / np.sqrt(variance + layer.epsilon) + beta
+        elif layer.pads:
+            x = np.where(x == 0, x, np.nan)
         elif layer.kind == "add":
             x = functools.reduce(np.add, [values[name] for name in layer.inputs])
         values[layer.name] = np.tile(ACTIVATIONS[layer.activation](x), layer.positions)

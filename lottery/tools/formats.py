@@ -75,6 +75,8 @@ def described(model: Any) -> list[Layer]:
             kind = "add"
         elif type(layer) in (*pools, keras.Dropout, Dropout):
             kind = "each"
+        elif type(layer) is keras.ZeroPadding2D:
+            kind, more = "each", {"pads": True}
         elif type(layer) is keras.Flatten:
             kind, more = "each", {"positions": int(np.prod(layer.input_shape[1:-1]))}
         elif type(layer) is keras.Activation:

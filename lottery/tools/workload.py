@@ -202,7 +202,8 @@ def plan(params: Params, images: Images) -> Plan:
     )
     lines = seeds * (rounds + 1) if params.retrain.analysis == "linear_mode_connectivity" else 0
     if lines:
-        line = ticket * 2 + Work(evaluations=POINTS)
+        point = (images.training + images.test) / images.held_out  # as parts of an evaluation
+        line = ticket * 2 + Work(evaluations=math.ceil(POINTS * point))
         chains, total, longest = (
             chains + lines,
             total + line * lines,

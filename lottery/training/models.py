@@ -24,7 +24,7 @@ from tf_keras import layers
 
 from lottery import parts
 from lottery.errors import LotteryError
-from lottery.streams import stream_seed
+from lottery.streams import stream, stream_seed
 
 Weights = dict[str, np.ndarray]
 """Every variable of a network by name (``conv1/kernel``), float32, in the order of the layers."""
@@ -103,14 +103,24 @@ def conv6(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0
 def _normalised(
     x: Tensor, filters: int, size: int, name: str, *, strides: int = 1, relu: bool = True
 ) -> Tensor:
-    """A convolution without bias, batch normalisation (``conv3`` and ``conv3_norm``) and, where asked for, ReLU."""
-    x = layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False, name=name)(x)
+    """A convolution without bias, batch normalisation (``conv3_norm``) and, where asked for, ReLU.
+
+    One of stride 2 pads each side by half its size, as PyTorch does and the published networks
+    with it; TensorFlow's ``same`` pads an even image at the bottom and right alone.
+    """
+    padding = "same"
+    if strides > 1 and size > 1:
+        x, padding = layers.ZeroPadding2D(size // 2, name=f"{name}_padding")(x), "valid"
+    x = layers.Conv2D(filters, size, strides, padding, use_bias=False, name=name)(x)
     x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
 
 def resnet20(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
-    """He et al. 2016, section 4.2, n = 3; shortcuts that change the shape are 1×1 convolutions (option B)."""
+    """He et al. 2016, section 4.2, n = 3, as in open_lth, the code of Frankle et al. 2020.
+
+    Shortcuts that change the shape are 1×1 convolutions with batch normalisation (option B).
+    """
     x = _normalised(images, _scaled(16, width), 3, "conv0")
     for stage, filters in enumerate(_scaled(f, width) for f in (16, 32, 64)):
         for number in range(3):
@@ -126,7 +136,11 @@ def resnet20(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
 
 
 def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
-    """Simonyan & Zisserman 2015, configuration D, with batch normalisation and one dense layer, as used on CIFAR-10."""
+    """Simonyan & Zisserman 2015, configuration D, for CIFAR-10 as in open_lth, the code of Frankle et al. 2020.
+
+    It has batch normalisation, and one dense layer instead of three. Its convolutions have no bias,
+    which the batch normalisation behind each would take away again.
+    """
     x, number = images, 0
     for block, (filters, convolutions) in enumerate(
         ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1
@@ -249,11 +263,19 @@ def narrowed(
     return least / WIDTHS
 
 
-def initialise(model: tf_keras.Model, initializer: str, purpose: str, *key: int) -> Weights:
+def initialise(
+    model: tf_keras.Model,
+    initializer: str,
+    purpose: str,
+    *key: int,
+    batch_norm_scale: str = "ones",
+) -> Weights:
     """Fresh weights: kernels from the Keras initialiser (Glorot & Bengio 2010, He et al. 2015), biases zero.
 
-    Scales and moving variances of batch normalisation are one, its shifts and moving means zero. Each kernel draws from its own stream ``(purpose and variable name, *key)``, on the CPU, so the
-    values depend neither on the device nor on the other layers.
+    Of batch normalisation, shifts and moving means are zero, moving variances one and scales by
+    ``batch_norm_scale`` one (``ones``) or uniform in [0, 1) (``uniform``, as in open_lth). Each
+    variable that is drawn has its own stream ``(purpose and variable name, *key)``, on the CPU, so
+    the values depend neither on the device nor on the other layers.
     """
     weights: Weights = {}
     with tf.device("CPU:0"):
@@ -265,6 +287,9 @@ def initialise(model: tf_keras.Model, initializer: str, purpose: str, *key: int)
                     {"class_name": initializer, "config": {"seed": seed}}
                 )
                 weights[name] = np.asarray(draw(shape, dtype="float32"))
+            elif name.endswith("/gamma") and batch_norm_scale == "uniform":
+                draw = stream(f"{purpose} of {name}", *key)
+                weights[name] = draw.random(shape, np.float32)
             else:
                 one = name.endswith(("/gamma", "/moving_variance"))
                 weights[name] = np.full(shape, one, np.float32)

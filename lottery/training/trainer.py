@@ -21,6 +21,7 @@ from lottery.training.models import Dropout, Weights, build, kinds, variables
 from lottery.training.schedule import ADAM, Order, step_sizes
 
 import tensorflow as tf  # isort: skip  (after lottery.models, which sets TF_USE_LEGACY_KERAS)
+from tf_keras.layers import BatchNormalization  # isort: skip
 
 HISTORY = (
     "iteration",
@@ -235,6 +236,38 @@ class Trainer:
             self._assign(self._variables, weights)
         losses, hits = self._evaluate(self._images, self._labels, rows)
         return float(losses.numpy().astype(np.float64).mean()), float(hits.numpy().mean())
+
+    def with_statistics_of(self, rows: np.ndarray, weights: Weights) -> Weights:
+        """``weights`` with moving means and variances of batch normalisation estimated on these rows.
+
+        They are the means over batches of ``evaluation_batch`` images, each normalised by its own
+        statistics as in training; images of a last, smaller batch are left out. Without batch
+        normalisation they come back as they are. (Izmailov et al. 2018, section 3.3.)
+        """
+        norms = [one for one in self._model.layers if isinstance(one, BatchNormalization)]
+        if not norms:
+            return weights
+        self._assign(self._variables, weights)
+        for dropout in self._dropout:
+            dropout.seed = None  # nothing is dropped
+        momenta = [norm.momentum for norm in norms]
+        size = min(self._evaluation_batch, len(rows))
+        batches = rows[: len(rows) // size * size].reshape(-1, size)
+        sums: dict[str, Any] = {
+            f"{norm.name}/moving_{part}": 0.0 for norm in norms for part in ("mean", "variance")
+        }
+        try:
+            for norm in norms:
+                norm.momentum = 0.0  # the moving statistics become those of the last batch
+            for batch in batches:
+                self._logits(tf.gather(self._images, batch), training=True)
+                for name in sums:
+                    sums[name] += self._variables[name].numpy().astype(np.float64)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        found = {name: (total / len(batches)).astype(np.float32) for name, total in sums.items()}
+        return {**weights, **found}
 
     def run(
         self,
