@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lottery.datasets.split import Part
+from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Model
 from lottery.tickets import criteria
@@ -12,7 +13,6 @@ from lottery.training import models
 
 SHAPE, CLASSES = (3, 3, 1), 4
 MODEL = Model(name="lenet_300_100", initializer="glorot_normal")
-NETWORK = {"model": "lenet_300_100", "image_shape": SHAPE, "classes": CLASSES}
 KERNELS = ["dense1/kernel", "dense2/kernel", "output/kernel"]
 
 
@@ -39,14 +39,42 @@ def test_a_score_is_what_its_source_defines(criterion, expected):
     assert criteria.CRITERIA[criterion](W, W0, G).tolist() == expected
 
 
-# Gradients, against a network written out in float64
+# Scores, against finite differences in float64 of a network written out in NumPy
 
 
-@pytest.fixture(scope="module")
-def weights():
-    return models.initialise(
-        models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 0
-    )
+def small(images, classes):
+    """Nine inputs, five units with batch normalisation, four classes."""
+    from tf_keras import layers
+
+    x = layers.Conv2D(5, 3, name="hidden")(images)
+    x = layers.BatchNormalization(epsilon=1e-5, name="hidden_norm")(x)
+    x = layers.Flatten(name="flatten")(layers.ReLU(name="relu")(x))
+    return layers.Dense(classes, name="output")(x)
+
+
+def normalised_dense(images, classes):
+    """Batch normalisation of features."""
+    from tf_keras import layers
+
+    x = layers.BatchNormalization(name="norm")(layers.Flatten(name="flatten")(images))
+    return layers.Dense(classes, name="output")(x)
+
+
+def known(shape, start, scale):
+    """Known numbers: a sine, sampled."""
+    return (scale * np.sin(start + 1.7 * np.arange(np.prod(shape)))).reshape(shape)
+
+
+SMALL = {
+    "hidden/kernel": known((3, 3, 1, 5), 1, 0.9),
+    "hidden/bias": known(5, 2, 0.3),
+    "hidden_norm/gamma": 1 + known(5, 3, 0.5),
+    "hidden_norm/beta": known(5, 4, 0.4),
+    "hidden_norm/moving_mean": known(5, 5, 0.5),
+    "hidden_norm/moving_variance": 1 + known(5, 6, 0.6),
+    "output/kernel": known((5, 4), 7, 0.8),
+    "output/bias": known(4, 8, 0.2),
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,60 +85,91 @@ def batch():
     )
 
 
-def gradient_by_definition(weights, batch):
-    """Backpropagation of the mean cross-entropy through LeNet-300-100."""
-    w = {name: value.astype(np.float64) for name, value in weights.items()}
-    h0 = batch.images.reshape(len(batch.labels), -1) / 255
-    a1 = h0 @ w["dense1/kernel"] + w["dense1/bias"]
-    a2 = np.maximum(a1, 0) @ w["dense2/kernel"] + w["dense2/bias"]
-    logits = np.maximum(a2, 0) @ w["output/kernel"] + w["output/bias"]
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    d3 = (p / p.sum(axis=1, keepdims=True) - np.eye(CLASSES)[batch.labels]) / len(batch.labels)
-    d2 = d3 @ w["output/kernel"].T * (a2 > 0)
-    d1 = d2 @ w["dense2/kernel"].T * (a1 > 0)
-    return dict(
-        zip(KERNELS, [h0.T @ d1, np.maximum(a1, 0).T @ d2, np.maximum(a2, 0).T @ d3], strict=True)
+def logits_of(w, inputs, of_batch):
+    """The network's outputs; normalised by the statistics of the batch, or by the moving ones."""
+    a = inputs @ w["hidden/kernel"].reshape(9, 5) + w["hidden/bias"]
+    mean, variance = w["hidden_norm/moving_mean"], w["hidden_norm/moving_variance"]
+    if of_batch:
+        mean, variance = a.mean(axis=0), a.var(axis=0)
+    a = w["hidden_norm/gamma"] * (a - mean) / np.sqrt(variance + 1e-5) + w["hidden_norm/beta"]
+    return np.maximum(a, 0) @ w["output/kernel"] + w["output/bias"]
+
+
+def cross_entropy(w, batch, temperature, of_batch):
+    logits = logits_of(w, batch.images.reshape(12, 9) / 255, of_batch) / temperature
+    truth = logits[np.arange(12), batch.labels]
+    return np.mean(np.log(np.exp(logits).sum(axis=1)) - truth)
+
+
+def differences(function, w, step=1e-5):
+    """The gradient of a function over both kernels, by central differences."""
+    found = {}
+    for name in ("hidden/kernel", "output/kernel"):
+        found[name] = np.zeros(w[name].shape)
+        for at in np.ndindex(w[name].shape):
+            for sign in (1, -1):
+                moved = {**w, name: w[name].copy()}
+                moved[name][at] += sign * step
+                found[name][at] += sign * function(moved) / (2 * step)
+    return found
+
+
+def expected_scores(criterion, batch):
+    """By the definitions: SNIP and SynFlow with moving statistics, GraSP with the batch's, at temperature 200."""
+    w = SMALL
+    if criterion == "snip":
+        g = differences(lambda at: cross_entropy(at, batch, 1, False), w)
+        return {name: np.abs(w[name] * g[name]) for name in g}
+    if criterion == "synflow":
+        w = {name: np.abs(value) for name, value in SMALL.items()}
+        g = differences(lambda at: logits_of(at, np.ones((1, 9)), False).sum(), w)
+        return {name: w[name] * g[name] for name in g}
+
+    def gradient(at):
+        return differences(lambda v: cross_entropy(v, batch, 200, True), at)
+
+    g = gradient(w)
+    step = 1e-3 / np.sqrt(sum(np.sum(v**2) for v in g.values()))
+    ahead, behind = (
+        gradient({**w, **{name: w[name] + sign * step * g[name] for name in g}}) for sign in (1, -1)
     )
+    return {name: w[name] * (ahead[name] - behind[name]) / (2 * step) for name in g}
 
 
-def assert_near(found, expected):
-    for name in KERNELS:
-        assert np.abs(found[name] - expected[name]).max() < 1e-4 * np.abs(expected[name]).max(), (
-            name
-        )
+@pytest.mark.parametrize("criterion", criteria.GRADIENTS)
+def test_scores_are_those_of_the_published_definition_in_float64(criterion, batch):
+    weights = {name: value.astype(np.float32) for name, value in SMALL.items()}
+    names = ["hidden/kernel", "output/kernel"]
+    network = {"model": "test_criteria:small", "image_shape": SHAPE, "classes": CLASSES}
+    gradients = criteria.gradients(criterion, weights, names, batch, **network)
+    found = criteria.scores(criterion, weights, weights, gradients, names)
+    for name, expected in expected_scores(criterion, batch).items():
+        assert np.abs(found[name] - expected).max() < 1e-4 * np.abs(expected).max(), name
 
 
-def test_snip_multiplies_by_the_gradient_of_the_loss(weights, batch):
-    found = criteria.gradients("snip", weights, KERNELS, batch, **NETWORK)
-    assert_near(found, gradient_by_definition(weights, batch))
+def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(batch):
+    network = models.build("test_criteria:normalised_dense", SHAPE, CLASSES)
+    weights = models.initialise(network, "glorot_normal", "test", 0)
+    where = {"model": "test_criteria:normalised_dense", "image_shape": SHAPE, "classes": CLASSES}
+    with pytest.raises(LotteryError, match=r"prune\.criterion: grasp cannot score .* with norm:"):
+        criteria.gradients("grasp", weights, ["output/kernel"], batch, **where)
 
 
-def test_grasp_multiplies_by_the_hessian_times_the_gradient(weights, batch):
-    found = criteria.gradients("grasp", weights, KERNELS, batch, **NETWORK)
-    gradient = gradient_by_definition(weights, batch)
-    step = 1e-5
-
-    def moved(sign):
-        at = {
-            n: v.astype(np.float64) + sign * step * gradient.get(n, 0) for n, v in weights.items()
-        }
-        return gradient_by_definition(at, batch)
-
-    ahead, behind = moved(1), moved(-1)
-    assert_near(found, {name: (ahead[name] - behind[name]) / (2 * step) for name in KERNELS})
+@pytest.fixture(scope="module")
+def weights():
+    return models.initialise(
+        models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 0
+    )
 
 
 @pytest.mark.parametrize(("model", "image_shape"), [("lenet_300_100", SHAPE), ("conv2", (4, 4, 3))])
 def test_synflow_is_conserved_from_layer_to_layer(model, image_shape):
     """Tanaka et al. 2020, theorem 1: with biases zero the scores of every layer sum to the flow R."""
     network = models.build(model, image_shape, CLASSES)
-    weights, names = (
-        models.initialise(network, "glorot_uniform", "test", 1),
-        list(models.kinds(network)),
-    )
-    gradients = criteria.gradients(
-        "synflow", weights, names, None, model=model, image_shape=image_shape, classes=CLASSES
-    )
+    weights = models.initialise(network, "glorot_uniform", "test", 1)
+    names = list(models.kinds(network))
+    where = {"model": model, "image_shape": image_shape, "classes": CLASSES}
+    gradients = criteria.gradients("synflow", weights, names, None, **where)
     scores = criteria.scores("synflow", weights, weights, gradients, names)
     for name, variable in models.variables(network).items():
         variable.assign(np.abs(weights[name]))
@@ -121,19 +180,14 @@ def test_synflow_is_conserved_from_layer_to_layer(model, image_shape):
         assert scores[name].sum() == pytest.approx(flow, rel=1e-4)
 
 
-def test_second_derivatives_exist_for_convolutions_and_pooling():
-    network = models.build("conv2", (4, 4, 3), CLASSES)
-    weights, names = (
-        models.initialise(network, "glorot_uniform", "test", 2),
-        list(models.kinds(network)),
-    )
-    part = Part(
-        np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), np.uint8),
-        np.arange(8, dtype=np.int32) % 4,
-    )
-    found = criteria.gradients(
-        "grasp", weights, names, part, model="conv2", image_shape=(4, 4, 3), classes=CLASSES
-    )
+@pytest.mark.parametrize("model", ["conv2", "resnet20"])
+def test_second_derivatives_exist_for_convolutions_pooling_and_batch_normalisation(model):
+    network = models.build(model, (4, 4, 3), CLASSES)
+    weights = models.initialise(network, "glorot_uniform", "test", 2)
+    images = np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    part = Part(images, np.arange(8, dtype=np.int32) % 4)
+    where = {"model": model, "image_shape": (4, 4, 3), "classes": CLASSES}
+    found = criteria.gradients("grasp", weights, list(models.kinds(network)), part, **where)
     assert all(np.count_nonzero(g) > 0 and np.isfinite(g).all() for g in found.values())
 
 
@@ -191,12 +245,24 @@ def test_the_highest_scores_survive_and_of_equals_the_first():
     assert not highest({"a": scores}, mask, {"a": 0}).layers["a"].any()
 
 
-def make(criterion, weights, mask, keep, batch, seed=0):
+def make(criterion, weights, mask, keep, batch, seed=0, whole=(), scoring_rounds=1):
     initial = models.initialise(
         models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 7
     )
     task = Prune(
-        "mask", MODEL, SHAPE, CLASSES, criterion, weights, initial, mask, keep, seed, batch
+        "mask",
+        MODEL,
+        SHAPE,
+        CLASSES,
+        criterion,
+        weights,
+        initial,
+        mask,
+        keep,
+        seed,
+        batch,
+        whole,
+        scoring_rounds,
     )
     return task(lambda iterations: None)
 
@@ -245,3 +311,37 @@ def test_random_pruning_depends_on_the_seed_and_keeps_each_layer_in_proportion(w
         assert one.counts[name] == pytest.approx(
             share * size, abs=4 * (share * (1 - share) * size) ** 0.5
         )
+
+
+@pytest.mark.parametrize(
+    "keep", [1000, {"dense1/kernel": 500, "dense2/kernel": 400, "output/kernel": 100}]
+)
+def test_rounds_of_scoring_go_down_exponentially_and_score_what_is_left(keep, weights, batch):
+    full = Mask.full({name: weights[name].shape for name in KERNELS})
+    found = make("synflow", weights, full, keep, batch, scoring_rounds=3)
+    mask = full
+    for share in (1 / 3, 2 / 3, 1):
+        if isinstance(keep, int):
+            step = round(sum(full.sizes.values()) ** (1 - share) * keep**share)
+        else:
+            step = {n: round(full.sizes[n] ** (1 - share) * k**share) for n, k in keep.items()}
+        mask = make("synflow", mask.apply(weights), mask, step, batch)
+    assert all(np.array_equal(mask.layers[name], found.layers[name]) for name in KERNELS)
+    assert keep in (sum(found.counts.values()), found.counts)
+    once = make("synflow", weights, full, keep, batch)
+    assert not all(np.array_equal(once.layers[name], found.layers[name]) for name in KERNELS)
+
+
+def test_a_layer_left_whole_keeps_all_and_one_threshold_serves_the_others(weights, batch):
+    full = Mask.full({name: weights[name].shape for name in KERNELS})
+    others = ["dense1/kernel", "dense2/kernel"]
+    for criterion in ("magnitude", "grasp"):
+        mask = make(criterion, weights, full, 400 + 2000, batch, whole=["output/kernel"])
+        assert mask.layers["output/kernel"].all()
+        assert sum(mask.counts[name] for name in others) == 2000
+    kept, pruned = (
+        np.concatenate([np.abs(weights[n][mask.layers[n] == side]) for n in others])
+        for mask in [make("magnitude", weights, full, 2400, batch, whole=["output/kernel"])]
+        for side in (True, False)
+    )
+    assert kept.min() >= pruned.max()

@@ -13,6 +13,7 @@ import numpy as np
 
 from lottery import parts
 from lottery.datasets.split import Part
+from lottery.errors import LotteryError
 from lottery.streams import stream
 
 Weights = dict[str, np.ndarray]
@@ -138,9 +139,19 @@ def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: A
 
     As in the code of GraSP's authors, logits are divided by TEMPERATURE and batch normalisation uses
     the statistics of the batch. Theirs are of each half of it, ours of the whole.
+
+    Raises LotteryError for a network with batch normalisation of other than images: that one is not
+    fused, and ``tf.nn.moments`` stops gradients, so that its second derivative would be wrong.
     """
     import tensorflow as tf
 
+    unfused = [layer.name for layer in model.layers if not getattr(layer, "fused", True)]
+    if unfused:
+        raise LotteryError(
+            f"params.yaml: prune.criterion: grasp cannot score a network with {unfused[0]}: "
+            "TensorFlow's second derivative of batch normalisation is right for images alone, "
+            "[n, height, width, channels]; take another criterion, or normalise before flattening"
+        )
     with tf.GradientTape() as outer:
         gradient = loss_gradient(
             model, kernels, images, labels, temperature=TEMPERATURE, training=True
