@@ -3,31 +3,33 @@
 import numpy as np
 import pytest
 
-from lottery.datasets.split import Part
+from lottery.datasets.dataset import Dataset
+from lottery.datasets.split import Split
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Model, Train
 from lottery.training import models, trainer
 from lottery.training.models import Dropout
-from lottery.training.trainer import Order
+from lottery.training.schedule import Order
 
 SHAPE, CLASSES = (8, 8, 1), 4
 TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=12, evaluate_every=4)
 
 
-def part(n, seed):
-    generator = np.random.default_rng(seed)
-    return Part(
-        generator.integers(0, 256, (n, *SHAPE), np.uint8), np.arange(n, dtype=np.int32) % CLASSES
-    )
+def dataset():
+    """60 images to train on, 12 to validate and 12 to test."""
+    images = np.random.default_rng(0).integers(0, 256, (84, *SHAPE), np.uint8)
+    facts = {"image_shape": SHAPE, "classes": CLASSES, "test": 12, "own_test": True}
+    return Dataset(images, np.arange(84, dtype=np.int32) % CLASSES, facts)
 
 
-PARTS = {"train_part": part(60, 0), "validation": part(12, 1), "test": part(12, 2)}
+DATA = dataset()
+SPLIT = Split(*np.split(np.arange(84, dtype=np.int32), [60, 72]))
 
 
 def make(dropout=0.5, **changes):
     model = Model(name="conv2", initializer="glorot_normal", dropout=dropout)
-    return trainer.Trainer(model, TRAIN.model_copy(update=changes), classes=CLASSES, **PARTS)
+    return trainer.Trainer(model, TRAIN.model_copy(update=changes), DATA)
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +84,15 @@ def test_networks_with_and_without_have_the_same_weights_and_the_same_outputs_ou
 
 
 def test_training_with_dropout_repeats_itself_and_differs_from_training_without(engine, start):
-    one = engine.run(*start, Order("test", 0), iterations=12)
-    again = make().run(*start, Order("test", 0), iterations=12)
+    one = engine.run(*start, Order("test", 0), SPLIT, iterations=12)
+    again = make().run(*start, Order("test", 0), SPLIT, iterations=12)
     assert same(one.weights, again.weights)
     assert one.history == again.history
     assert not same(
-        one.weights, make(dropout=0.0).run(*start, Order("test", 0), iterations=12).weights
+        one.weights, make(dropout=0.0).run(*start, Order("test", 0), SPLIT, iterations=12).weights
     )
     assert not same(
-        one.weights, engine.run(*start, Order("other purpose", 0), iterations=12).weights
+        one.weights, engine.run(*start, Order("other purpose", 0), SPLIT, iterations=12).weights
     )
 
 
@@ -99,10 +101,11 @@ def test_a_resumed_run_drops_what_an_unbroken_one_does(engine, start):
     whole = engine.run(
         *start,
         Order("test", 0),
+        SPLIT,
         iterations=12,
         on_evaluation=lambda i, state: states.update({i: state()}),
     )
-    resumed = engine.run(*start, Order("test", 0), iterations=12, resume=states[8])
+    resumed = engine.run(*start, Order("test", 0), SPLIT, iterations=12, resume=states[8])
     assert same(whole.weights, resumed.weights)
     assert whole.history == resumed.history
 

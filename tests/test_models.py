@@ -51,6 +51,42 @@ def test_batch_normalisation_is_never_pruned_and_starts_as_the_identity():
     assert network(images).shape == (2, 10)
 
 
+def test_batch_normalisation_scales_may_be_drawn_uniformly_as_open_lth_does():
+    network = models.build("resnet20", CIFAR, 10)
+    ones = models.initialise(network, "he_normal", "initialisation", 0)
+    drawn, other = (
+        models.initialise(network, "he_normal", "initialisation", s, batch_norm_scale="uniform")
+        for s in (0, 1)
+    )
+    scales = {name for name in ones if name.endswith("/gamma")}
+    assert len(scales) == 21
+    assert all(np.array_equal(ones[n], drawn[n]) for n in ones.keys() - scales)
+    assert not any(np.array_equal(drawn[n], other[n]) for n in scales)
+    values = np.concatenate([drawn[n] for n in sorted(scales)])  # of 688 channels
+    assert 0 <= values.min() < 0.01 < 0.99 < values.max() < 1
+    assert values.mean() == pytest.approx(0.5, abs=4 / np.sqrt(12 * len(values)))
+    assert len(np.unique(values)) == len(values)
+
+
+def test_convolutions_of_stride_2_see_each_second_pixel_from_the_first_with_a_border_of_zeros():
+    """As with ``padding=1`` in PyTorch: an output is centred on the pixels 0, 2, 4, … of its input."""
+    import tf_keras
+
+    network = models.build("resnet20", (8, 8, 3), 10)
+    layer = network.get_layer("block10_conv1")
+    padding = network.get_layer("block10_conv1_padding")
+    part = tf_keras.Model(padding.input, layer.output)
+    image = np.random.default_rng(0).random((1, 8, 8, 16), np.float32)
+    kernel = layer.get_weights()[0].astype(np.float64)
+    found = part(image).numpy()[0]
+    padded = np.pad(image[0], ((1, 1), (1, 1), (0, 0)))
+    assert found.shape == (4, 4, 32)
+    for y, x in np.ndindex(4, 4):
+        window = padded[2 * y : 2 * y + 3, 2 * x : 2 * x + 3]
+        expected = np.tensordot(window, kernel, axes=3)
+        assert np.allclose(found[y, x], expected, atol=1e-5)
+
+
 def test_he_normal_has_the_variance_of_its_definition():
     weights = models.initialise(models.build("vgg16", CIFAR, 10), "he_normal", "initialisation", 0)
     kernel = weights["conv8/kernel"]

@@ -1,16 +1,28 @@
 """What each variant starts from."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from lottery import params
 from lottery.masks import Mask
-from lottery.params import Model, Prune, Rates, Train
+from lottery.params import EarlyStopping, LearningRateSteps, Model, Prune, Rates, Train
 from lottery.running.run import InitialiseNarrowed
 from lottery.tickets.variants import VARIANTS, Ticket, trainings
+from lottery.training.schedule import learning_rates
 
-TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=100, evaluate_every=10)
-LAST = TRAIN.model_copy(update={"learning_rate": 0.001})
+TRAIN = Train(
+    optimizer="sgd",
+    learning_rate=0.1,
+    learning_rate_steps=LearningRateSteps(iterations=[50, 75], factor=0.1),
+    warmup_iterations=5,
+    batch_size=10,
+    iterations=100,
+    evaluate_every=10,
+    early_stopping=EarlyStopping(patience=3),
+)
+LAST = TRAIN.last_learning_rate()
 KEPT = 10
 
 
@@ -25,9 +37,14 @@ def a_ticket():
         }
         return {**weights, "dense1/bias": generator.normal(size=30).astype(np.float32)}
 
-    mask = Mask({name: generator.random(shape) < 0.3 for name, shape in shapes.items()})
+    before = Mask({name: generator.random(shape) < 0.6 for name, shape in shapes.items()})
+    mask = Mask(
+        {n: keep & (generator.random(keep.shape) < 0.5) for n, keep in before.layers.items()}
+    )
     model = Model(name="lenet_300_100", initializer="glorot_normal")
-    return Ticket(3, 2, mask, draw(), draw(), KEPT, LAST, TRAIN, model, (8, 8, 1), 5, 100, 2)
+    trained = before.apply(draw())  # in the round before, under its mask
+    how = (KEPT, LAST, TRAIN, model, (8, 8, 1), 5, 100, 2)
+    return Ticket(3, 2, mask, draw(), trained, draw(), *how)
 
 
 def start(variant, ticket):
@@ -46,7 +63,7 @@ def start(variant, ticket):
 @pytest.mark.parametrize(
     "variant", [v for v in VARIANTS if v not in ("small_dense", "dense_longer")]
 )
-def test_weights_outside_the_mask_are_zero_and_biases_are_kept_whole(variant, a_ticket):
+def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
     found = start(variant, a_ticket)
     for name, keep in found.mask.layers.items():
         assert not found.weights[name][~keep].any()
@@ -84,6 +101,30 @@ def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ti
     assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
 
 
+def test_random_sign_constant_has_its_constants_with_as_many_signs_of_either_kind(a_ticket):
+    kept, found = (start(v, a_ticket) for v in ("sign_preserving_reinit", "random_sign_constant"))
+    assert (found.iteration, found.train) == (kept.iteration, kept.train)
+    for name, keep in a_ticket.mask.layers.items():
+        constants, signed = kept.weights[name], found.weights[name]
+        assert np.array_equal(np.abs(signed), np.abs(constants))
+        for other in (
+            constants,
+            np.ones_like(constants),
+        ):  # the share of equal signs, by chance half
+            equal = np.mean(np.sign(signed[keep]) == np.sign(other[keep]))
+            assert equal == pytest.approx(0.5, abs=4 * (0.25 / np.count_nonzero(keep)) ** 0.5)
+    assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
+
+
+def test_signed_reinit_gives_fresh_magnitudes_the_signs_of_the_initial_weights(a_ticket):
+    found = start("signed_reinit", a_ticket)
+    assert (found.iteration, found.train) == (0, TRAIN)
+    for name, keep in a_ticket.mask.layers.items():
+        expected = np.where(keep, 7 * np.sign(a_ticket.rewound[name]), 0)
+        assert np.array_equal(found.weights[name], expected)
+    assert (found.weights["dense1/bias"] == 7).all()
+
+
 @pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
 def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     found = start(variant, a_ticket)
@@ -91,7 +132,7 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     for name, keep in a_ticket.mask.layers.items():
         assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
         assert np.array_equal(
-            found.weights[name], np.where(found.mask.layers[name], a_ticket.weights[name], 0)
+            found.weights[name], np.where(found.mask.layers[name], a_ticket.unmasked[name], 0)
         )
 
 
@@ -104,6 +145,13 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
         assert found.mask.counts[name] == pytest.approx(
             share * size, abs=4 * (share * (1 - share) * size) ** 0.5
         )
+
+
+def test_a_global_random_mask_leaves_a_layer_whole_that_the_ticket_keeps_whole(a_ticket):
+    whole = {**a_ticket.mask.layers, "output/kernel": np.ones((30, 5), np.bool_)}
+    found = start("random_mask_global", replace(a_ticket, mask=Mask(whole)))
+    assert found.mask.layers["output/kernel"].all()
+    assert found.mask.counts["dense1/kernel"] == a_ticket.mask.counts["dense1/kernel"]
 
 
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
@@ -144,8 +192,16 @@ def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_
     found = start("dense_longer", a_ticket)
     assert found.mask.weights_remaining == 1
     assert found.iterations == 100 + (100 - KEPT) + (100 - KEPT)  # dense, round 1, the ticket
-    assert (found.iteration, found.train) == (KEPT, TRAIN)
+    assert found.iteration == KEPT
     assert all(np.array_equal(found.weights[n], v) for n, v in a_ticket.rewound.items())
+
+
+def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopped_early(a_ticket):
+    train = start("dense_longer", a_ticket).train
+    assert train.learning_rate_steps.iterations == [140, 210]  # of 280, as 50 and 75 are of 100
+    assert (train.warmup_iterations, train.early_stopping) == (14, None)
+    rates = learning_rates(train, 0, 280)
+    assert rates[[6, 13, 139, 140, 210]] == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.001])
 
 
 @pytest.mark.parametrize(
