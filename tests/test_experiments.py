@@ -108,6 +108,24 @@ def test_as_many_weights_remain_after_a_round_as_published(name, round_, percent
     assert percent_remaining(loaded, round_) == pytest.approx(percent, abs=0.5001 * 10**-digits)
 
 
+@pytest.mark.parametrize(
+    ("name", "percents"),  # weights remaining at the best speed-up, and at the best accuracy
+    [
+        ("mnist-lenet", (21.1, 13.5)),
+        ("cifar10-conv2", (8.8, 4.6)),
+        ("cifar10-conv4", (9.2, 11.1)),
+        ("cifar10-conv6", (15.1, 26.4)),
+    ],
+)
+def test_the_rounds_nearest_to_the_papers_best_results_are_retrained(name, percents):
+    loaded = experiment(name)
+    remaining = {r: percent_remaining(loaded, r) for r in range(1, loaded.prune.rounds + 1)}
+    for percent in percents:
+        nearest = min(remaining, key=lambda r: abs(remaining[r] - percent))
+        assert nearest in loaded.retrain_rounds()
+        assert remaining[nearest] == pytest.approx(percent, abs=0.25)
+
+
 @pytest.mark.parametrize("name", PAPER)
 def test_the_last_round_leaves_2_to_4_percent(name):
     loaded = experiment(name)
@@ -142,4 +160,6 @@ def test_the_residual_network_is_trained_and_pruned_as_published():
     assert (train.batch_size, train.iterations) == (128, 63_000)
     assert (prune.scope, prune.strategy, prune.schedule) == ("global", "rewind", "iterative")
     assert 0 < prune.rewind_iteration < 0.05 * train.iterations
+    assert (loaded.model.initializer, loaded.model.batch_norm_scale) == ("he_normal", "uniform")
+    assert (train.weight_decay, train.augmentation.flip, train.augmentation.crop) == (1e-4, True, 4)
     assert loaded.retrain.analysis == "linear_mode_connectivity"

@@ -20,8 +20,8 @@ from lottery.errors import LotteryError
 from lottery.params import Params, Section, load, validate
 
 VARIANTS = (
-    "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_mask, random_mask_global, "
-    "shuffled_mask, small_dense, dense_longer or your own module:function"
+    "a list of at least one of ticket, random_reinit, sign_preserving_reinit, random_sign_constant, signed_reinit, "
+    "random_mask, random_mask_global, shuffled_mask, small_dense, dense_longer or your own module:function"
 )
 MODELS = "lenet_300_100, conv2, conv4, conv6, resnet20, vgg16 or your own module:function"
 INITIALIZERS = "glorot_normal, glorot_uniform, he_normal or he_uniform"
@@ -223,6 +223,8 @@ BAD_VALUES = [
     ("train.optimizer", "adamw", "adam or sgd"),
     ("train.precision", "float16", "float32 or bfloat16"),
     ("prune.scope", "network", "layerwise or global"),
+    ("prune.scoring_rounds", 0, "a whole number from 1 to 1000"),
+    ("model.batch_norm_scale", "zeros", "ones or uniform"),
     (
         "prune.criterion",
         "size",
@@ -397,13 +399,47 @@ def test_global_pruning_at_different_rates_gives_one_line():
     (line,) = complaints(with_values(prune__scope="global"))
     assert (
         line
-        == f"params.yaml: prune.rates: got {rates}; accepted: the same rate for all kinds, with prune.scope global"
+        == f"params.yaml: prune.rates: got {rates}; accepted: with prune.scope global the same rate for "
+        "all kinds, or 0 for those left whole"
     )
-    assert (
-        validate(
-            with_values(prune__scope="global", prune__rates=dict.fromkeys(rates, 0.2))
-        ).prune.scope
-        == "global"
+    for equal in (dict.fromkeys(rates, 0.2), {"conv": 0.2, "dense": 0.2, "output": 0}):
+        assert validate(with_values(prune__scope="global", prune__rates=equal)).prune.scope
+
+
+def test_one_threshold_for_all_layers_leaves_those_of_rate_0_whole():
+    rates = {"conv": 0.2, "dense": 0.2, "output": 0.0}
+    prune = validate(with_values(prune__scope="global", prune__rates=rates)).prune
+    sizes = {"conv1/kernel": 1000, "dense1/kernel": 3000, "output/kernel": 100}
+    kinds = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
+    assert prune.left_whole(kinds) == ["output/kernel"]
+    assert prune.surviving(sizes, kinds, 2) == 100 + 2560
+    layerwise = prune.model_copy(update={"scope": "layerwise"})
+    assert layerwise.left_whole(kinds) == []
+    assert layerwise.surviving(sizes, kinds, 2) == dict(zip(sizes, (640, 1920, 100), strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prune__criterion": "movement"},
+        {"prune__criterion": "snip", "prune__schedule": "one_shot"},
+    ],
+)
+def test_scoring_the_same_weights_again_gives_one_line(changes):
+    (line,) = complaints(with_values(prune__scoring_rounds=100, **changes))
+    assert line.startswith(
+        "params.yaml: prune.scoring_rounds: got 100; accepted: 1, or prune.criterion"
+    )
+    synflow = with_values(prune__scoring_rounds=100, prune__criterion="synflow")
+    assert validate(synflow).prune.scoring_rounds == 100
+
+
+def test_scales_of_no_batch_normalisation_give_one_line():
+    (line,) = complaints(with_values(model__batch_norm_scale="uniform"))
+    assert line == (
+        "params.yaml: model.batch_norm_scale: got 'uniform'; accepted: ones with lenet_300_100: it has "
+        "no batch normalisation"
     )
 
 
