@@ -1,11 +1,16 @@
 """Linear mode connectivity, against its definition."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from lottery import params
 from lottery.artifacts import files
-from lottery.report import verdict
+from lottery.datasets.dataset import open_dataset
+from lottery.params import Model
+from lottery.report.outcomes import instabilities
 from lottery.tickets import stability
 from lottery.training import models
 
@@ -33,23 +38,28 @@ def lines(*accuracies, seed=0, round_=1):
 )
 def test_instability_is_the_highest_error_minus_the_mean_of_the_ends(accuracies, barrier):
     table = lines(*accuracies).sample(frac=1, random_state=0)  # in any order of the rows
-    assert verdict.instabilities(table)["instability"].tolist() == pytest.approx([barrier])
+    assert instabilities(table)["instability"].tolist() == pytest.approx([barrier])
 
 
 def test_lines_of_several_networks_are_told_apart():
     table = pd.concat(
         [lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)]
     )
-    found = verdict.instabilities(table).set_index(["seed", "round"])["instability"]
+    found = instabilities(table).set_index(["seed", "round"])["instability"]
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
 
 
-def test_the_pipeline_evaluates_the_line_between_two_copies_of_each_network(clone):
+def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone):
     clone.change("retrain.analysis", "linear_mode_connectivity")
     clone.change("retrain.rounds", [2])
     clone.change("train.learning_rate", 0.01)  # so that copies part
-    clone.repro()
+    clone.change("train.early_stopping", {"patience": 2, "min_delta": 100.0})  # at iteration 20
+    clone.change("report.iteration_margin", 0.9)
+    done = clone.run("dvc", "repro")
+    said = re.findall(r"(ticket|copy)(?:, round 2)?: (\d+) iterations", done.stdout + done.stderr)
+    assert sorted(said) == [("copy", "40")] * 8 + [("ticket", "20")] * 2
     table = pd.read_csv(clone.path / files.RETRAINED / "stability.csv")
+    assert tuple(table.columns) == stability.COLUMNS
     assert table.groupby(["seed", "round"]).size().to_dict() == {
         (s, r): 30 for s in (0, 1) for r in (0, 2)
     }
@@ -58,31 +68,30 @@ def test_the_pipeline_evaluates_the_line_between_two_copies_of_each_network(clon
     assert line["test_loss"].iloc[0] != line["test_loss"].iloc[-1]
     report = (clone.path / "reports/report.md").read_text()
     section = report.partition("## Linear mode connectivity")[2].partition("##")[0]
-    found = verdict.instabilities(table)
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines()]
+    found = instabilities(table)
     for round_, remaining in ((0, 1.0), (2, line["weights_remaining"].iloc[0])):
         values = 100 * found.loc[found["round"] == round_, "instability"]
         stable = f"{(values < 2).sum()} of 2"
         spread = f"{values.mean():.2f} [{values.min():.2f}, {values.max():.2f}]"
-        assert f"| {round_} | {remaining:.2%} | {spread} | {stable} |" in section
+        assert [str(round_), f"{remaining:.2%}", spread, stable] in rows
+
+
+def line_between(one, other, model):
+    """The points on the line between two networks, in the present clone."""
+    loaded, dataset = params.load(), open_dataset()
+    split = dataset.split(loaded.data, 0)
+    task = stability.Interpolate("line", model, loaded.train, str(files.DATASET), one, other, split)
+    return task(lambda n: None), dataset, split
 
 
 def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone, monkeypatch):
     monkeypatch.chdir(finished_clone.path)
-    from lottery.params import load
-
-    params = load()
     one, other = (
         files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
         for seed in (0, 1)
     )
-    points = stability.Interpolate(
-        "line", params.model, params.train, str(files.DATASET), one, other
-    )(lambda n: None)
-    dataset = files.open_dataset()
-    images, labels = (
-        np.asarray(dataset.test.images, np.float32) / 255,
-        np.asarray(dataset.test.labels),
-    )
+    points, dataset, split = line_between(one, other, params.load().model)
     network = models.build("lenet_300_100", dataset.image_shape, 10)
     assert len(points) == 30
     for index in (0, 13, 29):
@@ -90,5 +99,22 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone,
         assert points[index]["position"] == pytest.approx(share)
         for name, variable in models.variables(network).items():
             variable.assign((1 - share) * one[name] + share * other[name])
-        right = np.mean(network(images).numpy().argmax(axis=1) == labels)
-        assert points[index]["test_accuracy"] == pytest.approx(right, abs=1 / len(labels))
+        for part, rows in (("train", split.train), ("test", split.test)):
+            logits = network(dataset.images[rows].astype(np.float32) / 255).numpy()
+            right = np.mean(logits.argmax(axis=1) == dataset.labels[rows])
+            assert points[index][f"{part}_accuracy"] == pytest.approx(right, abs=1 / len(rows))
+
+
+def test_between_copies_batch_normalisation_has_the_statistics_of_neither(
+    finished_clone, monkeypatch
+):
+    monkeypatch.chdir(finished_clone.path)
+    monkeypatch.setattr(stability, "POINTS", 3)
+    model = Model(name="resnet20", initializer="he_normal")
+    network = models.build("resnet20", open_dataset().image_shape, 10)
+    one, other = (models.initialise(network, "he_normal", "test", seed) for seed in (0, 1))
+    spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
+    points, again = (line_between(one, end, model)[0] for end in (other, spoilt))
+    for point, same in zip(points, again, strict=True):
+        assert point == pytest.approx(same, rel=1e-4)
+        assert point["train_loss"] < 10  # with the statistics it was made with: hundreds
