@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/gpu.py --out table.md [--minutes 5] [--replicates 1 2 4 8 16] [--quick]
 
-Needs no dataset, no network and, besides TensorFlow and tf_keras, only numpy, pydantic and ruamel.yaml. Without a GPU
+Needs no dataset, no network and, besides TensorFlow and tf_keras, only numpy, pydantic, ruamel.yaml and safetensors. Without a GPU
 it says so and measures the CPU. Replicates are processes of their own on one GPU. The time goes to what says most
 first; what it did not suffice for is "not measured". Progress goes to stderr, the Markdown report to stdout and --out.
 """
