@@ -124,7 +124,7 @@ def _beyond_the_run(p: Params, iterations: int) -> Iterator[Refusal]:
         least = math.ceil(Fraction(every, iterations) * 10_000) / 10_000
         most = math.floor(margin * iterations)
         ways = [f"at least {least}"] * (least < 1)
-        ways += [f"train.evaluate_every of at most {most}"] * (most > 0)
-        ways = ways or [f"runs of at least {math.ceil(every / margin)} iterations"]
+        ways += [f"this one with train.evaluate_every of at most {most}"] * (most > 0)
+        ways = ways or [f"this one with runs of at least {math.ceil(every / margin)} iterations"]
         why = f"this share of {run} is less than one evaluation"
-        yield "report.iteration_margin", f"{', or with '.join(ways)}: {why}"
+        yield "report.iteration_margin", f"{' or '.join(ways)}: {why}"

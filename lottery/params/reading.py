@@ -18,6 +18,7 @@ from lottery.errors import LotteryError
 LARGEST = 10_000  # values in a file; params.yaml has about 60
 CONFLICT_MARK = re.compile(r"^(<{7}|>{7})(?= |$)", flags=re.MULTILINE)
 MISSING = object()
+UNKNOWN = ("extra_forbidden", "invalid_key")
 
 PLAINER = {  # parts of pydantic's messages
     r"^(Input|String|List|Tuple) should (be |have )?": "",
@@ -109,10 +110,12 @@ def typed(content: Any, file: type[F]) -> tuple[F, list[str]]:
     try:
         return file.model_validate(content), []
     except ValidationError as error:
-        faulty = {one["loc"][0] if one["loc"] else None for one in error.errors()}
+        faulty = {(*one["loc"], None)[0] for one in error.errors() if one["type"] not in UNKNOWN}
         fields: dict[str, Any] = dict(file.model_fields)
         sections = {
-            name: TypeAdapter(fields[name].annotation).validate_python(content[name])
+            name: TypeAdapter(fields[name].annotation).validate_python(
+                content[name], extra="ignore"
+            )
             for name in fields
             if not faulty & {name, None}
         }
@@ -144,15 +147,17 @@ def _mistakes(error: ValidationError, file: type[Section]) -> list[str]:
     found: dict[str, list[ErrorDetails]] = {}
     lines = []
     for one in error.errors(include_url=False):
-        if one["type"] in ("extra_forbidden", "invalid_key"):
+        if one["type"] in UNKNOWN:
             lines.append(_unknown(*_place(one["loc"][:-1], file), one["loc"][-1]))
         else:
             found.setdefault(".".join(_place(one["loc"], file)[0]), []).append(one)
     for key, ones in found.items():
         # a list with a bad item: what else than a list is accepted says nothing new
         if not any(other.startswith(f"{key}.") for other in found):
-            accepted = dict.fromkeys(_accepted(one, _place(one["loc"], file)[1]) for one in ones)
-            lines.append(_line(key or "the file", ones[0]["input"], " or ".join(accepted)))
+            ways = dict.fromkeys(_accepted(one, _place(one["loc"], file)[1]) for one in ones)
+            names = re.findall(r"'(\w+)'", " ".join(ways))
+            accepted = " or ".join(ways) + _meant(ones[0]["input"], names)
+            lines.append(_line(key or "the file", ones[0]["input"], accepted))
     return lines
 
 
@@ -191,7 +196,7 @@ def _accepted(one: ErrorDetails, section: type[Section]) -> str:
     for part, plainer in PLAINER.items():
         words = re.sub(part, plainer, words)
     if kind == "string_type" and value is not MISSING and not isinstance(value, dict | list):
-        words += f': in quotes, "{value}"'
+        words += f', in quotes: "{value}"'
     elif kind in ("list_type", "tuple_type") and isinstance(value, int):
         words += f": [{value}]"
     elif kind in ("int_type", "float_type") and isinstance(value, str):
@@ -199,6 +204,4 @@ def _accepted(one: ErrorDetails, section: type[Section]) -> str:
             words += f", with a decimal point: {value.replace(',', '.')}"
         elif re.fullmatch(r"[-+.\deE]+", value):
             words += f", without quotes: {value}"
-    elif kind == "literal_error":
-        words += _meant(value, re.findall("'(.*?)'", one["ctx"]["expected"]))
     return words
