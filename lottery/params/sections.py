@@ -218,7 +218,7 @@ class Params(Section):
         """The pruning rounds whose tickets are retrained, in the order in which they are listed."""
         if self.retrain.rounds == "all":
             return list(range(1, self.prune.rounds + 1))
-        return self.retrain.rounds
+        return list(self.retrain.rounds)
 
     def tickets_train(self) -> Train:
         """How tickets are trained: as the dense network was, or fine-tuned at its last rate."""
