@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -125,9 +126,8 @@ def typed(content: Any, file: type[F]) -> tuple[F, list[str]]:
 
 def refused(file: Section, refusals: Iterable[Refusal]) -> list[str]:
     """A line for each key whose value, though of its type, is refused."""
-    return [
-        _line(key, reduce(getattr, key.split("."), file), accepted) for key, accepted in refusals
-    ]
+    content = file.model_dump(mode="json", warnings=False)  # a section at fault is None, of no type
+    return [_line(key, reduce(getitem, key.split("."), content), words) for key, words in refusals]
 
 
 def refuse(where: str, lines: list[str]) -> None:
@@ -137,9 +137,12 @@ def refuse(where: str, lines: list[str]) -> None:
 
 
 def _line(key: str, value: Any, accepted: str) -> str:
-    text = repr(value)
-    got = "missing" if value is MISSING else f"got {text if len(text) <= 80 else text[:77] + '...'}"
+    got = "missing" if value is MISSING else f"got {_cut(repr(value))}"
     return f"{key}: {got}; accepted: {accepted}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _mistakes(error: ValidationError, file: type[Section]) -> list[str]:
@@ -178,7 +181,8 @@ def _unknown(path: list[str], section: type[Section], key: int | str) -> str:
     known = ", ".join(section.model_fields)
     if isinstance(key, int):  # YAML reads {margin: 0,01} as {margin: 0, 1: null}
         known += "; a decimal comma? write a point"
-    full = ".".join([*path, str(key)])
+    name = str(key)
+    full = ".".join([*path, name if name.isprintable() and len(name) <= 80 else _cut(repr(key))])
     return f"{full}: unknown key; accepted: {known}{_meant(key, section.model_fields)}"
 
 
