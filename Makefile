@@ -24,6 +24,7 @@ ifdef EXPERIMENT
 	cp experiments/$(EXPERIMENT).yaml params.yaml
 endif
 	@find .dvc/tmp/rwlock -empty -delete 2>/dev/null || true  # DVC, killed as it rewrote this, cannot read it
+	@python -m lottery check --params
 	dvc repro
 	@echo; sed -n 3p reports/report.md; echo "Report: reports/report.md"
 

@@ -35,7 +35,7 @@ model: {name: lenet_300_100, initializer: glorot_normal}
 train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 400, evaluate_every: 20}
 prune: {rounds: 3, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
 retrain: {variants: [ticket, random_reinit, random_mask], rounds: all}
-report: {margin: 0.01, confidence: 0.95}
+report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
 """
 STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
 SECONDS = {

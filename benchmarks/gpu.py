@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/gpu.py --out table.md [--minutes 5] [--replicates 1 2 4 8 16] [--quick]
 
-Needs no dataset, no network and, besides TensorFlow and tf_keras, only numpy, pydantic and ruamel.yaml. Without a GPU
+Needs no dataset, no network and, besides TensorFlow and tf_keras, only numpy, pydantic, ruamel.yaml and safetensors. Without a GPU
 it says so and measures the CPU. Replicates are processes of their own on one GPU. The time goes to what says most
 first; what it did not suffice for is "not measured". Progress goes to stderr, the Markdown report to stdout and --out.
 """
@@ -95,13 +95,15 @@ HELD: dict[Case, Any] = {}  # the one trainer in memory, with what it trains
 
 
 def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, every: int) -> tuple:
-    """A trainer of synthetic images, the images, initial weights, and a mask that keeps half of them."""
+    """A trainer of synthetic images, these, and what a run takes: weights, half of them masked, order, split."""
     import tensorflow as tf
 
-    from lottery.datasets.split import Part
+    from lottery.datasets.dataset import Dataset
+    from lottery.datasets.split import Split
     from lottery.masks import Mask
     from lottery.params import Model, Train
     from lottery.training import models, trainer
+    from lottery.training.schedule import Order
 
     HELD.clear()
     gc.collect()
@@ -110,14 +112,14 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
         tf.config.experimental.reset_memory_stats("GPU:0")
     generator = np.random.default_rng(0)
     count = min(EPOCH[model], scale.images)
-    sizes = {"train_part": count, "validation": scale.held_out, "test": scale.held_out}
-    parts = {
-        name: Part(
-            generator.integers(0, 256, (n, *shape), np.uint8),
-            generator.integers(0, 10, n, np.int32),
-        )
-        for name, n in sizes.items()
-    }
+    total = count + 2 * scale.held_out
+    dataset = Dataset(
+        generator.integers(0, 256, (total, *shape), np.uint8),
+        generator.integers(0, 10, total, np.int32),
+        {"image_shape": shape, "classes": 10, "test": scale.held_out},
+    )
+    ends = count, count + scale.held_out
+    split = Split(*(part.astype(np.int32) for part in np.split(np.arange(total), ends)))
     train = Train(
         optimizer="adam",
         learning_rate=3e-4,
@@ -127,15 +129,13 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
         precision=mode.precision,
         jit_compile=mode.jit,
     )
-    trainer = trainer.Trainer(
-        Model(name=model, initializer="glorot_normal"), train, classes=10, **parts
-    )
+    engine = trainer.Trainer(Model(name=model, initializer="glorot_normal"), train, dataset)
     network = models.build(model, shape, 10)
     weights = models.initialise(network, "glorot_normal", "initialisation", 0)
     mask = Mask(
         {name: generator.random(weights[name].shape) < 0.5 for name in models.kinds(network)}
     )
-    return trainer, parts["train_part"], mask.apply(weights), mask, trainer.Order("benchmark", 0)
+    return engine, dataset, (mask.apply(weights), mask, Order("benchmark", 0), split)
 
 
 def device() -> dict[str, str]:
@@ -183,9 +183,11 @@ def largest_difference(model: str, mode: Mode, scale: Scale) -> float:
     """Over iterations and variables: ‖engine's update − reference's‖ / ‖reference's‖."""
     from benchmarks.reference import beside_reference
 
-    trainer, part, weights, mask, order = begin(model, mode, CHECKED[model], scale, every=1)
+    engine, dataset, (weights, mask, order, split) = begin(
+        model, mode, CHECKED[model], scale, every=1
+    )
     steps = beside_reference(
-        trainer, model, part, weights, mask, order, classes=10, iterations=scale.checked
+        engine, model, dataset, split, weights, mask, order, iterations=scale.checked
     )
     norm = np.linalg.norm
     return float(
@@ -197,10 +199,8 @@ def largest_difference(model: str, mode: Mode, scale: Scale) -> float:
 
 def digest(model: str, mode: Mode, scale: Scale) -> str:
     """Of all bytes of a run's result: weights, optimiser slots and history."""
-    trainer, _, weights, mask, order = begin(
-        model, mode, SHAPES[model], scale, every=scale.repeated // 2
-    )
-    state = trainer.run(weights, mask, order, iterations=scale.repeated)
+    engine, _, run = begin(model, mode, SHAPES[model], scale, every=scale.repeated // 2)
+    state = engine.run(*run, iterations=scale.repeated)
     values = [state.weights[n] for n in sorted(state.weights)] + [
         state.slots[n] for n in sorted(state.slots)
     ]
@@ -212,29 +212,26 @@ def digest(model: str, mode: Mode, scale: Scale) -> str:
 def prepare(model: str, mode: Mode, scale: Scale) -> None:
     """Traces, trains and evaluates once, unless that is done."""
     if (model, mode) not in HELD:
-        trainer, _, weights, mask, order = begin(
-            model, mode, SHAPES[model], scale, every=scale.together
-        )
-        trainer.run(weights, mask, order, iterations=scale.together)
-        rows = order.batches(0, scale.together, len(trainer._labels), scale.batch)
-        HELD[model, mode] = trainer, rows, trainer._step_sizes(0, 0, scale.together)
+        engine, _, run = begin(model, mode, SHAPES[model], scale, every=scale.together)
+        engine.run(*run, iterations=scale.together)
+        HELD[model, mode] = engine, *run[2:], scale.together
 
 
 def measure(start: float, stop: float) -> Speed:
     """Trains from now until after ``stop`` (of the clock all processes share); counts what lies in between."""
     import tensorflow as tf
 
-    ((trainer, rows, step_sizes),) = HELD.values()
+    ((engine, order, split, steps),) = HELD.values()
     times = [time.monotonic()]
     while times[-1] < stop:
-        trainer._interval(trainer._images, trainer._labels, rows, step_sizes)[0].numpy()
+        engine.train_interval(order, split, 0, 0, steps)[0].numpy()
         times.append(time.monotonic())
     first, last = np.interp([start, stop], times, np.arange(len(times)))
     gpu = tf.config.get_visible_devices("GPU")
     peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] if gpu else 0
     statm = Path("/proc/self/statm")
     host = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
-    return Speed(float(last - first) * rows.size / (stop - start), peak, host)
+    return Speed(float(last - first) * steps * engine.train.batch_size / (stop - start), peak, host)
 
 
 TASKS = {f.__name__: f for f in (device, matrix_rate, largest_difference, digest, prepare, measure)}

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lottery.datasets.split import Part
+from lottery.datasets.dataset import Dataset
+from lottery.datasets.split import Part, Split
 from lottery.masks import Mask
 from lottery.params import Train
 from lottery.training import models
-from lottery.training.trainer import Order, State, Trainer, learning_rates
+from lottery.training.schedule import Order, learning_rates
+from lottery.training.trainer import State, Trainer
 
 import tensorflow as tf  # isort: skip  (after lottery.models, which sets TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
@@ -77,30 +79,31 @@ def float64_step(
 def beside_reference(
     trainer: Trainer,
     model: str,
-    part: Part,
+    dataset: Dataset,
+    split: Split,
     weights: models.Weights,
     mask: Mask,
     order: Order,
     *,
-    classes: int,
     iterations: int,
 ) -> Iterator[Step]:
-    """A run's iterations from 0, each compared; the trainer's part is ``part``, its ``evaluate_every`` 1."""
+    """A run's iterations from 0, each compared; the trainer's ``evaluate_every`` is 1."""
     states: list[State] = []
     trainer.run(
         weights,
         mask,
         order,
+        split,
         iterations=iterations,
         on_evaluation=lambda _, snapshot: states.append(snapshot()),
     )
     assert len(states) == iterations + 1
-    network = float64_network(model, part.images.shape[1:], classes)
+    network = float64_network(model, dataset.image_shape, dataset.classes)
     for before, after in itertools.pairwise(states):
         (rows,) = order.batches(
-            before.iteration, after.iteration, len(part.labels), trainer.train.batch_size
+            before.iteration, after.iteration, len(split.train), trainer.train.batch_size
         )
-        batch = Part(part.images[rows], part.labels[rows])
+        batch = dataset.part(split.train[rows])
         update, loss = float64_step(network, before, mask, trainer.train, batch)
         moved = {
             name: after.weights[name].astype(np.float64) - before.weights[name] for name in update

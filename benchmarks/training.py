@@ -76,13 +76,16 @@ def timed(step, samples: int, seconds: float) -> float:
 
 
 def engine(model: str, precision: str, threads: int, seconds: float) -> float:
-    from lottery.datasets.split import Part
+    from lottery.datasets.dataset import Dataset
+    from lottery.datasets.split import Split
     from lottery.masks import Mask
     from lottery.params import Model, Train
     from lottery.training import models, trainer
+    from lottery.training.schedule import Order
 
     trainer.configure(threads)
-    part = Part(*data(model))
+    images, labels = data(model)
+    dataset = Dataset(images, labels, {"image_shape": SHAPES[model], "classes": 10, "test": 10})
     train = Train(
         optimizer="adam",
         learning_rate=3e-4,
@@ -91,24 +94,15 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
         evaluate_every=100,
         precision=precision,
     )
-    trainer = trainer.Trainer(
-        Model(name=model, initializer="glorot_normal"),
-        train,
-        train_part=part,
-        validation=Part(part.images[:10], part.labels[:10]),
-        test=Part(part.images[:10], part.labels[:10]),
-        classes=10,
-    )
+    engine = trainer.Trainer(Model(name=model, initializer="glorot_normal"), train, dataset)
     network = models.build(model, SHAPES[model], 10)
     weights = models.initialise(network, "glorot_normal", "initialisation", 0)
     mask = Mask.full({name: weights[name].shape for name in models.kinds(network)})
-    trainer.run(weights, mask, trainer.Order("benchmark", 0), iterations=1)
-    order, steps = trainer.Order("benchmark", 0), STEPS[model]
-    rows, sizes = order.batches(0, steps, 3000, BATCH), trainer._step_sizes(0, 0, steps)
+    rows = np.arange(len(labels), dtype=np.int32)
+    split, order, steps = Split(rows, rows[:10], rows[:10]), Order("benchmark", 0), STEPS[model]
+    engine.run(weights, mask, order, split, iterations=1)
     return timed(
-        lambda: trainer._interval(trainer._images, trainer._labels, rows, sizes)[0].numpy(),
-        steps * BATCH,
-        seconds,
+        lambda: engine.train_interval(order, split, 0, 0, steps)[0].numpy(), steps * BATCH, seconds
     )
 
 

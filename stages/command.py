@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Callable
 
-from lottery import params
+from lottery.datasets import catalogue
 from lottery.errors import LotteryError
+from lottery.params import Params
 from lottery.running import store
 
 
-def main(work: Callable[[params.Params], None]) -> None:
+def main(work: Callable[[Params], None]) -> None:
     """Runs a stage from the command line: ``python -m stages.<name>``.
 
     The whole of params.yaml is checked first; then it waits until no other stage runs in this folder. A user's mistake ends it with plain lines on standard
@@ -31,7 +32,7 @@ def main(work: Callable[[params.Params], None]) -> None:
     parser.parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        loaded = params.load()
+        loaded = catalogue.read_params()
         store.checkpoint_seconds()  # refused now rather than in a worker
         with store.one_writer(name):
             for unfinished in store.FOLDER.glob(

@@ -14,7 +14,7 @@ from lottery import parts
 from lottery.artifacts import files, tables
 from lottery.datasets.dataset import open_dataset
 from lottery.errors import LotteryError
-from lottery.masks import Mask, surviving_count
+from lottery.masks import Mask
 from lottery.params import Params
 from lottery.running import executors, store
 from lottery.running.run import Result, Run, prepare
@@ -113,17 +113,16 @@ def _check_something_survives(params: Params) -> None:
     for name, kind in kinds.items():
         if isinstance(last, dict) and last[name] < 1:
             rate = params.prune.rates.model_dump()[kind]
-            most = max(
-                r for r in range(params.prune.rounds) if surviving_count(sizes[name], rate, r) >= 1
-            )
             raise LotteryError(
-                f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: at most {most} at "
-                f"prune.rates.{kind} {rate}: afterwards none of the {sizes[name]:,} weights of {name} survives"
+                f"params.yaml: prune.rates.{kind}: got {rate}; accepted: a lower rate, or fewer than "
+                f"the {params.prune.rounds} rounds of prune.rounds: after these none of the "
+                f"{sizes[name]:,} weights of {name} survives"
             )
     whole = sum(sizes[name] for name in params.prune.left_whole(kinds))
     if isinstance(last, int) and last <= whole < sum(sizes.values()):
         raise LotteryError(
-            f"params.yaml: prune.rounds: got {params.prune.rounds}; accepted: fewer: afterwards no weight survives"
+            f"params.yaml: prune.rates.dense: got {params.prune.rates.dense}; accepted: a lower rate, or "
+            f"fewer than the {params.prune.rounds} rounds of prune.rounds: after these no weight survives"
         )
 
 

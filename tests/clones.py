@@ -15,11 +15,17 @@ STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
 
 TINY = """\
 seeds: [0, 1]
-data: {name: digits, validation_size: 250, split: per_seed, split_seed: 0}
-model: {name: lenet_300_100, initializer: glorot_normal}
-train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 40, evaluate_every: 10}
-prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
-retrain: {variants: [ticket, random_reinit], rounds: all}
+data: {name: digits, source: null, sha256: null, validation_size: 250, split: per_seed,
+  split_seed: 0, image_size: null}
+model: {name: lenet_300_100, initializer: glorot_normal, width: 1.0, dropout: 0.0,
+  batch_norm_scale: ones}
+train: {optimizer: adam, learning_rate: 1.2e-3, learning_rate_steps: null, warmup_iterations: 0,
+  momentum: 0.0, weight_decay: 0.0, augmentation: null, batch_size: 50, iterations: 40,
+  epochs: null, evaluate_every: 10, early_stopping: null, precision: float32, jit_compile: false,
+  threads: 1}
+prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magnitude,
+  scope: layerwise, schedule: iterative, scoring_rounds: 1, strategy: rewind, rewind_iteration: 0}
+retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none}
 report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}
 """
 

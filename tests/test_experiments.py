@@ -1,13 +1,16 @@
 """The published experiments: each file is complete, and is the experiment that it says it is."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from clones import TINY
 from ruamel.yaml import YAML
+from test_params import FIELDS
 
-from lottery import params
-from lottery.datasets.catalogue import DATASETS
+from lottery.datasets.catalogue import DATASETS, read_params
+from lottery.params import validate
 from lottery.training import models
 
 ROOT = Path(__file__).parent.parent
@@ -32,7 +35,7 @@ REMAINING = {
 
 
 def experiment(name):
-    return params.load(ROOT / "experiments" / f"{name}.yaml")
+    return read_params(ROOT / "experiments" / f"{name}.yaml")
 
 
 def network_of(loaded):
@@ -57,7 +60,7 @@ def percent_remaining(loaded, round_):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_is_valid_builds_its_model_and_says_what_it_is(path):
-    loaded = params.load(path)
+    loaded = read_params(path)
     assert network_of(loaded).count_params() > 0
     comment = path.read_text(encoding="utf-8").split("\nseeds:")[0]
     assert all(line.startswith("#") for line in comment.splitlines() if line)
@@ -67,11 +70,23 @@ def test_a_file_is_valid_builds_its_model_and_says_what_it_is(path):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if path.stem != "smoke"], ids=lambda path: path.stem
+    "text",
+    [path.read_text(encoding="utf-8") for path in (ROOT / "params.yaml", *FILES)] + [TINY],
+    ids=["params", *(path.stem for path in FILES), "TINY"],
 )
-def test_a_published_experiment_leaves_nothing_to_defaults(path):
-    read = YAML(typ="safe")
-    assert params.load(path).model_dump() == read.load(path)
+def test_every_key_is_written_out_so_that_dvc_can_set_it(text):
+    """`dvc exp run -S train.momentum=0.5` sets only keys that the file has."""
+    written = YAML(typ="safe").load(text)
+    assert validate(written).model_dump(mode="json") == written
+
+
+def test_every_key_of_the_default_has_a_comment_that_documents_it():
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    for name, *keys in FIELDS:
+        section = re.search(rf"^{name}:.*\n(?: .*\n|\n(?= ))*", text, flags=re.MULTILINE)[0]
+        line = re.search(rf"^ *{[name, *keys][:2][-1]}:.*\n? +# .*", section, flags=re.MULTILINE)
+        assert line or not keys, keys
+        assert all(f"{inner}:" in line[0] for inner in keys[1:])  # of a mapping: on its line
 
 
 def test_mnist5k_lenet_is_the_default_experiment():
@@ -154,7 +169,7 @@ def test_the_residual_network_is_trained_and_pruned_as_published():
         0,
     )
     assert (train.learning_rate_steps.iterations, train.learning_rate_steps.factor) == (
-        [32_000, 48_000],
+        (32_000, 48_000),
         0.1,
     )
     assert (train.batch_size, train.iterations) == (128, 63_000)

@@ -198,7 +198,7 @@ def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_
 
 def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopped_early(a_ticket):
     train = start("dense_longer", a_ticket).train
-    assert train.learning_rate_steps.iterations == [140, 210]  # of 280, as 50 and 75 are of 100
+    assert train.learning_rate_steps.iterations == (140, 210)  # of 280, as 50 and 75 are of 100
     assert (train.warmup_iterations, train.early_stopping) == (14, None)
     rates = learning_rates(train, 0, 280)
     assert rates[[6, 13, 139, 140, 210]] == pytest.approx([0.05, 0.1, 0.1, 0.01, 0.001])

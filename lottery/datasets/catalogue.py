@@ -1,6 +1,9 @@
 """The datasets that are known by name, as facts: nothing is loaded here."""
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from lottery import params
 
 
 @dataclass(frozen=True)
@@ -94,3 +97,12 @@ DATASETS = {
         test=10_000,
     ),
 }
+
+
+def read_params(path: Path = params.PARAMS_FILE) -> params.Params:
+    """The parameters of a file, checked against the dataset where that is known by name."""
+    sizes = {
+        name: params.Size(known.training, known.classes, min(known.image_shape[:2]))
+        for name, known in DATASETS.items()
+    }
+    return params.load(path, sizes)

@@ -1,6 +1,7 @@
 """Whether ``dvc.lock`` and ``reports/`` belong to the parameters and the code: ``python -m lottery check``.
 
-Needs neither data nor cache nor network. Prints a line for each cause, by stage, and exits with 1 where there is one.
+Needs neither data nor cache nor network. Prints a line for each cause, by stage, and exits with 1 where
+there is one; where params.yaml itself is at fault, a line for each mistake in it.
 """
 
 import argparse
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from lottery.datasets.catalogue import read_params
+from lottery.errors import LotteryError
 
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
@@ -91,7 +95,16 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.parse_args(arguments)
+    parser.add_argument(
+        "--params", action="store_true", help="only params.yaml, before DVC reads it"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        read_params()
+    except LotteryError as error:
+        parser.exit(1, "".join(f"check: {line}\n" for line in str(error).splitlines()))
+    if options.params:
+        return
     yaml = YAML(typ="safe")
     if not Path("dvc.yaml").exists():
         parser.exit(1, "check: no dvc.yaml here: run it in the top folder of the project\n")

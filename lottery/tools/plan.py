@@ -10,9 +10,9 @@ import configparser
 from pathlib import Path
 
 from lottery.artifacts import files
-from lottery.datasets.catalogue import DATASETS
+from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.errors import LotteryError
-from lottery.params import PARAMS_FILE, Params, check_fit, load
+from lottery.params import PARAMS_FILE, Params, check_fit
 from lottery.running.run import cpu_model
 from lottery.tools.costs import Images, Machine, costs_here
 from lottery.tools.workload import Plan, plan, total_of
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        params = load(options.params)
+        params = read_params(options.params)
         images = images_of(params, options.params)
         planned = plan(params, images)
         machine = costs_here(params, images, again=options.measure)

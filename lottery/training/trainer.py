@@ -326,7 +326,7 @@ class Trainer:
             boundary = min(iterations, (iteration // every + 1) * every)
             loss, correct, begun = 0.0, 0, iteration
             for stop in sorted({k for k in keep if iteration < k < boundary} | {boundary}):
-                sums = self._train(order, split, start, iteration, stop)
+                sums = self.train_interval(order, split, start, iteration, stop)
                 loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
                 if stop in keep:
                     kept[stop] = self._read(self._variables)
@@ -346,7 +346,7 @@ class Trainer:
             self._check_pruned_are_zero(mask, of_slot, f"in the optimiser's {slot} after training")
         return final
 
-    def _train(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
+    def train_interval(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
         """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and correct answers."""
         images, train = len(split.train), self.train
         rows = split.train[order.batches(start, stop, images, train.batch_size)]

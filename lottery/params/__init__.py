@@ -1,0 +1,20 @@
+"""params.yaml, typed and checked before anything is computed."""
+# ruff: noqa: F401 - what the others import from here
+
+from lottery.params.checks import PARAMS_FILE, SMALLEST_IMAGE, Size, check_fit, load, validate
+from lottery.params.reading import Section
+from lottery.params.sections import (
+    CRITERIA,
+    VARIANTS,
+    Augmentation,
+    Data,
+    EarlyStopping,
+    LearningRateSteps,
+    Model,
+    Params,
+    Prune,
+    Rates,
+    Report,
+    Retrain,
+    Train,
+)

@@ -1,0 +1,144 @@
+"""params.yaml read and checked, its values against one another and against the dataset too."""
+
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lottery.params.reading import Refusal, read_yaml, refuse, refused, typed
+from lottery.params.sections import Params, Prune
+
+PARAMS_FILE = Path("params.yaml")
+
+SMALLEST_IMAGE = {
+    "lenet_300_100": 1,
+    "conv2": 2,
+    "conv4": 4,
+    "conv6": 8,
+    "resnet20": 1,
+    "vgg16": 16,
+}
+"""The smallest image side, in pixels, that each model's pooling leaves something of."""
+
+WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
+
+PACKAGED = ("mnist5k", "digits")
+"""Datasets that come with an installed package, so take no source."""
+
+
+class Size(NamedTuple):
+    """A dataset's images for training and validation, classes, and shorter side in pixels."""
+
+    images: int
+    classes: int
+    side: int
+
+
+def load(path: Path = PARAMS_FILE, sizes: Mapping[str, Size] | None = None) -> Params:
+    """The parameters of a file; they must fit their dataset where ``sizes`` has it by name.
+
+    Raises LotteryError with a line for every mistake: the full key, what it got, what it takes.
+    """
+    return validate(read_yaml(path), str(path), sizes)
+
+
+def validate(
+    content: Any, where: str = str(PARAMS_FILE), sizes: Mapping[str, Size] | None = None
+) -> Params:
+    """The same for parameters already read: nested dicts, lists and scalars."""
+    params, lines = typed(content, Params)
+    size = sizes.get(params.data.name) if sizes and params.data else None
+    lines += refused(params, _contradictions(params)) + refused(params, _misfits(params, size))
+    refuse(where, lines)
+    return params
+
+
+def check_fit(
+    params: Params, *, images: int, classes: int, side: int, where: Path = PARAMS_FILE
+) -> None:
+    """The same for a dataset whose size is known only once it has been read."""
+    size = Size(images, classes, side)
+    refuse(str(where), refused(params, _misfits(params, size)))
+
+
+def _contradictions(p: Params) -> Iterator[Refusal]:
+    """Keys whose values others rule out, with what is accepted; a faulty section is None."""
+    if p.data and p.data.name in PACKAGED and p.data.source is not None:
+        yield "data.source", f"null: {p.data.name} comes with a package"
+    if p.data and p.data.name == "image_folder" and p.data.source is None:
+        images = "that holds train/<class>/<image>"
+        yield "data.source", f"a folder, a zip or tar archive, or its URL, {images}"
+    if p.data and p.data.name != "image_folder" and p.data.image_size is not None:
+        yield "data.image_size", f"null: only image_folder is resized, not {p.data.name}"
+    if p.model and p.model.dropout and p.model.name in ("resnet20", "vgg16"):
+        yield "model.dropout", f"0 with {p.model.name}: it has no hidden dense layer"
+    if p.model and p.model.batch_norm_scale != "ones" and p.model.name in WITHOUT_BATCH_NORM:
+        yield "model.batch_norm_scale", f"ones with {p.model.name}: it has no batch normalisation"
+    if p.train and p.train.iterations is None and p.train.epochs is None:
+        yield "train.iterations", "at least 1, or null with train.epochs given"
+    if p.train and p.train.iterations is not None and p.train.epochs is not None:
+        yield "train.epochs", f"null with train.iterations {p.train.iterations}: one of the two"
+    if p.train and p.train.momentum and p.train.optimizer != "sgd":
+        yield "train.momentum", f"0 with optimizer {p.train.optimizer}; momentum belongs to sgd"
+    if p.prune:
+        yield from _contradictions_of_pruning(p.prune)
+    if p.prune and p.retrain and max(p.retrain_rounds()) > p.prune.rounds:
+        yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
+
+
+def _contradictions_of_pruning(prune: Prune) -> Iterator[Refusal]:
+    pruned = {rate for rate in prune.rates.model_dump().values() if rate}
+    if prune.scope == "global" and len(pruned) > 1:
+        yield "prune.rates", "with prune.scope global one rate for all kinds, or 0: left whole"
+    if prune.strategy != "rewind" and prune.at_initialisation:
+        yield "prune.strategy", f"rewind: {prune.criterion} prunes before any training"
+    if prune.scoring_rounds > 1 and not prune.at_initialisation:
+        yield "prune.scoring_rounds", f"1 with {prune.criterion}: its scores stay the same"
+    elif prune.scoring_rounds > 1 and prune.schedule == "one_shot":
+        yield "prune.scoring_rounds", "1 with prune.schedule one_shot, which scores once"
+
+
+def _misfits(p: Params, size: Size | None) -> Iterator[Refusal]:
+    """Keys whose values do not fit the dataset, where its size is known, or a run's length."""
+    training = None  # images; None where they are not known, or no number of them would do
+    if p.data and size:
+        fewest, most = size.classes, size.images - size.classes
+        has = f"{p.data.name} has {size.images:,} images for training and validation"
+        if most < fewest:
+            yield "data.name", f"a dataset of {2 * fewest} or more images, two a class: {has}"
+        elif not fewest <= p.data.validation_size <= most:
+            yield "data.validation_size", f"from {fewest} (one image a class) to {most}: {has}"
+        else:
+            training = size.images - p.data.validation_size
+    if p.model and size and size.side < SMALLEST_IMAGE.get(p.model.name, 1):
+        fitting = ", ".join(name for name, least in SMALLEST_IMAGE.items() if size.side >= least)
+        yield "model.name", f"a model that fits images of side {size.side}: {fitting}"
+    if p.train and training is not None and p.train.batch_size > training:
+        yield "train.batch_size", f"at most the {training:,} training images"
+        training = None
+    if p.train and (p.train.iterations or (p.train.epochs and training is not None)):
+        yield from _beyond_the_run(p, p.train.length(training or 0))
+
+
+def _beyond_the_run(p: Params, iterations: int) -> Iterator[Refusal]:
+    """Keys that name iterations which a run does not reach, or a margin below its evaluations."""
+    every, run = p.train.evaluate_every, f"the run's {iterations} iterations"
+    if every > iterations:
+        yield "train.evaluate_every", f"at most {run}"
+    if p.train.warmup_iterations > iterations:
+        yield "train.warmup_iterations", f"at most {run}"
+    steps = p.train.learning_rate_steps.iterations if p.train.learning_rate_steps else ()
+    if list(steps) != sorted(set(steps)) or max(steps, default=0) >= iterations:
+        yield "train.learning_rate_steps.iterations", f"rising ones, less than {run}"
+    if p.prune and p.prune.rewind_iteration >= iterations:
+        yield "prune.rewind_iteration", f"less than {run}"
+    margin = Fraction(str(p.report.iteration_margin)) if p.report else 1
+    if margin * iterations < every <= iterations:
+        least = math.ceil(Fraction(every, iterations) * 10_000) / 10_000
+        most = math.floor(margin * iterations)
+        ways = [f"at least {least}"] * (least < 1)
+        ways += [f"this one with train.evaluate_every of at most {most}"] * (most > 0)
+        ways = ways or [f"this one with runs of at least {math.ceil(every / margin)} iterations"]
+        why = f"this share of {run} is less than one evaluation"
+        yield "report.iteration_margin", f"{' or '.join(ways)}: {why}"

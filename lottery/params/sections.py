@@ -1,0 +1,249 @@
+"""The sections of params.yaml: a key is a line here, its type is what it takes."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from lottery import parts
+from lottery.masks import surviving_count
+from lottery.params.reading import Section
+
+
+def _of_form(pattern: str, accepted: str) -> BeforeValidator:
+    def check(text: Any) -> Any:
+        if not (isinstance(text, str) and re.fullmatch(pattern, text)):
+            raise PydanticCustomError("form", accepted)
+        return text
+
+    return BeforeValidator(check)
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("twice", "each value once")
+    return values
+
+
+Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Side = Annotated[int, Field(ge=1, le=4096)]
+Own = Annotated[str, _of_form(parts.PATTERN, "your own module:function")]
+Sha256 = Annotated[str, _of_form("[0-9a-f]{64}", "64 lower-case hexadecimal digits, or null")]
+Once = AfterValidator(_each_once)
+
+
+class Data(Section):
+    """Where the images come from and how they are split."""
+
+    name: Literal[
+        "mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"
+    ]
+    source: Annotated[str, Field(min_length=1)] | None = None
+    sha256: Sha256 | None = None
+    validation_size: Positive
+    split: Literal["per_seed", "shared"] = "per_seed"
+    split_seed: Whole = 0
+    image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+
+
+class Model(Section):
+    """The architecture."""
+
+    name: Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"] | Own
+    initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
+    width: float = Field(1.0, gt=0, le=16)
+    dropout: Rate = 0.0
+    batch_norm_scale: Literal["ones", "uniform"] = "ones"
+
+
+class LearningRateSteps(Section):
+    """The learning rate is multiplied by ``factor`` at each of these iterations."""
+
+    iterations: Annotated[tuple[Positive, ...], Field(min_length=1, strict=False)]
+    factor: float = Field(gt=0)
+
+
+class Augmentation(Section):
+    """What happens to each training image in each epoch; never to validation and test images."""
+
+    flip: bool
+    crop: Annotated[int, Field(ge=0, le=64)]
+
+
+class EarlyStopping(Section):
+    """Stop after ``patience`` evaluations without a validation loss lower by ``min_delta``."""
+
+    patience: Positive
+    min_delta: float = Field(0.0, ge=0)
+
+    def ends(self, validation_losses: Sequence[float]) -> bool:
+        """Whether it ends a run with these losses (the first is the one before training)."""
+        best, waited = math.inf, 0
+        for loss in validation_losses:
+            if loss < best - self.min_delta:
+                best, waited = loss, 0
+            else:
+                waited += 1
+        return waited >= self.patience
+
+
+class Train(Section):
+    """How a network is trained."""
+
+    optimizer: Literal["adam", "sgd"]
+    learning_rate: float = Field(gt=0)
+    learning_rate_steps: LearningRateSteps | None = None
+    warmup_iterations: Whole = 0
+    momentum: Rate = 0.0
+    weight_decay: float = Field(0.0, ge=0)
+    augmentation: Augmentation | None = None
+    batch_size: Positive
+    iterations: Positive | None = None
+    epochs: Positive | None = None
+    evaluate_every: Positive
+    early_stopping: EarlyStopping | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    jit_compile: bool = False
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+    def last_learning_rate(self) -> "Train":
+        """The same, at the learning rate that the steps end with."""
+        steps = self.learning_rate_steps
+        rate = self.learning_rate * (steps.factor ** len(steps.iterations) if steps else 1)
+        return self.model_copy(
+            update={"learning_rate": rate, "learning_rate_steps": None, "warmup_iterations": 0}
+        )
+
+    def stretched(self, factor: float) -> "Train":
+        """The same for a run of ``factor`` times the length, which nothing stops early.
+
+        Warm-up and learning-rate steps come at the same share of it (Liu et al. 2019, section 3).
+        """
+        steps = self.learning_rate_steps
+        if steps is not None:
+            later = tuple(round(factor * iteration) for iteration in steps.iterations)
+            steps = LearningRateSteps(iterations=later, factor=steps.factor)
+        warmup = round(factor * self.warmup_iterations)
+        changes = {"learning_rate_steps": steps, "warmup_iterations": warmup}
+        return self.model_copy(update={**changes, "early_stopping": None})
+
+    def length(self, training_images: int) -> int:
+        """Iterations of one run; an epoch has ``training_images // batch_size``."""
+        if self.iterations is not None:
+            return self.iterations
+        assert self.epochs is not None
+        return self.epochs * (training_images // self.batch_size)
+
+
+class Rates(Section):
+    """The share of the surviving weights that one round prunes, by kind of layer."""
+
+    conv: Rate
+    dense: Rate
+    output: Rate
+
+
+Criterion = Literal[
+    "magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"
+]
+CRITERIA = get_args(Criterion)
+AT_INITIALISATION = ("snip", "grasp", "synflow")
+
+
+class Prune(Section):
+    """How weights are pruned, round by round."""
+
+    rounds: Annotated[int, Field(ge=1, le=1000)]
+    rates: Rates
+    criterion: Criterion | Own = "magnitude"
+    scope: Literal["layerwise", "global"] = "layerwise"
+    schedule: Literal["iterative", "one_shot"] = "iterative"
+    scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
+    strategy: Literal["rewind", "finetune", "learning_rate_rewind"] = "rewind"
+    rewind_iteration: Whole
+
+    @property
+    def at_initialisation(self) -> bool:
+        """Whether the dense network is pruned before it is trained."""
+        return self.criterion in AT_INITIALISATION
+
+    @property
+    def trains(self) -> bool:
+        """Whether each round trains what it has pruned, for the next one to prune."""
+        return self.schedule == "iterative" and not self.at_initialisation
+
+    def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
+        """The layers that one threshold for all leaves out: those of a rate of 0."""
+        rates = self.rates.model_dump()
+        return [n for n, kind in kinds.items() if self.scope == "global" and not rates[kind]]
+
+    def surviving(
+        self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int
+    ) -> dict[str, int] | int:
+        """Weights that survive a round: by layer, or in all where the scope is global."""
+        rates = self.rates.model_dump()
+        if self.scope == "global":
+            whole = sum(sizes[name] for name in self.left_whole(kinds))
+            rest = sum(sizes.values()) - whole
+            return whole + surviving_count(rest, max(rates.values()), round_)
+        return {
+            name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()
+        }
+
+
+Variant = Literal[
+    "ticket",
+    "random_reinit",
+    "sign_preserving_reinit",
+    "random_sign_constant",
+    "signed_reinit",
+    "random_mask",
+    "random_mask_global",
+    "shuffled_mask",
+    "small_dense",
+    "dense_longer",
+]
+VARIANTS = get_args(Variant)
+
+
+class Retrain(Section):
+    """Which tickets are trained again, with which controls."""
+
+    variants: Annotated[list[Variant | Own], Field(min_length=1), Once]
+    rounds: Annotated[list[Positive], Field(min_length=1), Once] | Literal["all"]
+    analysis: Literal["none", "linear_mode_connectivity"] = "none"
+
+
+class Report(Section):
+    """What counts as similar, and how sure the verdict is."""
+
+    margin: Rate
+    iteration_margin: float = Field(0.1, gt=0, lt=1)
+    confidence: float = Field(gt=0.5, lt=1)
+
+
+class Params(Section):
+    """The whole file."""
+
+    seeds: Annotated[list[Whole], Field(min_length=1), Once]
+    data: Data
+    model: Model
+    train: Train
+    prune: Prune
+    retrain: Retrain
+    report: Report
+
+    def retrain_rounds(self) -> list[int]:
+        """The pruning rounds whose tickets are retrained, in the order in which they are listed."""
+        if self.retrain.rounds == "all":
+            return list(range(1, self.prune.rounds + 1))
+        return list(self.retrain.rounds)
+
+    def tickets_train(self) -> Train:
+        """How tickets are trained: as the dense network was, or fine-tuned at its last rate."""
+        return self.train.last_learning_rate() if self.prune.strategy == "finetune" else self.train
