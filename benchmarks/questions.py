@@ -26,6 +26,7 @@ from lottery.report import figures, verdict
 
 EQUAL = {"conv": 0.2, "dense": 0.2, "output": 0.2}  # what a global threshold needs
 STEPS = {"iterations": [300, 450], "factor": 0.1}
+AT_ONCE = {"prune.scope": "global", "prune.rates": EQUAL, "prune.schedule": "one_shot"}
 
 QUESTIONS: dict[str, dict[str, Any]] = {
     "controls": {"retrain.variants": list(VARIANTS)},
@@ -45,9 +46,15 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "magnitude increase": {"prune.criterion": "magnitude_increase"},
     "movement": {"prune.criterion": "movement"},
     "random": {"prune.criterion": "random"},
-    "SNIP": {"prune.criterion": "snip"},
-    "GraSP": {"prune.criterion": "grasp"},
-    "SynFlow": {"prune.criterion": "synflow"},
+    "SNIP": {**AT_ONCE, "prune.criterion": "snip"},
+    "GraSP": {**AT_ONCE, "prune.criterion": "grasp"},
+    "GraSP, layer by layer in eight rounds": {"prune.criterion": "grasp"},
+    "SynFlow, 25 scorings a round": {
+        "prune.criterion": "synflow",
+        "prune.scope": "global",
+        "prune.rates": EQUAL,
+        "prune.scoring_rounds": 25,
+    },
     "dropout 0.2": {"model.dropout": 0.2},
     "half the width": {"model.width": 0.5},
     "warm-up over 100 iterations": {"train.warmup_iterations": 100},

@@ -115,7 +115,7 @@ def differences(function, w, step=1e-5):
 
 
 def expected_scores(criterion, batch):
-    """By the definitions: SNIP and SynFlow with moving statistics, GraSP with the batch's, at temperature 200."""
+    """SNIP and SynFlow with moving statistics, GraSP with the batch's and at temperature 200."""
     w = SMALL
     if criterion == "snip":
         g = differences(lambda at: cross_entropy(at, batch, 1, False), w)

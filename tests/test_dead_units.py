@@ -201,7 +201,8 @@ def unusual(images, classes):
     from tf_keras import layers
 
     x = layers.Conv2D(8, 3, padding="valid", activation="tanh", name="a")(images)
-    x = layers.Conv2D(8, 3, strides=2, padding="same", activation="relu", name="b")(x)
+    x = layers.ZeroPadding2D(1, name="border")(x)
+    x = layers.Conv2D(8, 3, strides=2, padding="valid", activation="relu", name="b")(x)
     x = layers.BatchNormalization(name="b_norm")(x)
     y = layers.Conv2D(8, 1, activation="relu", name="c")(x)
     x = layers.AveragePooling2D(2, padding="same", name="pool")(layers.Add(name="add")([x, y]))

@@ -1,8 +1,9 @@
-"""Pruning criteria: a score for each weight; of those that have survived, the highest scores survive again.
+"""Pruning criteria: a score for each weight; of survivors the highest scores survive again.
 
-Each is one short function of a layer's weights ``w`` as they are when it is pruned, its initial (or rewound)
-weights ``w0``, and gradients ``g``, all float32 of one shape. The first four need no gradients. The last three
-prune at initialisation, where ``w`` is ``w0``: their gradients are those of ``GRADIENTS``.
+Each is one short function of a layer's weights ``w`` as they are when it is pruned, its initial
+(or rewound) weights ``w0``, and gradients ``g``, all float32 of one shape. The first four need no
+gradients. The last three prune at initialisation, where ``w`` is ``w0``: their gradients are those
+of ``GRADIENTS``.
 """
 
 from collections.abc import Callable
@@ -52,12 +53,18 @@ def snip(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
 
 
 def grasp(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least (Wang et al. 2020, section 4.2)."""
+    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least.
+
+    Source: Wang et al. 2020, section 4.2.
+    """
     return w * g
 
 
 def synflow(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive (Tanaka et al. 2020, section 6)."""
+    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive.
+
+    Source: Tanaka et al. 2020, section 6.
+    """
     return np.abs(w) * g
 
 
@@ -69,14 +76,17 @@ CRITERIA: dict[str, Score] = {
 def scores(
     criterion: str, weights: Weights, initial: Weights, gradients: Weights | None, names: list[str]
 ) -> dict[str, np.ndarray]:
-    """The scores of the layers ``names`` by one of CRITERIA, or by ``module:function`` of one's own (its ``g`` is 0)."""
+    """The scores of the layers ``names`` by one of CRITERIA, or by one's own ``module:function``.
+
+    The ``g`` of one's own is 0.
+    """
     nothing = np.zeros((), np.float32)
     score = parts.find(CRITERIA, criterion)
     return {n: score(weights[n], initial[n], gradients[n] if gradients else nothing) for n in names}
 
 
 def noise(weights: Weights, names: list[str], seed: int) -> Weights:
-    """What ``random`` ranks by: float64, uniform in [0, 1), a function of the seed and the layer."""
+    """What ``random`` ranks by: float64 in [0, 1), a function of the seed and the layer."""
     return {
         name: stream(f"random pruning of {name}", seed).random(weights[name].shape)
         for name in names
@@ -84,7 +94,7 @@ def noise(weights: Weights, names: list[str], seed: int) -> Weights:
 
 
 def batch(part: Part, classes: int, seed: int) -> Part:
-    """IMAGES_PER_CLASS training images of each class (fewer where there are fewer), chosen by the seed."""
+    """IMAGES_PER_CLASS images of each class, or all where there are fewer, chosen by the seed."""
     shuffled = stream("images of pruning at initialisation", seed).permutation(len(part.labels))
     labels = part.labels[shuffled]
     rows = np.concatenate(
@@ -137,8 +147,8 @@ def loss_gradient(
 def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
     """``Hg``: the Hessian of L times its gradient, both over the prunable weights.
 
-    As in the code of GraSP's authors, logits are divided by TEMPERATURE and batch normalisation uses
-    the statistics of the batch. Theirs are of each half of it, ours of the whole.
+    As in the code of GraSP's authors, logits are divided by TEMPERATURE and batch normalisation
+    uses the statistics of the batch. Theirs are of each half of it, ours of the whole.
 
     Raises LotteryError for a network with batch normalisation of other than images: that one is not
     fused, and ``tf.nn.moments`` stops gradients, so that its second derivative would be wrong.

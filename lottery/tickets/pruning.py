@@ -1,4 +1,4 @@
-"""Which weights go next: by magnitude with tensorflow-model-optimization, or by another criterion's scores."""
+"""Which weights go next: by magnitude with tensorflow-model-optimization, or by other scores."""
 
 import contextlib
 import sys
@@ -35,7 +35,7 @@ class Prune:
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> Mask:
-        """The mask, made in ``scoring_rounds`` steps of equal shares, each scored without what is gone."""
+        """The mask, made in ``scoring_rounds`` steps, each scored without what is gone."""
         mask, weights = self.mask, self.weights
         for number in range(1, self.scoring_rounds + 1):
             mask = self._pruned(mask, weights, self._after(number))
@@ -43,7 +43,7 @@ class Prune:
         return mask
 
     def _after(self, number: int) -> dict[str, int] | int:
-        """What a scoring round leaves: on the exponential way to ``keep`` (Tanaka et al. 2020, section 6)."""
+        """What a step leaves: each the same share of what was there (Tanaka et al. 2020)."""
 
         def on_the_way(before: int, after: int) -> int:
             share = number / self.scoring_rounds
@@ -79,14 +79,15 @@ class Prune:
         return highest(scores, mask, keep)
 
     def describe(self, result: Mask) -> str:
+        """How much survives, for the log."""
         return f"{result.weights_remaining:.2%} of the weights remain"
 
 
 def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict[str, int]:
-    """How many weights of each layer are among the ``total`` survivors of ``mask`` with the highest scores.
+    """How many weights of each layer are among the ``total`` survivors with the highest scores.
 
-    One threshold for all layers. Equal scores go by layer and position, the first survives. A layer may come
-    out empty (layer collapse, Tanaka et al. 2020).
+    One threshold for all layers. Equal scores go by layer and position, the first survives. A layer
+    may come out empty (layer collapse, Tanaka et al. 2020).
     """
     survivors = [scores[name][keep] for name, keep in mask.layers.items()]
     layer = np.repeat(np.arange(len(survivors)), [len(s) for s in survivors])
@@ -98,7 +99,7 @@ def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict
 
 
 def highest(scores: dict[str, np.ndarray], mask: Mask, keep: dict[str, int]) -> Mask:
-    """The survivors of ``mask`` with the highest scores, exactly ``keep[layer]`` in each; of equals the first."""
+    """The survivors with the highest scores, ``keep[layer]`` in each; of equals the first."""
     return Mask(
         {
             name: _exactly(keep[name], np.zeros(before.shape, np.bool_), before, scores[name])
@@ -109,9 +110,13 @@ def highest(scores: dict[str, np.ndarray], mask: Mask, keep: dict[str, int]) -> 
 
 @contextlib.contextmanager
 def _without_keras_3() -> Iterator[None]:
-    """Keeps tensorflow-model-optimization from importing Keras 3 in search of a name that only Keras 2 has: 1.4 of 1.5 s."""
+    """Keeps tensorflow-model-optimization from importing Keras 3 for a name that only Keras 2 has.
+
+    It takes 1.4 of 1.5 s.
+    """
     before = sys.modules.get("keras")
-    sys.modules["keras"] = None  # type: ignore[assignment]  # "import keras" then raises ImportError, as it expects
+    # "import keras" then raises ImportError, as it expects
+    sys.modules["keras"] = None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -124,11 +129,11 @@ def _without_keras_3() -> Iterator[None]:
 def _wrapped(
     name: str, image_shape: tuple[int, int, int], classes: int, width: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The variables of a float32 network whose prunable layers are wrapped for pruning, and each kernel's wrapper."""
+    """The variables of a float32 network, and of each kernel its layer's wrapper for pruning."""
     from lottery.training.models import build, kinds, variables
 
-    with _without_keras_3():
-        import tensorflow_model_optimization as tfmot  # after models, which sets TF_USE_LEGACY_KERAS
+    with _without_keras_3():  # after models, which sets TF_USE_LEGACY_KERAS
+        import tensorflow_model_optimization as tfmot
 
     model = build(name, image_shape, classes, width=width)
     wrappers = {}
@@ -152,17 +157,19 @@ def magnitude_mask(
     classes: int,
     width: float = 1.0,
 ) -> Mask:
-    """The survivors of ``mask`` that are largest in magnitude, exactly ``keep[layer]`` in each layer.
+    """The survivors of ``mask`` that are largest in magnitude, exactly ``keep[layer]`` in each.
 
-    tensorflow-model-optimization decides. It keeps all weights that tie with its threshold, counts in
-    float32 and does not know of earlier rounds, so its mask is restricted to ``mask`` and, where the
-    count is then off, completed by magnitude; equal magnitudes go by position, the first survives.
+    tensorflow-model-optimization decides. It keeps all weights that tie with its threshold, counts
+    in float32 and does not know of earlier rounds, so its mask is restricted to ``mask`` and,
+    where the count is then off, completed by magnitude; equal magnitudes go by position, the first
+    survives.
 
     Args:
         weights: trained weights, float32, zero where ``mask`` prunes.
-        keep: weights to survive in each layer, at most as many as survive in ``mask``; 0 empties the layer.
+        keep: weights to survive in each layer, at most as many as in ``mask``; 0 empties it.
 
-    Source: Han et al. 2015 (magnitude pruning); Frankle & Carbin 2019, section 1 (layerwise, iterative).
+    Source: Han et al. 2015 (magnitude pruning); Frankle & Carbin 2019, section 1 (layerwise,
+    iterative).
     """
     model_variables, wrappers = _wrapped(model, image_shape, classes, width)
     layers = {}
@@ -182,7 +189,7 @@ def magnitude_mask(
 
 
 def _exactly(count: int, chosen: np.ndarray, before: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """``count`` of ``before``: the chosen first, among equals the higher score, then the earlier."""
+    """``count`` of ``before``: the chosen first, then the higher score, then the earlier."""
     if np.count_nonzero(chosen) == count:
         return chosen
     survivors = np.flatnonzero(before)

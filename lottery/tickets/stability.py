@@ -1,9 +1,9 @@
-"""Linear mode connectivity: whether two trainings from one start end in one linearly connected valley of the loss.
+"""Linear mode connectivity: whether two trainings from one start end in one valley of the loss.
 
-Two copies of a network are trained from the same weights under the same mask in different data orders, to
-the same iteration, and evaluated on the line between them. The *instability* is the highest error on that
-line minus the mean error of its ends; below 2 points of test error a network counts as stable (Frankle et
-al. 2020, section 2).
+Two copies of a network are trained from the same weights under the same mask in different data
+orders, to the same iteration, and evaluated on the line between them. The *instability* is the
+highest error on that line minus the mean error of its ends; below 2 points of test error a network
+counts as stable (Frankle et al. 2020, section 2).
 """
 
 import csv
@@ -47,10 +47,10 @@ class Interpolate:
     iterations: int = 0
 
     def __call__(self, report: Callable[[int], None]) -> list[dict[str, float]]:
-        """Of each point its position in [0, 1], and loss and accuracy on the training and the test images.
+        """Of each point its position in [0, 1], loss and accuracy on training and test images.
 
-        All variables are interpolated in float32, but for the statistics of batch normalisation, which
-        are estimated anew: those of two networks say nothing of a third.
+        All variables are interpolated in float32, but for the statistics of batch normalisation,
+        which are estimated anew: those of two networks say nothing of a third.
         """
         _, trainer = trainer_of(self.model, self.train, self.dataset)
         found = []
@@ -68,6 +68,7 @@ class Interpolate:
         return found
 
     def describe(self, result: list[dict[str, float]]) -> str:
+        """How many points there are, for the log."""
         return f"{len(result)} points evaluated"
 
 
@@ -81,7 +82,7 @@ class Line(NamedTuple):
 
 
 def write(path: Path, lines: Iterable[Line]) -> None:
-    """``stability.csv``: one row a point of each line, sorted by seed and round; empty where nothing was asked for."""
+    """``stability.csv``: a row a point, sorted by seed and round; empty where not asked for."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

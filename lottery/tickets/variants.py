@@ -1,7 +1,7 @@
 """What is trained at a pruning round: the ticket, and the controls it is compared with.
 
-A variant is one short function: from the ticket's mask and the dense network's artifacts to the weights
-and the mask that training starts from, and how it is trained.
+A variant is one short function: from the ticket's mask and the dense network's artifacts to the
+weights and the mask that training starts from, and how it is trained.
 """
 
 from collections.abc import Callable, Generator
@@ -26,8 +26,8 @@ class Ticket:
     round: int
     mask: Mask
     rewound: Weights  # the dense network's weights at rewind_iteration
-    weights: Weights  # what the ticket keeps: the rewound weights or, by prune.strategy, the trained ones
-    unmasked: Weights  # what controls under another mask keep: the same, or the dense network's trained ones
+    weights: Weights  # what the ticket keeps: the rewound or, by prune.strategy, trained weights
+    unmasked: Weights  # what other masks keep: the rewound or the dense network's trained weights
     rewind_iteration: int
     train: Train  # how the ticket is trained
     dense_train: Train  # how the dense network was: what training from the start needs
@@ -54,26 +54,35 @@ Making = Generator[Initialise | InitialiseNarrowed, Any, Start]
 
 
 def trainings(prune: Prune, round_: int) -> int:
-    """Runs that finding the mask of a round takes: the dense network's, then one for each round before, where rounds train."""
+    """Runs that finding the mask of a round takes.
+
+    The dense network's, then one for each round before, where rounds train.
+    """
     if prune.at_initialisation:
         return 0
     return round_ if prune.schedule == "iterative" else 1
 
 
 def budget(trained: int, start: int, iterations: int) -> int:
-    """Iterations that finding a mask and training its ticket take: ``trained`` runs for the mask, of which the first starts at 0,
-    the others and the ticket at ``start``, where the weights have as many behind them."""
+    """Iterations that finding a mask and training its ticket take.
+
+    ``trained`` runs for the mask, of which the first starts at 0, the others and the ticket at
+    ``start``, where the weights have as many behind them.
+    """
     return iterations + trained * (iterations - start)
 
 
 def ticket(t: Ticket) -> Making:
-    """The winning-ticket candidate: the mask, and the weights it keeps, by default the initial (or rewound) ones."""
+    """The mask, and the weights it keeps, by default the initial (or rewound) ones."""
     return Start(t.mask.apply(t.weights), t.mask, t.rewind_iteration, t.train)
     yield
 
 
 def random_reinit(t: Ticket) -> Making:
-    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019, section 2)."""
+    """The same mask with fresh initial weights, trained from the start.
+
+    Source: Frankle & Carbin 2019, section 2.
+    """
     fresh, _ = yield Initialise(
         f"seed {t.seed}, round {t.round}: fresh weights",
         t.model,
@@ -86,7 +95,7 @@ def random_reinit(t: Ticket) -> Making:
 
 
 def _signed_constants(t: Ticket, signs: Weights) -> Start:
-    """The ticket's mask over these signs times the standard deviation of each layer's initial (or rewound) weights."""
+    """These signs times the standard deviation of each layer's initial (or rewound) weights."""
     weights = {
         name: signs[name] * value.std(dtype=np.float64).astype(np.float32)
         if name in t.mask.layers
@@ -97,7 +106,7 @@ def _signed_constants(t: Ticket, signs: Weights) -> Start:
 
 
 def sign_preserving_reinit(t: Ticket) -> Making:
-    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
+    """The same mask; of each initial (or rewound) weight the sign, times its layer's deviation.
 
     Source: Zhou et al. 2019, section 4, "constant, keep sign".
     """
@@ -106,7 +115,7 @@ def sign_preserving_reinit(t: Ticket) -> Making:
 
 
 def random_sign_constant(t: Ticket) -> Making:
-    """The same mask and the constants of ``sign_preserving_reinit``, each with a sign drawn at random.
+    """The same mask and the constants of ``sign_preserving_reinit``, with random signs.
 
     Source: Zhou et al. 2019, section 4, "constant, random sign".
     """
@@ -120,7 +129,7 @@ def random_sign_constant(t: Ticket) -> Making:
 
 
 def signed_reinit(t: Ticket) -> Making:
-    """``random_reinit`` with its fresh magnitudes, each given the sign of the initial (or rewound) weight.
+    """The fresh magnitudes of ``random_reinit`` with the signs of the initial (or rewound) weights.
 
     Source: Zhou et al. 2019, section 4, "reinit, keep sign".
     """
@@ -130,7 +139,7 @@ def signed_reinit(t: Ticket) -> Making:
 
 
 def _under(t: Ticket, mask: Mask) -> Start:
-    """What a ticket could keep, under another mask than its own: nothing zeroed by the masks of earlier rounds."""
+    """Weights that no earlier round has zeroed, under another mask than the ticket's."""
     return Start(mask.apply(t.unmasked), mask, t.rewind_iteration, t.train)
 
 
@@ -161,8 +170,8 @@ def random_mask_global(t: Ticket) -> Making:
 def shuffled_mask(t: Ticket) -> Making:
     """The dense network's weights under the ticket's mask, shuffled within each layer.
 
-    Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In distribution the same as
-    ``random_mask``: a second, independent draw.
+    Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In
+    distribution the same as ``random_mask``: a second, independent draw.
     """
     generator = stream("shuffled mask", t.seed, t.round)
     return _under(
@@ -193,10 +202,11 @@ def small_dense(t: Ticket) -> Making:
 
 
 def dense_longer(t: Ticket) -> Making:
-    """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
+    """The dense network, trained for as many iterations as finding and training the ticket take.
 
-    Source: the "same computation budget" of Liu et al. 2019, section 3 (Scratch-B), given to the dense
-    network: the learning-rate schedule is stretched over it, and nothing stops it early.
+    From its initial (or rewound) weights. Source: the "same computation budget" of Liu et al. 2019,
+    section 3 (Scratch-B), given to the dense network: the learning-rate schedule is stretched over
+    it, and nothing stops it early.
     """
     mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
     iterations = budget(t.trainings, t.rewind_iteration, t.iterations)

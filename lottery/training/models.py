@@ -2,9 +2,10 @@
 
 The architectures are those of Frankle & Carbin (2019), figure 2: LeNet-300-100, and VGG-like
 networks of 2, 4 and 6 convolutions (3×3, same padding, ReLU; 2×2 max-pooling after each pair)
-followed by dense layers of 256, 256 and the classes; and two with batch normalisation, as used in the
-work that followed. Kernels are prunable, biases and what belongs to batch normalisation are not. ``width`` multiplies the
-units and filters of the hidden layers, ``dropout`` is the share of the hidden dense layers' units dropped in training.
+followed by dense layers of 256, 256 and the classes; and two with batch normalisation, as used in
+the work that followed. Kernels are prunable, biases and what belongs to batch normalisation are
+not. ``width`` multiplies the units and filters of the hidden layers, ``dropout`` is the share of
+the hidden dense layers' units dropped in training.
 """
 
 import functools
@@ -35,10 +36,10 @@ Tensor = Any
 
 
 class Dropout(layers.Layer):
-    """Dropout (Srivastava et al. 2014) whose masks are a function of ``seed``, int32 ``[2]``, and of the layer's name.
+    """Dropout (Srivastava et al. 2014) whose masks are a function of ``seed`` and the layer's name.
 
-    The training loop sets ``seed`` anew for each iteration; without one, as in an exported model, nothing is dropped. Survivors
-    are scaled by 1 / (1 − rate).
+    The training loop sets ``seed``, int32 ``[2]``, anew for each iteration; without one, as in an
+    exported model, nothing is dropped. Survivors are scaled by 1 / (1 − rate).
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -48,6 +49,7 @@ class Dropout(layers.Layer):
         self._stream = stream_seed(f"dropout layer {self.name}") % 2**31
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """The inputs, in training some of them 0."""
         if not training or self.seed is None:
             return inputs
         seed = tf.bitwise.bitwise_xor(self.seed, [self._stream, 0])
@@ -55,6 +57,7 @@ class Dropout(layers.Layer):
         return tf.where(noise < self.rate, tf.zeros((), inputs.dtype), inputs / (1 - self.rate))
 
     def get_config(self) -> dict[str, Any]:
+        """What Keras makes the layer of again."""
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -71,6 +74,7 @@ def _dense(x: Tensor, sizes: tuple[int, ...], classes: int, width: float, dropou
 
 
 def lenet_300_100(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    """Dense layers of 300, 100 and the classes (LeCun et al. 1998)."""
     return _dense(images, (300, 100), classes, width, dropout)
 
 
@@ -89,14 +93,17 @@ def _convolutional(
 
 
 def conv2(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    """Two convolutions of 64."""
     return _convolutional(1, images, classes, width, dropout)
 
 
 def conv4(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    """Two convolutions of 64, two of 128."""
     return _convolutional(2, images, classes, width, dropout)
 
 
 def conv6(images: Tensor, classes: int, width: float = 1.0, dropout: float = 0.0) -> Tensor:
+    """Two convolutions each of 64, 128 and 256."""
     return _convolutional(3, images, classes, width, dropout)
 
 
@@ -136,7 +143,7 @@ def resnet20(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
 
 
 def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
-    """Simonyan & Zisserman 2015, configuration D, for CIFAR-10 as in open_lth, the code of Frankle et al. 2020.
+    """Simonyan & Zisserman 2015, configuration D, as in open_lth, the code of Frankle et al. 2020.
 
     It has batch normalisation, and one dense layer instead of three. Its convolutions have no bias,
     which the batch normalisation behind each would take away again.
@@ -155,8 +162,9 @@ def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
 
 
 Architecture = Callable[..., Tensor]
-"""From images ``[n, height, width, channels]`` in [0, 1] and the number of classes to logits ``[n, classes]``; perhaps
-also with ``width`` and ``dropout``, given by name where they are not 1 and 0.
+"""From images ``[n, height, width, channels]`` in [0, 1] and the number of classes to logits
+``[n, classes]``; perhaps also with ``width`` and ``dropout``, given by name where they are not 1
+and 0.
 
 Kernels of its ``Conv2D`` and ``Dense`` layers are prunable, the last of them is the output layer.
 Every layer has a name of its own.
@@ -175,8 +183,9 @@ def build(
     width: float = 1.0,
     dropout: float = 0.0,
 ) -> tf_keras.Model:
-    """An untrained network: images ``[n, height, width, channels]`` in [0, 1] to float32 logits ``[n, classes]``.
+    """An untrained network from images to logits.
 
+    Images are float32 ``[n, height, width, channels]`` in [0, 1], logits float32 ``[n, classes]``.
     With ``precision="bfloat16"`` layers compute in bfloat16; the variables stay float32.
 
     Args:
@@ -193,7 +202,8 @@ def build(
         if value != neutral:
             if option not in inspect.signature(architecture).parameters:
                 raise LotteryError(
-                    f"params.yaml: model.{option}: {name} takes none: its function has no parameter {option}"
+                    f"params.yaml: model.{option}: {name} takes none: "
+                    f"its function has no parameter {option}"
                 )
             options[option] = value
     before = tf_keras.mixed_precision.global_policy()
@@ -209,12 +219,12 @@ def build(
 
 
 def variables(model: tf_keras.Model) -> dict[str, Any]:
-    """Name to variable, in layer order: trained ones, and the moving statistics of batch normalisation."""
+    """Name to variable, in layer order: trained ones, and batch normalisation's statistics."""
     return {v.name.removesuffix(":0"): v for v in model.weights}
 
 
 def kinds(model: tf_keras.Model) -> dict[str, str]:
-    """The prunable variables: name to kind, one of ``conv``, ``dense`` and ``output`` (the last dense layer)."""
+    """The prunable variables: name to kind, ``conv``, ``dense`` or ``output`` (the last layer)."""
     found: dict[str, str] = {}
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
@@ -241,18 +251,22 @@ WIDTHS = 4096  # steps in which narrowed() looks
 def narrowed(
     name: str, image_shape: tuple[int, int, int], classes: int, weights: int, width: float = 1.0
 ) -> float:
-    """The largest width below ``width``, in steps of 1 / WIDTHS, at which a network has at most so many prunable weights.
+    """The largest width below ``width`` at which a network has at most so many prunable weights.
+
+    In steps of 1 / WIDTHS.
 
     Raises LotteryError where even one unit a layer are more, or the architecture takes no width.
     """
     if "width" not in inspect.signature(parts.find(ARCHITECTURES, name)).parameters:
         raise LotteryError(
-            f"params.yaml: retrain.variants: small_dense: {name} cannot be narrowed: it has no parameter width"
+            f"params.yaml: retrain.variants: small_dense: {name} cannot be narrowed: "
+            "it has no parameter width"
         )
     least, most = 0, math.ceil(width * WIDTHS)
     if prunable_weights(name, image_shape, classes, 1 / WIDTHS) > weights:
         raise LotteryError(
-            f"small_dense: no {name} has as few as {weights:,} weights: even one unit a layer are more"
+            f"small_dense: no {name} has as few as {weights:,} weights: "
+            "even one unit a layer are more"
         )
     while most - least > 1:
         middle = (least + most) // 2
@@ -270,8 +284,9 @@ def initialise(
     *key: int,
     batch_norm_scale: str = "ones",
 ) -> Weights:
-    """Fresh weights: kernels from the Keras initialiser (Glorot & Bengio 2010, He et al. 2015), biases zero.
+    """Fresh weights: kernels from the initialiser, biases zero.
 
+    Initialisers are those of Keras (Glorot & Bengio 2010, He et al. 2015).
     Of batch normalisation, shifts and moving means are zero, moving variances one and scales by
     ``batch_norm_scale`` one (``ones``) or uniform in [0, 1) (``uniform``, as in open_lth). Each
     variable that is drawn has its own stream ``(purpose and variable name, *key)``, on the CPU, so
