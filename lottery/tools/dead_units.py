@@ -1,8 +1,9 @@
-"""Removes units that do nothing: a smaller network with the same outputs, within rounding. Imports TensorFlow.
+"""Removes units that do nothing: a smaller network with the same outputs. Imports TensorFlow.
 
-A unit is a dense layer's neuron or a convolution's filter. One none of whose incoming weights survives gives a constant,
-which is folded into the bias of the layers that read it. One that no surviving weight reads gives nothing. Either is
-removed only where that is exact; units that are added to others, as in ResNets, go together or stay.
+A unit is a dense layer's neuron or a convolution's filter. One none of whose incoming weights
+survives gives a constant, which is folded into the bias of the layers that read it. One that no
+surviving weight reads gives nothing. Either is removed only where that is exact, within rounding;
+units that are added to others, as in ResNets, go together or stay.
 """
 
 from collections.abc import Mapping
@@ -29,42 +30,40 @@ ACTIVATIONS = ("linear", "relu", "elu", "selu", "gelu", "swish", "tanh", "sigmoi
 def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
     """A Keras model and its masks without the units that do nothing, to a fixed point.
 
-    A constant that is not 0 is not folded into a convolution that pads with zeros, as at the border it is no constant,
-    nor into a layer without bias. The outputs all stay; where all units of a layer do nothing, one stays.
+    A constant that is not 0 is not folded into a convolution that pads with zeros, as at the border
+    it is no constant, nor into a layer without bias. The outputs all stay; where all units of a
+    layer do nothing, one stays.
 
     Args:
         model: float32; its pruned weights are 0. Its values are overwritten.
         masks: bool, for each kernel that has one, of its shape ``[…, inputs, units]``.
     """
     weights = {name: variable.numpy() for name, variable in variables(model).items()}
-    known = [layer for layer in model.layers if not _opaque(layer)]
+    known = {layer.name: layer for layer in model.layers if not _opaque(layer)}
     outputs = {layer.name: layer.get_output_at(0) for layer in model.layers}
     probe, nothing = tf_keras.Model(model.input, outputs), np.zeros((1, *model.input_shape[1:]))
-    count = -1
+    state = b""
     while True:
         given = {of: x.numpy() for of, x in probe(nothing, training=False).items()}
         values = {of: x.reshape(-1, x.shape[-1])[0] for of, x in given.items()}
-        varies = _varying(model, weights, values)
-        needed = _needed(model, weights, values, varies)
-        if count == (count := sum(int(units.sum()) for units in needed.values())):
+        needed = _needed(model, weights, values)
+        if state == (state := _bytes(needed)):
             break
-        for layer in (layer for layer in known if type(layer) in WEIGHTED):
+        for layer in (layer for layer in known.values() if type(layer) in WEIGHTED):
             kernel, bias, source = f"{layer.name}/kernel", f"{layer.name}/bias", _inputs(layer)[0]
             if bias in weights:
-                constant = np.where(needed[source] | varies[source], 0, values[source])
-                folded = constant @ _taps(layer, weights).sum(axis=0, dtype=np.float64)
+                removed = np.where(needed[source], 0, values[source])
+                folded = removed @ _taps(layer, weights).sum(axis=0, dtype=np.float64)
                 weights[bias] = (weights[bias] + folded).astype(np.float32)
             weights[kernel] = weights[kernel] * needed[source][:, np.newaxis] * needed[layer.name]
         _assign(model, weights)
 
-    def cut(arrays: Arrays) -> Arrays:
-        arrays = dict(arrays)
-        for layer in known:
-            for name in [name for name in arrays if name.rpartition("/")[0] == layer.name]:
-                arrays[name] = arrays[name][..., needed[layer.name]]
-                if name.endswith("/kernel"):
-                    arrays[name] = arrays[name][..., needed[_inputs(layer)[0]], :]
-        return arrays
+    def cut(name: str, value: np.ndarray) -> np.ndarray:
+        layer = known.get(name.rpartition("/")[0])
+        if layer is None:
+            return value
+        value = value[..., needed[layer.name]]
+        return value[..., needed[_inputs(layer)[0]], :] if name.endswith("/kernel") else value
 
     def narrower(layer: Any) -> Any:
         config = layer.get_config()
@@ -73,8 +72,8 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
         return type(layer).from_config(config)
 
     smaller = tf_keras.models.clone_model(model, clone_function=narrower)
-    _assign(smaller, cut(weights))
-    return smaller, cut(masks)
+    _assign(smaller, {name: cut(name, value) for name, value in weights.items()})
+    return smaller, {name: cut(name, keep) for name, keep in masks.items()}
 
 
 def _assign(model: Any, weights: Arrays) -> None:
@@ -83,7 +82,7 @@ def _assign(model: Any, weights: Arrays) -> None:
 
 
 def _opaque(layer: Any) -> bool:
-    """Whether it is not known how each of its channels comes from others: its neighbours are left alone."""
+    """Whether it is not known how its channels come from others: its neighbours are left alone."""
     config, rank = layer.get_config(), len(layer.get_output_shape_at(0))
     return (
         type(layer) not in (*WEIGHTED, *EACH, keras.Add)
@@ -105,35 +104,30 @@ def _taps(layer: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
     return kernel.reshape(-1, *kernel.shape[-2:])
 
 
-def _varying(model: Any, weights: Arrays, values: Arrays) -> Arrays:
-    """Of each layer's output features, which are not the same for all images and pixels: bool ``[features]``."""
-    varies: Arrays = {}
-    for layer in model.layers:
-        features = len(values[layer.name])
-        if _opaque(layer):
-            varies[layer.name] = np.ones(features, np.bool_)
-        elif type(layer) in WEIGHTED:
-            varies[layer.name] = np.any(_taps(layer, weights), axis=(0, 1))
-        else:
-            repeated = [np.resize(varies[name], features) for name in _inputs(layer)]
-            varies[layer.name] = np.any(repeated, axis=0)
-    return varies
+def _needed(model: Any, weights: Arrays, values: Arrays) -> Arrays:
+    """Of each layer's output features, which have to stay: bool ``[features]``.
 
-
-def _needed(model: Any, weights: Arrays, values: Arrays, varies: Arrays) -> Arrays:
-    """Of each layer's output features, which have to stay: bool ``[features]``."""
+    ``values`` are those of the features that are the same for all images and pixels.
+    """
     needed = {name: np.zeros(len(value), np.bool_) for name, value in values.items()}
     needed[model.layers[-1].name][:] = True
+    varies: Arrays = {}
     for layer in model.layers:
+        name, inputs = layer.name, _inputs(layer)
         if _opaque(layer):
-            for name in (layer.name, *_inputs(layer)):
-                needed[name][:] = True
+            varies[name] = np.ones(len(values[name]), np.bool_)
+            for of in (name, *inputs):
+                needed[of][:] = True
         elif type(layer) in WEIGHTED:
-            (source,) = _inputs(layer)
+            taps, (source,) = _taps(layer, weights), inputs
+            varies[name] = np.any(taps, axis=(0, 1))
             pads = getattr(layer, "padding", "valid") == "same" and layer.kernel_size != (1, 1)
-            folds = not pads and f"{layer.name}/bias" in weights
+            folds = not pads and f"{name}/bias" in weights
             kept = varies[source] | ((values[source] != 0) & (not folds))
-            needed[source] |= kept & np.any(_taps(layer, weights), axis=(0, 2))
+            needed[source] |= kept & np.any(taps, axis=(0, 2))
+        else:
+            repeated = [np.resize(varies[of], len(values[name])) for of in inputs]
+            varies[name] = np.any(repeated, axis=0)
     _spread(model, needed)
     for layer in model.layers:
         if type(layer) in WEIGHTED and not needed[layer.name].any():  # one stays
@@ -143,11 +137,15 @@ def _needed(model: Any, weights: Arrays, values: Arrays, varies: Arrays) -> Arra
 
 
 def _spread(model: Any, needed: Arrays) -> None:
-    """Marks what goes together: the channels of a layer that is not weighted are those of its inputs."""
-    count = -1
-    while count != (count := sum(int(units.sum()) for units in needed.values())):
+    """Marks what goes together: a layer's channels are its inputs', unless it is weighted."""
+    state = b""
+    while state != (state := _bytes(needed)):
         for layer in model.layers:
             if not _opaque(layer) and type(layer) not in WEIGHTED:
                 for units in (needed[name] for name in _inputs(layer)):
                     units |= needed[layer.name].reshape(-1, len(units)).any(axis=0)
                     needed[layer.name] |= np.resize(units, len(needed[layer.name]))
+
+
+def _bytes(needed: Arrays) -> bytes:
+    return b"".join(units.tobytes() for units in needed.values())

@@ -1,15 +1,12 @@
-"""Takes a ticket home: ``python -m lottery export`` writes a ticket in formats that other programs run.
+"""``python -m lottery export``: a ticket in formats that other programs run, with a model card.
 
-Runs after ``dvc repro``, in the project's folder: reads params.yaml and data/, writes a folder of its own with a model for
-each format, a model card (README.md) with a table of bytes, accuracy and latency, and the same as data (export.json).
+Runs after ``dvc repro``: reads params.yaml and data/, writes a folder of its own.
 """
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,15 +29,15 @@ CALIBRATION_IMAGES = 256
 
 
 class Ticket(NamedTuple):
-    """A ticket as the pipeline has it, its pruned weights 0; and the dense network, trained or rewound likewise."""
+    """A ticket as the pipeline has it, and the dense network, trained or rewound likewise."""
 
     name: str
     seed: int
     round: int
-    weights: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]  # pruned ones are 0
     mask: Mask
     dense: dict[str, np.ndarray]
-    evaluations: Any  # of such networks: a data frame indexed by seed, empty where there were none
+    evaluations: Any  # the pipeline's of such networks: a data frame indexed by seed
 
 
 def choose_round(loaded: params.Params) -> int:
@@ -53,7 +50,7 @@ def choose_round(loaded: params.Params) -> int:
 
 
 def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool) -> Ticket:
-    """A ticket from data/, of round 0 the dense network; LotteryError where the pipeline has not made it."""
+    """A ticket from data/, of round 0 the dense network; LotteryError where it is not there."""
     prune, folder = loaded.prune, files.PRUNED if round_ else files.DENSE
     file = f"{'rewind' if initial else 'trained'}.safetensors"
     dense, facts = files.read_tensors(files.seed_folder(files.DENSE, seed) / file)
@@ -63,11 +60,9 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
         weights = mask.apply(dense)
     elif round_:
         weights, mask, _ = files.read_masked_weights(files.round_file(folder, seed, round_))
-    history = tables.read(files.DENSE / "history.csv")
-    if round_:
-        trained = prune.trains and (prune.strategy == "rewind" or not initial)
-        history = tables.read(folder / "history.csv") if trained else history[:0]
-    history = history[history["round"] == round_]
+    recorded = not round_ or (prune.trains and (prune.strategy == "rewind" or not initial))
+    history = tables.read(folder / "history.csv" if recorded else files.DENSE / "history.csv")
+    history = history[history["round"] == round_]  # so none, where none was recorded
     if initial:  # where a run that was rewound began; of a dense one, where it passed
         history = history[history["iteration"] == prune.rewind_iteration]
     name = f"ticket of seed {seed}, round {round_}" if round_ else f"dense network of seed {seed}"
@@ -79,10 +74,10 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
 def agreement(
     loaded: params.Params, ticket: Ticket, dataset: Dataset, split: Split, logits: np.ndarray
 ) -> str:
-    """What the pipeline recorded of the weights, and what it evaluates them as now; LotteryError where they differ.
+    """The accuracy that the pipeline recorded and that of now; LotteryError where they differ.
 
-    On one machine they are equal. Elsewhere they may differ by the images whose two highest logits are no further apart
-    than twice the rounding: only those can change their class. ``logits``: of the test images, float32 ``[n, classes]``.
+    On one machine they are equal. Elsewhere images may change their class whose two highest logits
+    are no further apart than twice the rounding; ``logits``: of test images, float32 [n, classes].
     """
     from lottery.running.run import describe_environment
     from lottery.training import trainer
@@ -102,8 +97,8 @@ def agreement(
         near = 2 * formats.ROUNDING[loaded.train.precision] * np.abs(logits).max()
         allowed = float(np.mean(highest[:, 1] - highest[:, 0] <= near))
     text = (
-        f"Accuracy on validation and test images in {folder}/history.csv: {recorded:.2%}; evaluated "
-        f"again in {loaded.train.precision}: {again:.2%}; accepted within {allowed:.2%}."
+        f"Accuracy on validation and test images in {folder}/history.csv: {recorded:.2%}; evaluated"
+        f" again in {loaded.train.precision}: {again:.2%}; accepted within {allowed:.2%}."
     )
     if np.isnan(row["validation_loss"]) or abs(again - recorded) > allowed + 1e-6:  # seven digits
         raise LotteryError(f"{ticket.name}: diverged, or not what the pipeline recorded. {text}")
@@ -115,7 +110,8 @@ def export(
 ) -> str:
     """Writes the folder ``out``, whole or not at all, and gives its model card.
 
-    Raises LotteryError where accuracies or logits do not agree with the pipeline's, or a format cannot hold the network.
+    Raises LotteryError where accuracies or logits do not agree with the pipeline's, a format cannot
+    hold the network, or ``out`` holds what no export wrote.
     """
     from lottery.tools import dead_units
     from lottery.training import models
@@ -126,7 +122,7 @@ def export(
 
     def holding(weights: dict[str, np.ndarray]) -> Any:  # no dropout, which is of training alone
         network = models.build(model.name, dataset.image_shape, dataset.classes, width=model.width)
-        with formats.attempt(f"{ticket.name}: not of params.yaml's model and data"):
+        with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
             for name, variable in models.variables(network).items():
                 variable.assign(weights[name])
         return network
@@ -135,7 +131,7 @@ def export(
     agreed = agreement(loaded, ticket, dataset, split, expected)
     exported, masks = holding(ticket.weights), dict(ticket.mask.layers)
     if not keep_dead_units:
-        with formats.attempt("dead units, which --keep-dead-units keeps"):
+        with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
             exported, masks = dead_units.remove(exported, masks)
     layers = {}  # units, removed, dead units left
     for name, keep in masks.items():
@@ -154,8 +150,8 @@ def export(
     }
     some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
     network = formats.Network(exported, Mask(masks), facts, formats.scaled(some.images))
-    table = []
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
+    table = []
     for title, values in stored.items():
         logits, content = formats.of_keras(holding(values)), safetensors.numpy.save(values)
         row = formats.measured(logits, content, test, expected)
@@ -176,23 +172,16 @@ def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[st
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters |= {
-        "json": functools.partial(json.dumps, ensure_ascii=False),
-        "percent": "{:.2%}".format,
-        "plain": lambda text: re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", text),
-    }
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", text)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    finite = ticket.evaluations[ticket.evaluations["validation_loss"].notna()]["test_accuracy"]
-    recipe = loaded.model_dump(include={"model", "train", "prune"})
-    diverged = len(ticket.evaluations) - len(finite)
-    spread = {**finite.agg(["mean", "std", "min", "max"]), "seeds": len(finite)}
+    finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
     return template.render(
         facts,
         dataset=dataset.facts,
-        recipe=recipe,
-        spread=spread,
-        diverged=diverged,
-        batch=formats.BATCH,
+        recipe=loaded.model_dump(include={"model", "train", "prune"}),
+        accuracies=finite.describe().to_dict(),
+        diverged=len(ticket.evaluations) - len(finite),
     )
 
 
@@ -204,12 +193,11 @@ def digest(path: Path) -> str | None:
 
 
 def check_out(out: Path) -> None:
-    """LotteryError where the folder to write holds anything but what export.json says that it wrote there."""
+    """LotteryError where a folder to write holds other than its export.json lists with sha256."""
     known = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         known = {**json.loads((out / FACTS).read_bytes())["contents"], FACTS: digest(out / FACTS)}
-    inside = out.rglob("*") if out.is_dir() else [out] if os.path.lexists(out) else []
-    for path in inside:
+    for path in out.rglob("*") if out.is_dir() else [out] if out.exists() else []:
         name = path.relative_to(out).as_posix()
         if not known.get(name) or known[name] != digest(path):
             raise LotteryError(
@@ -220,10 +208,7 @@ def check_out(out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery export``: a user's mistake ends it with plain lines and exit status 1."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        prog="python -m lottery export", description=__doc__, formatter_class=formatter
-    )
+    parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
     add("--round", type=int, help="0: the dense network; by default the smallest winning ticket")
@@ -236,25 +221,22 @@ def main(arguments: list[str] | None = None) -> None:
         loaded = params.load()
         seed = loaded.seeds[0] if options.seed is None else options.seed
         round_ = choose_round(loaded) if options.round is None else options.round
-        if seed not in loaded.seeds:
-            raise LotteryError(
-                f"--seed: got {seed}; accepted: {loaded.seeds} (seeds in params.yaml)"
-            )
-        if not 0 <= round_ <= loaded.prune.rounds:
-            accepted = f"0 (the dense network) to {loaded.prune.rounds}, prune.rounds"
-            raise LotteryError(f"--round: got {round_}; accepted: {accepted}")
+        rounds = range(loaded.prune.rounds + 1)
+        for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
+            if got not in known:
+                raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
         if round_ and not options.initial and not loaded.prune.trains:
             why = f"{loaded.prune.criterion}, {loaded.prune.schedule} pruning trains no tickets"
             raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
-        check_out(options.out.resolve())
+        out = options.out.resolve()
+        check_out(out)
         ticket = read_ticket(loaded, seed, round_, initial=options.initial)
         print(f"export: {ticket.name}", flush=True)
-        with formats.attempt("TensorFlow"):
+        with formats.attempt("TensorFlow: cannot be set up"):
             from lottery.training import trainer
 
             trainer.configure(loaded.train.threads)
         names = [name for name in formats.FORMATS if name in options.formats]
-        out = options.out.resolve()
         print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
         print(f"export: written to {options.out}")
     except LotteryError as error:

@@ -1,8 +1,4 @@
-"""The formats a ticket is exported in: each is written, and read back by its own runtime.
-
-Every exported model takes float32 images ``[n, height, width, channels]`` in [0, 1], named ``images``, and gives
-float32 ``logits [n, classes]``.
-"""
+"""The formats of an export: each is written, read back by its own runtime and measured."""
 
 import contextlib
 import functools
@@ -24,12 +20,13 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""From images, float32 ``[n, height, width, channels]`` in [0, 1], to logits, float32 ``[n, classes]``."""
+"""What every format holds: from ``images``, float32 ``[n, height, width, channels]`` in [0, 1], to
+``logits``, float32 ``[n, classes]``."""
 
 BATCH = 100  # images of the second latency
 ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
-"""How far logits may be from another machine's, runtime's or precision's, as a share of the largest: kernels sum in
-another order, and bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers."""
+"""How far logits may be from another machine's, runtime's or precision's, of the largest: kernels
+sum in another order; bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers."""
 
 
 class Network(NamedTuple):
@@ -50,7 +47,7 @@ def savedmodel(network: Network, path: Path) -> Logits:
 
 
 def tflite(network: Network, path: Path, *, int8: bool = False) -> Logits:
-    """TFLite; with ``int8`` in 8 bits, with ranges seen on training images: images and logits stay float32."""
+    """TFLite; ``int8``: in 8 bits, with ranges seen on training images, between float32 ends."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(network.model)
@@ -108,7 +105,7 @@ def safetensors(network: Network, path: Path) -> Logits:
 
 
 class Format(NamedTuple):
-    """A format: its file, and what writes it and gives the logits that its runtime reads from there."""
+    """A format: its file, and what writes it and gives its logits by the format's own runtime."""
 
     file: str
     title: str
@@ -148,29 +145,29 @@ def scaled(images: np.ndarray) -> np.ndarray:
 def written(
     name: str, network: Network, folder: Path, test: Part, expected: np.ndarray
 ) -> dict[str, Any]:
-    """Writes a format, reads it back and measures it: a row of the table.
+    """Writes a format and measures it: a row of the table; LotteryError where that fails.
 
-    Raises LotteryError where it cannot hold the network, or gives other logits than ``expected`` of the test images.
+    That is where it cannot hold the network, or gives other logits than ``expected``.
     """
     file, title, write, exact = FORMATS[name]
-    with attempt(f"--formats {name}"):
+    with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
         logits = write(network, folder / file)
         members = sorted(path for path in (folder / file).rglob("*") if path.is_file())
         content = b"".join(path.read_bytes() for path in members or [folder / file])
         row = measured(logits, content, test, expected)
     if exact and not row["distance"] <= ROUNDING["float32"]:  # NaN is refused too
         raise LotteryError(
-            f"--formats {name}: logits are {row['distance']:.1e} of the largest away from the pipeline's; "
-            f"accepted: {ROUNDING['float32']:g}; leave it out"
+            f"--formats {name}: logits are {row['distance']:.1e} of the largest away from the "
+            f"pipeline's; accepted: {ROUNDING['float32']:g}; leave it out"
         )
     return {"title": title, "file": file, **row}
 
 
 def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
-    """What a file's content costs and gives, on test images whose float32 logits are expected to be ``[n, classes]``.
+    """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is right.
 
-    Latencies are in milliseconds a call: medians of five series, after as many calls to warm up. ``distance`` is that
-    of the logits from the expected ones, as a share of the largest.
+    ``distance`` is that of the logits, as a share of the largest; ``one_image`` and ``batch`` are
+    milliseconds a call: medians of five series, after as many calls to warm up.
     """
 
     def latency(images: np.ndarray) -> float:
@@ -188,12 +185,13 @@ def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -
         "distance": float(np.abs(given - expected).max() / (np.abs(expected).max() or 1.0)),
         "one_image": latency(images[:1]),
         "batch": latency(images),
+        "batch_images": len(images),
     }
 
 
 @contextlib.contextmanager
-def attempt(option: str) -> Iterator[None]:
-    """Makes a LotteryError of whatever a converter raises, and drops what is printed on standard error meanwhile."""
+def attempt(what: str) -> Iterator[None]:
+    """Makes a LotteryError of whatever a converter raises, and drops what it prints as errors."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere, warnings.catch_warnings(action="ignore"):
@@ -203,7 +201,7 @@ def attempt(option: str) -> Iterator[None]:
         raise
     except Exception as error:  # nearly anything
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise LotteryError(f"{option}: {why}; leave it out, or see docs/export.md") from error
+        raise LotteryError(f"{what} ({why})") from error
     finally:
         sys.stderr.flush()
         os.dup2(kept, 2)
