@@ -141,7 +141,7 @@ def unusual(images, classes):
     y = layers.Conv2D(8, 1, activation="relu", name="c")(x)
     x = layers.AveragePooling2D(2, padding="same", name="pool")(layers.Add(name="add")([x, y]))
     x = layers.BatchNormalization(name="flat_norm")(layers.Flatten(name="flatten")(x))
-    x = layers.Dense(10, activation="softsign", name="unknown")(x)
+    x = layers.Dense(10, activation="softmax", name="mixes")(x)
     x = layers.Dense(12, activation="relu", name="d")(layers.Dropout(0.5, name="drop")(x))
     return layers.Dense(classes, name="output")(x)
 
