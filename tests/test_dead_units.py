@@ -141,11 +141,9 @@ def entangled(images, classes):
     channels = layers.Conv2D(4, 3, strides=4, padding="same", activation="relu", name="a")(images)
     units = layers.Dense(64, activation="relu", name="b")(layers.Flatten(name="flatten")(images))
     x = layers.Add(name="add")([units, layers.Flatten(name="channels")(channels)])
-    x, y = (
-        layers.Dense(30, activation="relu", name=name)(x) for name, x in (("c", x), ("d", units))
-    )
     twice = layers.Dense(12, activation="relu", name="twice")
-    return layers.Dense(classes, name="output")(layers.Add(name="sum")([twice(x), twice(y)]))
+    x = layers.Add(name="sum")([twice(layers.Dense(64, "relu", name="c")(x)), twice(units)])
+    return layers.Dense(classes, name="output")(layers.Dense(20, activation="relu", name="e")(x))
 
 
 OWN = ["test_dead_units:unusual", "test_dead_units:entangled"]
