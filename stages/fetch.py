@@ -6,6 +6,8 @@ Reads   params.yaml: data
 Writes  data/dataset/: images.npy, labels.npy, dataset.json
 """
 
+import sys
+
 from lottery.artifacts import files
 from lottery.datasets import loading
 from lottery.datasets.dataset import write_dataset
@@ -18,8 +20,14 @@ def main(params: Params) -> None:
     images, labels, facts = dataset = loading.obtain(params.data)
     side = min(images.shape[1:3])
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
-    for seed in params.seeds:
-        dataset.split(params.data, seed)  # a class that is too small is named now
+    splits = {seed: dataset.split(params.data, seed) for seed in params.seeds}
+    in_both, seed = max((dataset.in_both(parts), seed) for seed, parts in splits.items())
+    if in_both:
+        print(
+            f"fetch: seed {seed}: {in_both:,} of the {facts['test']:,} test images are training or "
+            "validation images too, pixel for pixel",
+            file=sys.stderr,
+        )
     with files.folder_written_whole(files.DATASET, checksums=True) as folder:
         write_dataset(folder, images, labels, facts)
     print(

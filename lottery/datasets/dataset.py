@@ -15,7 +15,7 @@ FOLDER = files.DATASET
 
 
 class Dataset(NamedTuple):
-    """All images, memory-mapped, training images first where it has a test set of its own; ``dataset.json``."""
+    """All images, memory-mapped, those of its own test set last; what ``dataset.json`` holds."""
 
     images: np.ndarray  # uint8 [n, height, width, channels]
     labels: np.ndarray  # int32 [n]
@@ -48,13 +48,19 @@ class Dataset(NamedTuple):
             class_names=self.facts.get("class_names", ()),
         )
 
+    def in_both(self, parts: Split) -> int:
+        """How many test images stand among the training and validation images, pixel for pixel."""
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in self.images]
+        seen = {digests[row] for rows in (parts.train, parts.validation) for row in rows}
+        return sum(digests[row] in seen for row in parts.test)
+
     def part(self, rows: np.ndarray) -> Part:
         """These rows, read into memory."""
         return Part(np.asarray(self.images[rows]), np.asarray(self.labels[rows]))
 
 
 def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: Any) -> None:
-    """``images.npy``, ``labels.npy`` and ``dataset.json``, which holds the sha256 of both."""
+    """``images.npy``, ``labels.npy`` and ``dataset.json``, which has the sha256 of both."""
     checksums = {}
     for name, array in (("images.npy", images), ("labels.npy", labels)):
         buffer = io.BytesIO()
@@ -66,7 +72,7 @@ def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: A
 
 
 def open_dataset(folder: Path = FOLDER) -> Dataset:
-    """Raises LotteryError naming the file that is missing, truncated, changed or of another shape."""
+    """Raises LotteryError naming the file that is missing, damaged, changed or of another shape."""
     path = folder / "dataset.json"
     facts = files.read_json(path)
     try:

@@ -12,9 +12,12 @@ def mnist5k() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits, their 17 grey levels spread over 0 to 255: uint8 ``[1797, 8, 8, 1]``, labels int32."""
+    """scikit-learn's, 17 grey levels spread over 0 to 255: uint8 ``[1797, 8, 8, 1]``, int32."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)
     return pixels.reshape(-1, 8, 8, 1), data.target.astype(np.int32)
+
+
+LOADERS = {"mnist5k": mnist5k, "digits": digits}

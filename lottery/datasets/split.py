@@ -44,26 +44,26 @@ def split(
 
     Raises LotteryError naming the class that is too small to be in every part.
     """
-    rows, named = np.arange(len(labels)), class_names
+    rows = np.arange(len(labels))
     if own_test:
         rest, tested = rows[: len(rows) - test], rows[len(rows) - test :]
     else:
-        rest, tested = _hold_out(rows, labels, test, 2, "test split", seed, named)
-    train, held_out = _hold_out(rest, labels, validation, 1, "validation split", seed, named)
+        tested, rest = _drawn(rows, labels, test, 2, stream("test split", seed), class_names)
+    generator = stream("validation split", seed)
+    held_out, train = _drawn(rest, labels, validation, 1, generator, class_names)
     return Split(*(np.sort(part).astype(np.int32) for part in (train, held_out, tested)))
 
 
-def _hold_out(
+def _drawn(
     rows: np.ndarray,
     labels: np.ndarray,
     size: int,
     leave: int,
-    purpose: str,
-    seed: int,
+    generator: np.random.Generator,
     class_names: Sequence[str],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that stay, and ``size`` rows held out: of each class one at least, and ``leave`` of it stay at least."""
-    counts = np.bincount(labels[rows])
+    """``size`` rows, one of each class at least, and the others, ``leave`` of each at least."""
+    counts = np.bincount(labels[rows], minlength=labels.max() + 1)
     for label, count in enumerate(counts):
         if count < 1 + leave:
             name = class_names[label] if class_names else label
@@ -73,18 +73,15 @@ def _hold_out(
             )
     quota = size * counts / len(rows)
     take = np.clip(np.floor(quota).astype(int), 1, counts - leave)
-    while (
-        missing := size - take.sum()
-    ) != 0:  # largest remainders first, of equals the first class
-        room = take < counts - leave if missing > 0 else take > 1
+    while (step := np.sign(size - take.sum())) != 0:
+        room = take < counts - leave if step > 0 else take > 1
         if not room.any():
             raise LotteryError(
                 f"{size} images cannot be held out of {len(rows)} with each class in each part"
             )
-        take[np.argmax(np.where(room, np.sign(missing) * (quota - take), -np.inf))] += np.sign(
-            missing
-        )
-    shuffled = stream(purpose, seed).permutation(rows)
-    of_class = [shuffled[labels[shuffled] == label] for label in range(len(counts))]
-    out = np.concatenate([found[:n] for found, n in zip(of_class, take, strict=True)])
-    return np.concatenate([found[n:] for found, n in zip(of_class, take, strict=True)]), out
+        # the largest remainder first, of equals the first class
+        take[np.argmax(np.where(room, step * (quota - take), -np.inf))] += step
+    shuffled = generator.permutation(rows)
+    by_class = [shuffled[labels[shuffled] == label] for label in range(len(counts))]
+    drawn = np.concatenate([found[:n] for found, n in zip(by_class, take, strict=True)])
+    return drawn, np.concatenate([found[n:] for found, n in zip(by_class, take, strict=True)])

@@ -1,208 +1,151 @@
-"""Removes units that do nothing: a smaller network with the same outputs, within rounding.
+"""Removes units that do nothing: a smaller network with the same outputs. Imports TensorFlow.
 
-A unit is a dense layer's neuron or a convolution's filter. One none of whose incoming weights survives gives a
-constant, which is folded into the bias of the layers that read it. One that no surviving weight reads gives nothing.
-Either is removed only where that is exact; units that are added to others, as in ResNets, go together or stay.
+A unit is a dense layer's neuron or a convolution's filter. One none of whose incoming weights
+survives gives a constant, which is folded into the bias of the layers that read it. One that no
+surviving weight reads gives nothing. Either is removed only where that is exact, within rounding;
+units that are added to others, as in ResNets, go together or stay.
 """
 
-import functools
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from lottery.training.models import Dropout, variables
+
+import tf_keras  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
+
 Arrays = dict[str, np.ndarray]
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": lambda x: x,
-    "relu": lambda x: np.maximum(x, 0),
-    "tanh": np.tanh,
-}
+keras = tf_keras.layers
+WEIGHTED = (keras.Dense, keras.Conv2D)  # every unit reads every channel
+EACH = (  # act on each channel alone
+    *(keras.MaxPooling2D, keras.AveragePooling2D, keras.GlobalMaxPooling2D, keras.Flatten),
+    *(keras.GlobalAveragePooling2D, keras.BatchNormalization, keras.Dropout, Dropout),
+    *(keras.Activation, keras.ReLU),
+)
+ACTIVATIONS = ("linear", "relu", "elu", "selu", "gelu", "swish", "tanh", "sigmoid", "softplus")
 
 
-class Layer(NamedTuple):
-    """A layer of a network, as far as removal needs to know it.
+def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
+    """A Keras model and its masks without the units that do nothing, to a fixed point.
 
-    ``kind`` is ``input``; ``weighted`` (convolution or dense: every unit reads every channel); ``norm`` (batch
-    normalisation); ``each`` (acts on each channel alone: activation, pooling, flatten); ``add``; or ``other``, whose
-    neighbours are left alone.
-    """
-
-    name: str
-    kind: str
-    inputs: tuple[str, ...] = ()
-    channels: int = 0  # of an input layer's images, or of another layer's output
-    activation: str = "linear"
-    pads: bool = (
-        False  # zeros beyond the border: a convolution reads them, or an ``each`` adds them
-    )
-    positions: int = 1  # of flatten: how many pixels each channel becomes features of
-    epsilon: float = 0.0  # of batch normalisation
-
-
-def remove(layers: list[Layer], weights: Arrays, masks: Arrays) -> tuple[Arrays, Arrays]:
-    """Weights and masks without the units that do nothing, to a fixed point; the arguments stay as they are.
+    A constant that is not 0 is not folded into a convolution that pads with zeros, as at the border
+    it is no constant, nor into a layer without bias. The outputs all stay; where all units of a
+    layer do nothing, one stays.
 
     Args:
-        layers: in the order of computation; the last gives the network's outputs, which all stay.
-        weights: float32 by variable: kernels ``[…, inputs, units]``, biases and what belongs to batch normalisation
-            ``[units]``. Pruned weights are 0.
-        masks: bool, for each kernel that has one, of its shape.
-
-    A constant that is not 0 is not folded into a convolution that pads with zeros, as at the border it is no constant,
-    nor into a layer without bias. Where all units of a layer do nothing, one stays.
+        model: float32; its pruned weights are 0. Its values are overwritten.
+        masks: bool, for each kernel that has one, of its shape ``[…, inputs, units]``.
     """
-    group = _groups(layers, weights)
+    weights = {name: variable.numpy() for name, variable in variables(model).items()}
+    known = {layer.name: layer for layer in model.layers if not _opaque(layer)}
+    outputs = {layer.name: layer.get_output_at(0) for layer in model.layers}
+    probe, nothing = tf_keras.Model(model.input, outputs), np.zeros((1, *model.input_shape[1:]))
+    state = b""
     while True:
-        values = _constants(layers, weights)
-        gone = _removable(layers, weights, values, group)
-        if not any(np.any(g) for g in gone.values()):
-            return weights, masks
-        weights = _fold(layers, weights, values, gone, group)
-        weights, masks = _cut(layers, weights, gone, group), _cut(layers, masks, gone, group)
+        given = {of: x.numpy() for of, x in probe(nothing, training=False).items()}
+        values = {of: x.reshape(-1, x.shape[-1])[0] for of, x in given.items()}
+        needed = _needed(model, weights, values)
+        if state == (state := _bytes(needed)):
+            break
+        for layer in (layer for layer in known.values() if type(layer) in WEIGHTED):
+            kernel, bias, source = f"{layer.name}/kernel", f"{layer.name}/bias", _inputs(layer)[0]
+            if bias in weights:
+                removed = np.where(needed[source], 0, values[source])
+                folded = removed @ _taps(layer, weights).sum(axis=0, dtype=np.float64)
+                weights[bias] = (weights[bias] + folded).astype(np.float32)
+            weights[kernel] = weights[kernel] * needed[source][:, np.newaxis] * needed[layer.name]
+        _assign(model, weights)
+
+    def cut(name: str, value: np.ndarray) -> np.ndarray:
+        layer = known.get(name.rpartition("/")[0])
+        if layer is None:
+            return value
+        value = value[..., needed[layer.name]]
+        return value[..., needed[_inputs(layer)[0]], :] if name.endswith("/kernel") else value
+
+    def narrower(layer: Any) -> Any:
+        config = layer.get_config()
+        if type(layer) in WEIGHTED:
+            config["units" if "units" in config else "filters"] = int(needed[layer.name].sum())
+        return type(layer).from_config(config)
+
+    smaller = tf_keras.models.clone_model(model, clone_function=narrower)
+    _assign(smaller, {name: cut(name, value) for name, value in weights.items()})
+    return smaller, {name: cut(name, keep) for name, keep in masks.items()}
 
 
-def dead(layers: list[Layer], weights: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Units of each convolution and dense layer without a surviving incoming weight, where there are any."""
-    found = {
-        x.name: int(np.sum(~np.any(_taps(weights, x), axis=(0, 1))))
-        for x in layers
-        if x.kind == "weighted"
-    }
-    return {name: count for name, count in found.items() if count}
+def _assign(model: Any, weights: Arrays) -> None:
+    for name, variable in variables(model).items():
+        variable.assign(weights[name])
 
 
-def _taps(weights: Mapping[str, np.ndarray], layer: Layer) -> np.ndarray:
+def _opaque(layer: Any) -> bool:
+    """Whether it is not known how its channels come from others: its neighbours are left alone."""
+    config, rank = layer.get_config(), len(layer.get_output_shape_at(0))
+    return (
+        type(layer) not in (*WEIGHTED, *EACH, keras.Add)
+        or len(layer.inbound_nodes) > 1  # called several times
+        or config.get("groups", 1) > 1
+        or config.get("data_format") == "channels_first"
+        or config.get("axis", [rank - 1]) != [rank - 1]
+        or config.get("activation", "linear") not in ACTIVATIONS
+    )
+
+
+def _inputs(layer: Any) -> list[str]:
+    return [parent.layer.name for node in layer.inbound_nodes for parent in node.parent_nodes]
+
+
+def _taps(layer: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
     """A kernel as ``[pixels, inputs, units]``."""
     kernel = weights[f"{layer.name}/kernel"]
     return kernel.reshape(-1, *kernel.shape[-2:])
 
 
-def _groups(layers: list[Layer], weights: Arrays) -> dict[str, str]:
-    """Layer to the name of its group: layers whose output channels stand for the same units, so are cut alike.
+def _needed(model: Any, weights: Arrays, values: Arrays) -> Arrays:
+    """Of each layer's output features, which have to stay: bool ``[features]``.
 
-    It is named after its layer of the fewest channels, which those of the others repeat.
+    ``values`` are those of the features that are the same for all images and pixels.
     """
-    width = {layer.name: _width(layer, weights) for layer in layers}
-    group: dict[str, str] = {}
-    for layer in layers:
-        if layer.kind in ("input", "weighted", "other"):
-            group[layer.name] = layer.name
+    needed = {name: np.zeros(len(value), np.bool_) for name, value in values.items()}
+    needed[model.layers[-1].name][:] = True
+    varies: Arrays = {}
+    for layer in model.layers:
+        name, inputs = layer.name, _inputs(layer)
+        if _opaque(layer):
+            varies[name] = np.ones(len(values[name]), np.bool_)
+            for of in (name, *inputs):
+                needed[of][:] = True
+        elif type(layer) in WEIGHTED:
+            taps, (source,) = _taps(layer, weights), inputs
+            varies[name] = np.any(taps, axis=(0, 1))
+            pads = getattr(layer, "padding", "valid") == "same" and layer.kernel_size != (1, 1)
+            folds = not pads and f"{name}/bias" in weights
+            kept = varies[source] | ((values[source] != 0) & (not folds))
+            needed[source] |= kept & np.any(taps, axis=(0, 2))
         else:
-            joined = [group[name] for name in layer.inputs]
-            first = min(joined, key=width.__getitem__)
-            group = {name: first if g in joined else g for name, g in group.items()} | {
-                layer.name: first
-            }
-    return group
+            repeated = [np.resize(varies[of], len(values[name])) for of in inputs]
+            varies[name] = np.any(repeated, axis=0)
+    _spread(model, needed)
+    for layer in model.layers:
+        if type(layer) in WEIGHTED and not needed[layer.name].any():  # one stays
+            needed[layer.name][0] = True
+            _spread(model, needed)
+    return needed
 
 
-def _constants(layers: list[Layer], weights: Arrays) -> Arrays:
-    """The value of each layer's output features where it is the same for all images and pixels, elsewhere NaN."""
-    values: Arrays = {}
-    for layer in layers:
-        if layer.kind in ("input", "other") or layer.activation not in ACTIVATIONS:
-            values[layer.name] = np.full(_width(layer, weights), np.nan)
-            continue
-        x = values[layer.inputs[0]]
-        if layer.kind == "weighted":
-            taps = _taps(weights, layer)
-            varies = np.isnan(x) | (layer.pads & (x != 0))
-            constant = np.where(varies, 0, x) @ taps.sum(axis=0, dtype=np.float64)
-            constant += weights.get(f"{layer.name}/bias", 0.0)
-            x = np.where(np.any(taps[:, varies], axis=(0, 1)), np.nan, constant)
-        elif layer.kind == "norm":
-            gamma, beta, mean, variance = (
-                weights.get(f"{layer.name}/{part}", default)
-                for part, default in (
-                    ("gamma", 1.0),
-                    ("beta", 0.0),
-                    ("moving_mean", 0.0),
-                    ("moving_variance", 1.0),
-                )
-            )
-            x = gamma * (x - mean) / np.sqrt(variance + layer.epsilon) + beta
-        elif layer.pads:
-            x = np.where(x == 0, x, np.nan)
-        elif layer.kind == "add":
-            x = functools.reduce(np.add, [values[name] for name in layer.inputs])
-        values[layer.name] = np.tile(ACTIVATIONS[layer.activation](x), layer.positions)
-    return values
+def _spread(model: Any, needed: Arrays) -> None:
+    """Marks what goes together: a layer's channels are its inputs', unless it is weighted."""
+    state = b""
+    while state != (state := _bytes(needed)):
+        for layer in model.layers:
+            if not _opaque(layer) and type(layer) not in WEIGHTED:
+                for units in (needed[name] for name in _inputs(layer)):
+                    units |= needed[layer.name].reshape(-1, len(units)).any(axis=0)
+                    needed[layer.name] |= np.resize(units, len(needed[layer.name]))
 
 
-def _width(layer: Layer, weights: Arrays) -> int:
-    return _taps(weights, layer).shape[-1] if layer.kind == "weighted" else layer.channels
-
-
-def _removable(
-    layers: list[Layer], weights: Arrays, values: Arrays, group: dict[str, str]
-) -> dict[str, np.ndarray]:
-    """Of each group, which channels can go: bool ``[channels]``."""
-    gone = {
-        layer.name: np.ones(_width(layer, weights), np.bool_)
-        for layer in layers
-        if group[layer.name] == layer.name
-    }
-    for layer in layers:
-        if layer.kind == "weighted":
-            read = np.any(_taps(weights, layer), axis=(0, 2))
-            x = values[layer.inputs[0]]
-            foldable = (x == 0) | (
-                ~np.isnan(x) & (not layer.pads and f"{layer.name}/bias" in weights)
-            )
-            of_group = gone[group[layer.inputs[0]]]
-            of_group &= ~(read & ~foldable).reshape(-1, len(of_group)).any(axis=0)
-        fixed: set[str] = set()
-        if (
-            layer.kind in ("input", "other")
-            or layer.activation not in ACTIVATIONS
-            or layer is layers[-1]
-        ):
-            fixed.add(group[layer.name])
-        if layer.kind == "other" or (
-            layer.kind != "weighted" and layer.activation not in ACTIVATIONS
-        ):
-            fixed |= {group[name] for name in layer.inputs}
-        for name in fixed:
-            gone[name][:] = False
-    for of_group in gone.values():
-        of_group[:1] &= not of_group.all()  # one stays
-    return gone
-
-
-def _fold(
-    layers: list[Layer],
-    weights: Arrays,
-    values: Arrays,
-    gone: dict[str, np.ndarray],
-    group: dict[str, str],
-) -> Arrays:
-    """The weights, with what removed units give added to the biases of the layers that read them."""
-    weights = dict(weights)
-    for layer in layers:
-        bias = f"{layer.name}/bias"
-        if layer.kind == "weighted" and bias in weights:
-            x = values[layer.inputs[0]]
-            of_group = gone[group[layer.inputs[0]]]
-            removed = np.tile(of_group, len(x) // len(of_group)) & ~np.isnan(x)
-            given = np.where(removed, x, 0) @ _taps(weights, layer).sum(axis=0, dtype=np.float64)
-            weights[bias] = (weights[bias] + given).astype(weights[bias].dtype)
-    return weights
-
-
-def _cut(
-    layers: list[Layer], arrays: Arrays, gone: dict[str, np.ndarray], group: dict[str, str]
-) -> Arrays:
-    """Weights or masks without the channels that go."""
-    of_layer = {layer.name: layer for layer in layers}
-    found: Arrays = {}
-    for name, value in arrays.items():
-        layer = of_layer.get(name.rpartition("/")[0])
-        if layer is not None and layer.kind in ("weighted", "norm"):
-            of_group = gone[group[layer.name]]
-            value = value[..., np.tile(~of_group, value.shape[-1] // len(of_group))]
-            if name.endswith("/kernel"):
-                of_group = gone[group[layer.inputs[0]]]
-                value = value[..., np.tile(~of_group, value.shape[-2] // len(of_group)), :]
-        found[name] = value
-    return found
+def _bytes(needed: Arrays) -> bytes:
+    return b"".join(units.tobytes() for units in needed.values())

@@ -1,404 +1,243 @@
-"""Takes a ticket home: ``python -m lottery export`` writes a ticket in formats that other programs run.
+"""``python -m lottery export``: a ticket in formats that other programs run, with a model card.
 
-Runs after ``dvc repro``, in the project's folder: reads params.yaml and data/, writes a folder of its own with one
-model a format, a table of bytes, accuracy and latency (export.md), and the same as data (export.json).
+Runs after ``dvc repro``: reads params.yaml and data/, writes a folder of its own.
 """
 
 import argparse
-import sys
-from dataclasses import dataclass
+import contextlib
+import hashlib
+import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jinja2
 import numpy as np
 import safetensors.numpy
 
 from lottery import params
 from lottery.artifacts import files, tables
-from lottery.datasets.split import Part
+from lottery.datasets.dataset import Dataset, open_dataset
+from lottery.datasets.split import Split
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.running import run
-from lottery.tools import dead_units, export_text, formats
-from lottery.tools.export_text import Row
+from lottery.tools import formats
 
-METRICS = files.REPORTS / "metrics.json"
-FACTS, TABLE = "export.json", "export.md"
+FACTS, CARD = "export.json", "README.md"
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 CALIBRATION_IMAGES = 256
-BATCH = 100  # images of the second latency
-
-ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
-"""How far logits may be from those of another machine, runtime or precision, as a share of the largest: other kernels sum in
-another order, and bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers. Accuracies may differ by the test
-images whose two highest logits are no further apart than twice that: only those can change their class."""
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A ticket as the pipeline has it; its pruned weights are 0."""
+class Ticket(NamedTuple):
+    """A ticket as the pipeline has it, and the dense network, trained or rewound likewise."""
 
+    name: str
     seed: int
     round: int
-    initial: bool
-    weights: dict[str, np.ndarray]
+    weights: dict[str, np.ndarray]  # pruned ones are 0
     mask: Mask
-    dense: dict[str, np.ndarray]  # the dense network's weights, trained or rewound likewise
-    source: Path
-    folder: Path  # whose history would hold its accuracy
-    recorded: float | None
-
-    @property
-    def name(self) -> str:
-        what = (
-            f"ticket of seed {self.seed}, round {self.round}"
-            if self.round
-            else f"dense network of seed {self.seed}"
-        )
-        return f"{what}, {'before training' if self.initial else 'trained'}"
+    dense: dict[str, np.ndarray]
+    evaluations: Any  # the pipeline's of such networks: a data frame indexed by seed
 
 
-def choose_round(loaded: params.Params, given: int | None) -> int:
-    """The round given, else the best by validation in reports/metrics.json, else the last; LotteryError if there is none."""
-    rounds = loaded.prune.rounds
-    if given is not None:
-        if not 0 <= given <= rounds:
-            raise LotteryError(
-                f"--round: got {given}; accepted: 0 (the dense network) to {rounds}, prune.rounds"
-            )
-        return given
+def choose_round(loaded: params.Params) -> int:
+    """The round in reports/verdict.json, else the last that was retrained."""
     try:
-        best = files.read_json(METRICS)["variants"]["ticket"]["best"]["round"]
+        found = files.read_json(files.REPORTS / "verdict.json")["round"]
     except (LotteryError, KeyError, TypeError):
-        return rounds
-    return best if isinstance(best, int) and 1 <= best <= rounds else rounds
+        found = None
+    return found if found in range(1, loaded.prune.rounds + 1) else loaded.retrain_rounds()[-1]
 
 
 def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool) -> Ticket:
-    """A ticket from data/; LotteryError where the pipeline has not made it, or does not make such tickets."""
-    prune = loaded.prune
-    if round_ and not initial and not prune.trains:
-        why = f"pruning trains no tickets with prune.criterion {prune.criterion}, prune.schedule {prune.schedule}"
-        raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
-    folder = files.PRUNED if round_ else files.DENSE
-    source = (
-        files.seed_folder(files.DENSE, seed) / f"{'rewind' if initial else 'trained'}.safetensors"
-    )
-    dense, facts = files.read_tensors(source)
-    if round_ == 0:
-        weights, mask = dense, Mask.full({name: dense[name].shape for name in facts["kinds"]})
-    elif initial:
-        source = files.round_file(files.MASKS, seed, round_)
-        mask, _ = files.read_mask(source)
+    """A ticket from data/, of round 0 the dense network; LotteryError where it is not there."""
+    prune, folder = loaded.prune, files.PRUNED if round_ else files.DENSE
+    file = f"{'rewind' if initial else 'trained'}.safetensors"
+    dense, facts = files.read_tensors(files.seed_folder(files.DENSE, seed) / file)
+    weights, mask = dense, Mask.full({name: dense[name].shape for name in facts["kinds"]})
+    if round_ and initial:
+        mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
         weights = mask.apply(dense)
-    else:
-        source = files.round_file(files.PRUNED, seed, round_)
-        weights, mask, _ = files.read_masked_weights(source)
-    recorded = None
-    if round_ == 0 or (prune.trains and (not initial or prune.strategy == "rewind")):
-        history = tables.read(folder / "history.csv")
-        history = history[(history["seed"] == seed) & (history["round"] == round_)]
-        if initial:  # where a run that was rewound began; of a dense one, where it passed
-            history = history[history["iteration"] == prune.rewind_iteration]
-        recorded = float(history["test_accuracy"].iloc[-1]) if len(history) else None
-        if recorded is None and not initial:
-            raise files.broken(folder / "history.csv", f"has no seed {seed}, round {round_}")
-    return Ticket(seed, round_, initial, weights, mask, dense, source, folder, recorded)
+    elif round_:
+        weights, mask, _ = files.read_masked_weights(files.round_file(folder, seed, round_))
+    recorded = not round_ or (prune.trains and (prune.strategy == "rewind" or not initial))
+    history = tables.read(folder / "history.csv" if recorded else files.DENSE / "history.csv")
+    history = history[history["round"] == round_]  # so none, where none was recorded
+    if initial:  # where a run that was rewound began; of a dense one, where it passed
+        history = history[history["iteration"] == prune.rewind_iteration]
+    name = f"ticket of seed {seed}, round {round_}" if round_ else f"dense network of seed {seed}"
+    name += ", before training" if initial else ", trained"
+    last = history.drop_duplicates("seed", keep="last").set_index("seed")
+    return Ticket(name, seed, round_, weights, mask, dense, last)
 
 
-def undecided(logits: np.ndarray, precision: str) -> float:
-    """The share of images whose class rounding can change, from float32 logits ``[n, classes]``."""
-    highest = np.sort(logits, axis=1)[:, -2:]
-    return float(
-        np.mean(highest[:, 1] - highest[:, 0] <= 2 * ROUNDING[precision] * np.abs(logits).max())
-    )
-
-
-def compare_with_recorded(
-    ticket: Ticket,
-    again: float,
-    float32: float,
-    precision: str,
-    tolerance: float,
-    *,
-    same_machine: bool,
-    same_kernels: bool,
+def agreement(
+    loaded: params.Params, ticket: Ticket, dataset: Dataset, split: Split, logits: np.ndarray
 ) -> str:
-    """A sentence on the accuracies; LotteryError where they do not agree.
+    """The accuracy that the pipeline recorded and that of now; LotteryError where they differ.
 
-    Args:
-        again: the test accuracy by the pipeline's own evaluation, in its precision, here and now.
-        float32: that of the same network in float32 on the CPU.
-        tolerance: how far accuracies may differ where they are not computed alike, a share of the test images.
-        same_machine: whether device, CPU model, threads and versions are those that the recorded accuracy was computed with.
-        same_kernels: whether ``again`` is of float32 on the CPU too.
+    On one machine they are equal. Elsewhere images may change their class whose two highest logits
+    are no further apart than twice the rounding; ``logits``: of test images, float32 [n, classes].
     """
-    if ticket.recorded is None:
-        return f"The pipeline recorded no accuracy of these weights; measured here in float32: {float32:.2%}."
-    text = f"test accuracy in {ticket.folder}/history.csv: {ticket.recorded:.2%}; evaluated again in {precision}: {again:.2%}"
-    if not same_kernels:
-        text += f"; in float32 on the CPU: {float32:.2%}"
-    tolerance += 1e-6  # the history has seven digits
-    agrees = (
-        float(f"{again:.7g}") == ticket.recorded
-        if same_machine
-        else abs(again - ticket.recorded) <= tolerance
+    from lottery.running.run import describe_environment
+    from lottery.training import trainer
+
+    if ticket.seed not in ticket.evaluations.index:
+        return "The pipeline recorded no accuracy of these weights."
+    folder = files.PRUNED if ticket.round else files.DENSE
+    row, parts = ticket.evaluations.loc[ticket.seed], split[1:]  # evaluated together in training
+    accuracies = row[["validation_accuracy", "test_accuracy"]]
+    recorded = np.average(accuracies, weights=[len(part) for part in parts])
+    pipeline = trainer.Trainer(loaded.model, loaded.train, dataset)
+    _, again = pipeline.evaluate(np.concatenate(parts), ticket.weights)
+    here = describe_environment(trainer.device_name(), loaded.train.threads)
+    allowed = 0.0
+    if files.read_json(folder / "environment.json") != [here]:
+        highest = np.sort(logits, axis=1)[:, -2:]
+        near = 2 * formats.ROUNDING[loaded.train.precision] * np.abs(logits).max()
+        allowed = float(np.mean(highest[:, 1] - highest[:, 0] <= near))
+    text = (
+        f"Accuracy on validation and test images in {folder}/history.csv: {recorded:.2%}; evaluated"
+        f" again in {loaded.train.precision}: {again:.2%}; accepted within {allowed:.2%}."
     )
-    if not agrees or (float32 != again if same_kernels else abs(float32 - again) > tolerance):
-        raise LotteryError(
-            f"{ticket.source}: does not agree with what the pipeline recorded: {text}"
-        )
-    within = f"accepted within {100 * tolerance:.2f} points, the images between two classes"
-    if not same_machine:
-        text += f" (recorded on another machine or with other versions: {within})"
-    else:
-        text += (
-            ", equal"
-            if same_kernels
-            else f" (the first two are equal; float32 on the CPU rounds otherwise: {within})"
-        )
-    return f"{text}."
+    if np.isnan(row["validation_loss"]) or abs(again - recorded) > allowed + 1e-6:  # seven digits
+        raise LotteryError(f"{ticket.name}: diverged, or not what the pipeline recorded. {text}")
+    return text
 
 
 def export(
     loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *, keep_dead_units: bool
 ) -> str:
-    """Writes the folder ``out``, whole or not at all, and gives its table.
+    """Writes the folder ``out``, whole or not at all, and gives its model card.
 
-    Raises LotteryError where accuracies or logits do not agree with the pipeline's, or a format cannot hold the network.
+    Raises LotteryError where accuracies or logits do not agree with the pipeline's, a format cannot
+    hold the network, or ``out`` holds what no export wrote.
     """
+    from lottery.tools import dead_units
     from lottery.training import models
-    from lottery.training import trainer as training
 
-    dataset, trainer = run.trainer_of(loaded.model, loaded.train, str(files.DATASET))
+    dataset, model = open_dataset(), loaded.model
+    split = dataset.split(loaded.data, ticket.seed)
+    test = dataset.part(split.test)
 
-    def untrained() -> Any:
-        width = loaded.model.width  # dropout is of training alone
-        return models.build(
-            loaded.model.name, dataset.image_shape, dataset.facts["classes"], width=width
-        )
+    def holding(weights: dict[str, np.ndarray]) -> Any:  # no dropout, which is of training alone
+        network = models.build(model.name, dataset.image_shape, dataset.classes, width=model.width)
+        with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
+            for name, variable in models.variables(network).items():
+                variable.assign(weights[name])
+        return network
 
-    _check_shapes(ticket, models.variables(untrained()))
-    original = formats.sized(untrained(), ticket.weights)
-    reference = Reference(
-        formats.in_batches(formats.of_keras(original), dataset.test.images), dataset.test
-    )
-    device = training.device_name()
-    here = run.describe_environment(device, loaded.train.threads)
-    agreement = compare_with_recorded(
-        ticket,
-        trainer.evaluate(ticket.weights)["test_accuracy"],
-        reference.accuracy(reference.logits),
-        loaded.train.precision,
-        undecided(reference.logits, loaded.train.precision),
-        same_machine=files.read_json(ticket.folder / "environment.json") == [here],
-        same_kernels=loaded.train.precision == "float32" and device == "CPU",
-    )
-
-    layers = formats.described(original)
-    weights, masks, smaller = ticket.weights, dict(ticket.mask.layers), original
+    expected = formats.in_batches(formats.of_keras(holding(ticket.weights)), test.images)
+    agreed = agreement(loaded, ticket, dataset, split, expected)
+    exported, masks = holding(ticket.weights), dict(ticket.mask.layers)
     if not keep_dead_units:
-        try:
-            weights, masks = dead_units.remove(layers, weights, masks)
-            smaller = formats.sized(untrained(), weights)
-        except (ValueError, IndexError, KeyError) as error:  # of an architecture of one's own
-            why = _first_line(error)
-            raise LotteryError(
-                f"{loaded.model.name}: no dead units can be removed ({why}): --keep-dead-units"
-            ) from error
+        with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
+            exported, masks = dead_units.remove(exported, masks)
+    layers = {}  # units, removed, dead units left
+    for name, keep in masks.items():
+        units = ticket.mask.layers[name].shape[-1]
+        left = np.sum(~np.any(keep, axis=tuple(range(keep.ndim - 1))))
+        layers[name.removesuffix("/kernel")] = units, units - keep.shape[-1], int(left)
     facts = {
-        "model": loaded.model.name,
-        "dataset": dataset.facts["name"],
+        "name": ticket.name,
         "seed": ticket.seed,
         "round": ticket.round,
-        "state": "initial" if ticket.initial else "trained",
+        "model": model.name,
         "weights_remaining": ticket.mask.weights_remaining,
-        "image_shape": list(dataset.image_shape),
-        "classes": dataset.facts["classes"],
-        "input": "images: float32 [n, height, width, channels] in [0, 1]",
-        "output": "logits: float32 [n, classes]",
+        "class_names": dataset.facts.get("class_names") or [*map(str, range(dataset.classes))],
+        "kernels": {name: keep.shape for name, keep in masks.items()},
+        "images": {"shape": dataset.image_shape, "type": "float32", "range": [0, 1]},
     }
-    every = -(-len(dataset.train.images) // CALIBRATION_IMAGES)
-    network = formats.Network(
-        smaller, Mask(masks), facts, formats.scaled(dataset.train.images[::every])
-    )
-
-    table = []
+    some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
+    network = formats.Network(exported, Mask(masks), facts, formats.scaled(some.images))
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
-    for title, values in list(stored.items())[: 2 if ticket.round else 1]:
-        sizes = formats.sizes_of(safetensors.numpy.save(values))
-        table.append(
-            reference.row(title, None, sizes, formats.of_keras(formats.sized(untrained(), values)))[
-                0
-            ]
-        )
+    table = []
+    for title, values in stored.items():
+        logits, content = formats.of_keras(holding(values)), safetensors.numpy.save(values)
+        row = formats.measured(logits, content, test, expected)
+        table.append({"title": title, "file": None, **row})
     with files.folder_written_whole(out) as folder:
-        rows, furthest = _write_formats(folder, names, network, reference)
-        table += rows
-        if furthest is not None:
-            agreement += f" Logits of the float32 files are at most {furthest:.0e} of the largest away from the pipeline's."
-        threads = (
-            f"1 thread, or {loaded.train.threads} (train.threads) in TensorFlow"
-            if loaded.train.threads > 1
-            else "1 thread"
-        )
-        text = export_text.markdown(
-            ticket.name,
-            {**facts, "dataset": dataset.facts["title"]},
-            table,
-            min(BATCH, len(dataset.test.labels)),
-            agreement,
-            f"with {threads}, measured on this machine ({run.cpu_model()}) and dependent on it",
-            export_text.units(layers, ticket.weights, weights, kept=keep_dead_units),
-        )
-        files.write(folder / TABLE, f"{text}\n".encode())
-        measurements = {
-            "recorded_test_accuracy": ticket.recorded,
-            "table": [row._asdict() for row in table],
-        }
-        files.write_json(folder / FACTS, {**facts, **measurements})
+        table += [formats.written(name, network, folder, test, expected) for name in names]
+        facts |= {"agreement": agreed, "table": table, "units": layers}
+        text = card(loaded, ticket, dataset, facts | {"split": split})
+        files.write(folder / CARD, text.encode())
+        contents = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*")}
+        files.write_json(folder / FACTS, {**facts, "contents": contents})
+        check_out(out)  # again, as some time has passed
     return text
 
 
-@dataclass(frozen=True)
-class Reference:
-    """The pipeline's network on the test set: what every file is compared with."""
-
-    logits: np.ndarray  # float32 [n, classes]
-    test: Part
-
-    def accuracy(self, logits: np.ndarray) -> float:
-        return float((logits.argmax(axis=1) == self.test.labels).mean())
-
-    def row(
-        self, title: str, file: str | None, sizes: tuple[int, int], run: formats.Logits
-    ) -> tuple[Row, float]:
-        """A line of the table, and how far the logits are from the pipeline's as a share of the largest."""
-        logits = formats.in_batches(run, self.test.images)
-        otherwise = int(np.sum(logits.argmax(axis=1) != self.logits.argmax(axis=1)))
-        images = formats.scaled(self.test.images[:BATCH])
-        times = formats.latency(run, images[:1]), formats.latency(run, images)
-        largest = np.abs(self.logits).max() or 1.0  # all are 0 where a layer is empty
-        distance = float(np.abs(logits - self.logits).max() / largest)
-        return Row(title, file, *sizes, self.accuracy(logits), otherwise, *times), distance
+def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[str, Any]) -> str:
+    """The model card; names of classes, layers and datasets are text there, never markup."""
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
+    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", text)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
+    return template.render(
+        facts,
+        dataset=dataset.facts,
+        recipe=loaded.model_dump(include={"model", "train", "prune"}),
+        accuracies=finite.describe().to_dict(),
+        diverged=len(ticket.evaluations) - len(finite),
+    )
 
 
-def _check_shapes(ticket: Ticket, variables: dict[str, Any]) -> None:
-    shapes = {name: tuple(v.shape) for name, v in variables.items()}
-    for weights in (ticket.weights, ticket.dense):
-        if {n: w.shape for n, w in weights.items()} != shapes:
+def digest(path: Path) -> str | None:
+    """The sha256 of a file, "folder", or None of a link or what else is neither."""
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return None
+    return "folder" if path.is_dir() else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def check_out(out: Path) -> None:
+    """LotteryError where a folder to write holds other than its export.json lists with sha256."""
+    known = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        known = {**json.loads((out / FACTS).read_bytes())["contents"], FACTS: digest(out / FACTS)}
+    for path in out.rglob("*") if out.is_dir() else [out] if out.exists() else []:
+        name = path.relative_to(out).as_posix()
+        if not known.get(name) or known[name] != digest(path):
             raise LotteryError(
-                f"{ticket.source}: not of the model and the dataset in params.yaml (model.name, model.width, data); "
-                "`dvc repro` makes it anew"
+                f"--out: got {out}, where no export wrote {path.name}, or it was changed since; "
+                "accepted: a new or empty folder, or an export as it was written"
             )
-
-
-def _write_formats(
-    folder: Path, names: list[str], network: formats.Network, reference: Reference
-) -> tuple[list[Row], float | None]:
-    """The lines of the table, and how far the logits of the float32 files are from the pipeline's, where there are any."""
-    rows, distances = [], []
-    for name in names:
-        chosen = formats.FORMATS[name]
-        path = folder / chosen.file
-        try:
-            with formats.quiet():
-                chosen.write(network, path)
-                row, distance = reference.row(
-                    chosen.title, chosen.file, formats.sizes(path), chosen.read(path)
-                )
-        except (LotteryError, OSError):
-            raise
-        except Exception as error:  # converters raise nearly anything
-            why = f"{type(error).__name__}: {_first_line(error)}"
-            raise LotteryError(
-                f"--formats {name}: cannot hold {network.facts['model']} ({why}); leave it out"
-            ) from error
-        rows.append(row)
-        if chosen.quantised:
-            continue
-        if not distance <= ROUNDING["float32"]:  # NaN is refused too
-            raise LotteryError(
-                f"{chosen.file}: does not agree with the pipeline's network: test accuracy {row.test_accuracy:.2%} instead of "
-                f"{reference.accuracy(reference.logits):.2%}, logits {distance:.1e} of the largest away; "
-                f"accepted: {ROUNDING['float32']:g}"
-            )
-        distances.append(distance)
-    return rows, max(distances, default=None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
-
-
-def check_out(out: Path) -> Path:
-    """The folder to write; LotteryError where it holds anything but an earlier export."""
-    out = out.resolve()
-    if (
-        out.exists()
-        and not (out / FACTS).exists()
-        and not (out.is_dir() and not any(out.iterdir()))
-    ):
-        raise LotteryError(
-            f"--out: got {out}, which is no earlier export; accepted: a new or empty folder, or an export"
-        )
-    return out
 
 
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery export``: a user's mistake ends it with plain lines and exit status 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lottery export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help="of `seeds` in params.yaml; by default the first"
-    )
-    parser.add_argument(
-        "--round",
-        type=int,
-        metavar="R",
-        help="0: the dense network; by default the ticket best by validation, else the last",
-    )
-    parser.add_argument(
-        "--initial",
-        action="store_true",
-        help="before training: the mask on the initial (or rewound) weights",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("export"),
-        metavar="DIR",
-        help="folder to write; by default export",
-    )
-    parser.add_argument(
-        "--formats",
-        nargs="+",
-        choices=formats.FORMATS,
-        default=list(formats.FORMATS),
-        help="by default all",
-    )
-    parser.add_argument("--keep-dead-units", action="store_true", help="leave every layer its size")
+    parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
+    add = parser.add_argument
+    add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
+    add("--round", type=int, help="0: the dense network; by default the smallest winning ticket")
+    add("--initial", action="store_true", help="before training: masked initial or rewound weights")
+    add("--out", type=Path, default=Path("export"), help="a new or empty folder, or an export")
+    add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])
+    add("--keep-dead-units", action="store_true", help="leave every layer its size")
     options = parser.parse_args(arguments)
     try:
         loaded = params.load()
         seed = loaded.seeds[0] if options.seed is None else options.seed
-        if seed not in loaded.seeds:
-            known = ", ".join(map(str, loaded.seeds))
-            raise LotteryError(f"--seed: got {seed}; accepted: {known} (seeds in params.yaml)")
-        round_ = choose_round(loaded, options.round)
-        names = [name for name in formats.FORMATS if name in options.formats]
-        out = check_out(options.out)
-        formats.check_installed(names)
+        round_ = choose_round(loaded) if options.round is None else options.round
+        rounds = range(loaded.prune.rounds + 1)
+        for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
+            if got not in known:
+                raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
+        if round_ and not options.initial and not loaded.prune.trains:
+            why = f"{loaded.prune.criterion}, {loaded.prune.schedule} pruning trains no tickets"
+            raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
+        out = options.out.resolve()
+        check_out(out)
         ticket = read_ticket(loaded, seed, round_, initial=options.initial)
         print(f"export: {ticket.name}", flush=True)
-        with formats.quiet():
-            run.prepare(loaded.train.threads, 0)
+        with formats.attempt("TensorFlow: cannot be set up"):
+            from lottery.training import trainer
+
+            trainer.configure(loaded.train.threads)
+        names = [name for name in formats.FORMATS if name in options.formats]
         print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
-        print(f"\nexport: written to {options.out}")
+        print(f"export: written to {options.out}")
     except LotteryError as error:
         parser.exit(1, "".join(f"export: {line}\n" for line in str(error).splitlines()))
-    except KeyboardInterrupt:
-        print("export: interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)

@@ -1,41 +1,35 @@
-"""The formats a ticket is exported in: each is written, and read back by its own runtime.
-
-Every exported model takes float32 images ``[n, height, width, channels]`` in [0, 1], named ``images``, and gives
-float32 ``logits [n, classes]``.
-"""
+"""The formats of an export: each is written, read back by its own runtime and measured."""
 
 import contextlib
+import functools
 import gzip
-import importlib.util
-import io
 import json
 import os
 import sys
-import tarfile
-import tempfile
-import time
+import timeit
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lottery.artifacts import files
+from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.tools.dead_units import Layer
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""From images, float32 ``[n, height, width, channels]`` in [0, 1], to logits, float32 ``[n, classes]``."""
+"""What every format holds: from ``images``, float32 ``[n, height, width, channels]`` in [0, 1], to
+``logits``, float32 ``[n, classes]``."""
 
-IMAGES_AT_ONCE = 500
-ONNX_OPSET = 17
+BATCH = 100  # images of the second latency
+ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
+"""How far logits may be from another machine's, runtime's or precision's, of the largest: kernels
+sum in another order; bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers."""
 
 
-@dataclass(frozen=True)
-class Network:
+class Network(NamedTuple):
     """What is exported: a float32 Keras model that holds its weights, and what goes with it."""
 
     model: Any
@@ -44,137 +38,30 @@ class Network:
     calibration: np.ndarray  # training images, float32 [n, height, width, channels]
 
 
-def described(model: Any) -> list[Layer]:
-    """The layers of a Keras model as removal needs to know them, in the order of computation."""
-    from tf_keras import layers as keras
-
-    from lottery.training.models import Dropout
-
-    pools = (
-        keras.MaxPooling2D,
-        keras.AveragePooling2D,
-        keras.GlobalAveragePooling2D,
-        keras.GlobalMaxPooling2D,
-    )
-    found = []
-    for layer in model.layers:
-        config, shape = layer.get_config(), layer.get_output_shape_at(0)
-        kind, more = "other", {}
-        if len(layer.inbound_nodes) > 1:  # called several times
-            pass
-        elif type(layer) is keras.InputLayer:
-            kind = "input"
-        elif type(layer) is keras.Dense:
-            kind, more = "weighted", {"activation": config["activation"]}
-        elif type(layer) is keras.Conv2D and config["groups"] == 1:
-            pads = config["padding"] == "same" and layer.kernel_size != (1, 1)
-            kind, more = "weighted", {"activation": config["activation"], "pads": pads}
-        elif type(layer) is keras.BatchNormalization and layer.axis in (-1, [len(shape) - 1]):
-            kind, more = "norm", {"epsilon": config["epsilon"]}
-        elif type(layer) is keras.Add:
-            kind = "add"
-        elif type(layer) in (*pools, keras.Dropout, Dropout):
-            kind = "each"
-        elif type(layer) is keras.ZeroPadding2D:
-            kind, more = "each", {"pads": True}
-        elif type(layer) is keras.Flatten:
-            kind, more = "each", {"positions": int(np.prod(layer.input_shape[1:-1]))}
-        elif type(layer) is keras.Activation:
-            kind, more = "each", {"activation": config["activation"]}
-        elif type(layer) is keras.ReLU and not any(
-            config[k] for k in ("max_value", "negative_slope", "threshold")
-        ):
-            kind, more = "each", {"activation": "relu"}
-        if config.get("data_format") == "channels_first" or not isinstance(
-            more.get("activation", ""), str
-        ):
-            kind, more = "other", {}
-        inputs = tuple(
-            parent.layer.name for node in layer.inbound_nodes for parent in node.parent_nodes
-        )
-        channels = shape[0][-1] if isinstance(shape, list) else shape[-1]
-        found.append(Layer(layer.name, kind, inputs, channels, **more))
-    return found
-
-
-def sized(model: Any, weights: Mapping[str, np.ndarray]) -> Any:
-    """A Keras model like another, with as many units in each layer as the weights have, holding them."""
+def savedmodel(network: Network, path: Path) -> Logits:
+    """A Keras SavedModel, a folder."""
     import tf_keras
-    from tf_keras import layers
 
-    from lottery.training.models import variables
-
-    def like(layer: Any) -> Any:
-        config = layer.get_config()
-        key = {layers.Dense: "units", layers.Conv2D: "filters"}.get(type(layer))
-        if key:
-            config[key] = weights[f"{layer.name}/kernel"].shape[-1]
-        return type(layer).from_config(config)
-
-    same = all(tuple(v.shape) == weights[name].shape for name, v in variables(model).items())
-    resized = model if same else tf_keras.models.clone_model(model, clone_function=like)
-    for name, variable in variables(resized).items():
-        variable.assign(weights[name])
-    return resized
-
-
-def of_keras(model: Any) -> Logits:
-    """A Keras model, compiled, as it runs on the CPU."""
-    import tensorflow as tf
-
-    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.float32)], autograph=False)
-    def infer(images: Any) -> Any:
-        return model(images, training=False)
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        with tf.device("CPU:0"):
-            return infer(tf.constant(images)).numpy()
-
-    return logits
-
-
-def write_savedmodel(network: Network, path: Path) -> None:
     network.model.save(path, save_format="tf", include_optimizer=False)
-
-
-def read_savedmodel(path: Path) -> Logits:
-    import tf_keras
-
     return of_keras(tf_keras.models.load_model(path, compile=False))
 
 
-def write_tflite(network: Network, path: Path) -> None:
-    import tensorflow as tf
-
-    files.write(path, tf.lite.TFLiteConverter.from_keras_model(network.model).convert())
-
-
-def write_tflite_int8(network: Network, path: Path) -> None:
-    """Weights and activations in 8 bits, with ranges seen on training images; images and logits stay float32."""
+def tflite(network: Network, path: Path, *, int8: bool = False) -> Logits:
+    """TFLite; ``int8``: in 8 bits, with ranges seen on training images, between float32 ends."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(network.model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-        [image[np.newaxis]] for image in network.calibration
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if int8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([x[np.newaxis]] for x in network.calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     files.write(path, converter.convert())
-
-
-def read_tflite(path: Path) -> Logits:
-    import tensorflow as tf
-
     interpreter = tf.lite.Interpreter(str(path), num_threads=1)
-    (given,), (taken,) = interpreter.get_input_details(), interpreter.get_output_details()
-    shape: tuple[int, ...] = ()
+    given, taken = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def logits(images: np.ndarray) -> np.ndarray:
-        nonlocal shape
-        if images.shape != shape:
-            interpreter.resize_tensor_input(given["index"], images.shape)
-            interpreter.allocate_tensors()
-            shape = images.shape
+        interpreter.resize_tensor_input(given["index"], images.shape)  # nothing, at the same shape
+        interpreter.allocate_tensors()
         interpreter.set_tensor(given["index"], images)
         interpreter.invoke()
         return interpreter.get_tensor(taken["index"])
@@ -182,8 +69,10 @@ def read_tflite(path: Path) -> Logits:
     return logits
 
 
-def write_onnx(network: Network, path: Path) -> None:
-    import onnx
+def onnx(network: Network, path: Path) -> Logits:
+    """ONNX, opset 17, with the facts in its metadata."""
+    import onnx as standard
+    import onnxruntime
     import tensorflow as tf
     import tf2onnx.convert
 
@@ -191,92 +80,61 @@ def write_onnx(network: Network, path: Path) -> None:
     model = tf.function(
         lambda images: {"logits": network.model(images, training=False)}, autograph=False
     )
-    content, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=ONNX_OPSET)
-    onnx.helper.set_model_props(content, {"lottery": json.dumps(network.facts)})
+    content, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
+    standard.helper.set_model_props(content, {"lottery": json.dumps(network.facts)})
     for tensor in (*content.graph.input, *content.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
-    onnx.checker.check_model(content)
+    standard.checker.check_model(content)
     files.write(path, content.SerializeToString())
-
-
-def read_onnx(path: Path) -> Logits:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-def write_safetensors(network: Network, path: Path) -> None:
+def safetensors(network: Network, path: Path) -> Logits:
     """One bit a prunable weight, and the values of those that survive."""
     from lottery.training.models import variables
 
-    weights = {name: v.numpy() for name, v in variables(network.model).items()}
+    values = variables(network.model)
+    weights = {name: value.numpy() for name, value in values.items()}
     files.write_masked_weights(path, weights, network.mask, network.facts)
-
-
-def read_safetensors(path: Path) -> Logits:
-    return of_keras(load_ticket(path))
-
-
-def load_ticket(path: Path) -> Any:
-    """The Keras model of an exported safetensors file; an architecture of one's own must be importable.
-
-    Raises LotteryError where the file is missing, damaged or no export.
-    """
-    from lottery.training.models import build
-
-    weights, _, facts = files.read_masked_weights(path)
-    try:
-        name, shape, classes = facts["model"], tuple(facts["image_shape"]), facts["classes"]
-    except KeyError as error:
-        raise LotteryError(f"{path}: not an exported ticket: its metadata lacks {error}") from None
-    return sized(build(name, shape, classes), weights)
+    for name, value in files.read_masked_weights(path)[0].items():
+        values[name].assign(value)
+    return of_keras(network.model)
 
 
 class Format(NamedTuple):
-    """A format by what writes it and what reads it back; ``quantised``: it keeps 8 bits of a value."""
+    """A format: its file, and what writes it and gives its logits by the format's own runtime."""
 
     file: str
-    write: Callable[[Network, Path], None]
-    read: Callable[[Path], Logits]
     title: str
-    quantised: bool = False
-    packages: tuple[str, ...] = ()  # besides those of the pipeline
+    write: Callable[[Network, Path], Logits]
+    exact: bool = True  # float32, not 8 bits a value
 
 
+_INT8 = functools.partial(tflite, int8=True)
 FORMATS = {
-    "savedmodel": Format("savedmodel", write_savedmodel, read_savedmodel, "Keras SavedModel"),
-    "tflite": Format("ticket.tflite", write_tflite, read_tflite, "TFLite"),
-    "tflite-int8": Format(
-        "ticket-int8.tflite", write_tflite_int8, read_tflite, "TFLite, int8", quantised=True
-    ),
-    "onnx": Format(
-        "ticket.onnx", write_onnx, read_onnx, "ONNX", packages=("onnx", "tf2onnx", "onnxruntime")
-    ),
-    "safetensors": Format(
-        "ticket.safetensors", write_safetensors, read_safetensors, "mask and values, safetensors"
-    ),
+    "savedmodel": Format("savedmodel", "Keras SavedModel", savedmodel),
+    "tflite": Format("ticket.tflite", "TFLite", tflite),
+    "tflite-int8": Format("ticket-int8.tflite", "TFLite, int8", _INT8, exact=False),
+    "onnx": Format("ticket.onnx", "ONNX", onnx),
+    "safetensors": Format("ticket.safetensors", "mask and values, safetensors", safetensors),
 }
 
 
-def check_installed(formats: list[str]) -> None:
-    """Raises LotteryError where a format needs a package that is not there."""
-    for name in formats:
-        missing = [p for p in FORMATS[name].packages if importlib.util.find_spec(p) is None]
-        if missing:
-            others = " ".join(n for n, f in FORMATS.items() if not f.packages)
-            raise LotteryError(
-                f"--formats {name}: not installed: {', '.join(missing)}; `pip install {' '.join(FORMATS[name].packages)}`, "
-                f"or leave it out: --formats {others}"
-            )
+def of_keras(model: Any) -> Logits:
+    """A Keras model, compiled, as TensorFlow runs it."""
+    import tensorflow as tf
+
+    compiled = tf.function(model, autograph=False)
+    return lambda images: compiled(tf.constant(images), training=False).numpy()
 
 
 def in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
     """Logits of uint8 images ``[n, height, width, channels]``: float32 ``[n, classes]``."""
-    parts = range(0, len(images), IMAGES_AT_ONCE)
-    return np.concatenate([logits(scaled(images[i : i + IMAGES_AT_ONCE])) for i in parts])
+    parts = range(0, len(images), 500)
+    return np.concatenate([logits(scaled(images[i : i + 500])) for i in parts])
 
 
 def scaled(images: np.ndarray) -> np.ndarray:
@@ -284,44 +142,67 @@ def scaled(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float32) / np.float32(255)
 
 
-def latency(logits: Logits, images: np.ndarray, *, seconds: float = 1.0, calls: int = 200) -> float:
-    """Milliseconds of one call with all the images: the median of up to so many calls, in about so many seconds."""
-    for _ in range(3):
-        logits(images)
-    times: list[float] = []
-    while len(times) < 5 or (len(times) < calls and sum(times) < seconds):
-        start = time.perf_counter()
-        logits(images)
-        times.append(time.perf_counter() - start)
-    return 1000 * float(np.median(times))
+def written(
+    name: str, network: Network, folder: Path, test: Part, expected: np.ndarray
+) -> dict[str, Any]:
+    """Writes a format and measures it: a row of the table; LotteryError where that fails.
+
+    That is where it cannot hold the network, or gives other logits than ``expected``.
+    """
+    file, title, write, exact = FORMATS[name]
+    with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
+        logits = write(network, folder / file)
+        members = sorted(path for path in (folder / file).rglob("*") if path.is_file())
+        content = b"".join(path.read_bytes() for path in members or [folder / file])
+        row = measured(logits, content, test, expected)
+    if exact and not row["distance"] <= ROUNDING["float32"]:  # NaN is refused too
+        raise LotteryError(
+            f"--formats {name}: logits are {row['distance']:.1e} of the largest away from the "
+            f"pipeline's; accepted: {ROUNDING['float32']:g}; leave it out"
+        )
+    return {"title": title, "file": file, **row}
 
 
-def sizes_of(content: bytes) -> tuple[int, int]:
-    """Bytes of a file's content, as it is and gzipped."""
-    return len(content), len(gzip.compress(content))
+def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
+    """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is right.
 
+    ``distance`` is that of the logits, as a share of the largest; ``one_image`` and ``batch`` are
+    milliseconds a call: medians of five series, after as many calls to warm up.
+    """
 
-def sizes(path: Path) -> tuple[int, int]:
-    """Bytes of a file or folder, as they are and gzipped; a folder as a tar.gz."""
-    if path.is_file():
-        return sizes_of(path.read_bytes())
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-        tar.add(path, path.name)
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()), len(archive.getvalue())
+    def latency(images: np.ndarray) -> float:
+        timer = timeit.Timer(lambda: logits(images))
+        calls = -(-timer.autorange()[0] // 5)
+        return 1000 * float(np.median(timer.repeat(5, calls))) / calls
+
+    given, images = in_batches(logits, test.images), scaled(test.images[:BATCH])
+    classes = given.argmax(axis=1)
+    return {
+        "bytes": len(content),
+        "gzip": len(gzip.compress(content)),
+        "test_accuracy": float(np.mean(classes == test.labels)),
+        "classed_otherwise": int(np.sum(classes != expected.argmax(axis=1))),
+        "distance": float(np.abs(given - expected).max() / (np.abs(expected).max() or 1.0)),
+        "one_image": latency(images[:1]),
+        "batch": latency(images),
+        "batch_images": len(images),
+    }
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drops what the converters print and log on standard error; an exception still tells what went wrong."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as nowhere, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        os.dup2(nowhere.fileno(), 2)
-        try:
+def attempt(what: str) -> Iterator[None]:
+    """Makes a LotteryError of whatever a converter raises, and drops what it prints as errors."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere, warnings.catch_warnings(action="ignore"):
+            os.dup2(nowhere.fileno(), 2)
             yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
+    except (LotteryError, OSError):
+        raise
+    except Exception as error:  # nearly anything
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise LotteryError(f"{what} ({why})") from error
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -1,0 +1,161 @@
+"""A folder of images as a dataset: ``train/<class>/*.{png,jpg,jpeg}``, perhaps ``test/<class>/``.
+
+Classes are sorted by name, images by name within each class. Images are decoded under limits, and
+only as PNG or JPEG, whatever they are called.
+"""
+
+import re
+import unicodedata
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lottery.datasets.archives import say, shown
+from lottery.datasets.sources import manifest
+from lottery.errors import LotteryError
+
+MOST_DECODED = 4 * 2**30
+"""Bytes of all images together, decoded."""
+ENDINGS = (".png", ".jpg", ".jpeg")
+OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
+PLACE = re.compile("((?:[^/]+/){0,2}?)(train|test)/([^/]+)/([^/]*)")
+"""Of an image: at most two folders around all, part, class, file."""
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+class Images(NamedTuple):
+    """All images, those of the training part first."""
+
+    images: np.ndarray  # uint8 [n, height, width, 1 where all are grey, else 3]
+    labels: np.ndarray  # int32 [n]
+    training: int  # how many are in the training part
+    class_names: tuple[str, ...]  # by label
+
+
+def read(folder: Path, where: str, size: Size | None = None) -> Images:
+    """The images in train/ and test/ of the folder, or of one or two folders below it.
+
+    With ``size``, images of another size are resized (bicubic, antialiased, the aspect ratio not
+    kept). Raises LotteryError naming the file or class that does not fit.
+    """
+    train, test = _classes(folder, where)
+    for odd in sorted(train.keys() ^ test.keys()) if test else ():
+        raise LotteryError(
+            f"{where}: class {odd} is in {'train' if odd in train else 'test'}/ alone; accepted: "
+            f"each class in both, or no test/; in train/: {', '.join(sorted(train))}"
+        )
+    if len(train) < 2:
+        raise LotteryError(f"{where}: train/ has {len(train)} class folder; accepted: from 2 up")
+    names = sorted(train)
+    files = [file for part in (train, test) for name in sorted(part) for file in part[name]]
+    counts = [len(part[name]) for part in (train, test) for name in sorted(part)]
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32) % len(names), counts)
+    training = sum(counts[: len(names)])
+    return Images(_decoded(files, folder, where, size), labels, training, tuple(names))
+
+
+def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The files of each class in train/ and in test/. Accents composed or combining: one class."""
+    parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+    tops, strays = set(), []
+    for name in manifest(folder):
+        place, is_image = PLACE.fullmatch(name), name.lower().endswith(ENDINGS)
+        if name.lower().endswith(OTHER_KINDS) or (is_image and place is None):
+            raise LotteryError(
+                f"{where}: {shown(name)}; accepted: train/<class>/<image>, test/<class>/<image>, of "
+                f"{', '.join(ENDINGS)}; convert, move or remove it"
+            )
+        if place is not None:
+            class_ = parts[place[2]].setdefault(unicodedata.normalize("NFC", place[3]), [])
+            class_ += [name] if is_image else []
+            tops.add(place[1])
+        strays += [] if is_image or name.endswith("/") else [name]
+    if len(tops) != 1:
+        raise LotteryError(
+            f"{where}: holds {len(tops)} folders with images in train/<class>/ (and no original "
+            "files of a dataset known by name); accepted: one, at most two levels down"
+        )
+    for part, classes in parts.items():
+        for name, files in classes.items():
+            if not files:
+                raise LotteryError(f"{where}: {part}/{name}/ holds no image; fill or remove it")
+            files.sort(key=lambda file: file.rpartition("/")[2])
+    if strays:
+        say(f"{where}: {len(strays)} files are no images, passed over, such as {shown(strays[0])}")
+    return parts["train"], parts["test"]
+
+
+def _decoded(files: list[str], folder: Path, where: str, size: Size | None) -> np.ndarray:
+    """uint8 ``[n, height, width, channels]``, in the order of the files."""
+    images, channels = np.empty((0, 0, 0, 3), np.uint8), 1
+    # One thread, 60,000 images of 32 x 32 in 9 to 12 s: most of it is Pillow's own Python, so two
+    # threads took 1.5 times as long, and at 500 x 500 no less.
+    for row, file in enumerate(files):
+        pixels = decode(folder / file, f"{where}: {shown(file)}", size)
+        height, width = pixels.shape[:2]
+        if row == 0:
+            if (needed := len(files) * height * width * 3) > MOST_DECODED:
+                raise LotteryError(
+                    f"{where}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
+                    f"decoded; accepted: up to {MOST_DECODED:,}; data.image_size: [height, width] "
+                    "makes them smaller"
+                )
+            images = np.empty((len(files), height, width, 3), np.uint8)
+        if (height, width) != images.shape[1:3]:
+            raise LotteryError(
+                f"{where}: {shown(file)} is {height} x {width}, {shown(files[0])} is "
+                f"{images.shape[1]} x {images.shape[2]}; accepted: images of one size, or "
+                "data.image_size: [height, width] to resize them to"
+            )
+        images[row] = pixels  # a grey image is the same in all three channels
+        channels = max(channels, pixels.shape[2])
+    return images if channels == 3 else images[..., :1].copy()
+
+
+def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
+    """One PNG or JPEG, upright as viewers show it: uint8 ``[height, width, 1 or 3]``.
+
+    Raises LotteryError for anything else, for animations and for what is not opaque.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 megapixels
+            image = Image.open(path, formats=("PNG", "JPEG"))
+        with image:
+            if image.format == "PNG" and getattr(image, "is_animated", False):
+                raise LotteryError(f"{where}: an animation; accepted: still images")
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = _plain_colours(image, where)
+        if size is not None and pixels.size != (size[1], size[0]):
+            pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        array = np.asarray(pixels, np.uint8)
+        return array if array.ndim == 3 else array[..., None]
+    except LotteryError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise LotteryError(f"{where}: neither a PNG nor a JPEG image, whatever its name") from None
+    except Exception as error:  # Pillow's readers raise errors of any kind on damaged input
+        raise LotteryError(
+            f"{where}: damaged, truncated or too large ({type(error).__name__}: {error})"
+        ) from None
+
+
+def _plain_colours(image: Image.Image, where: str) -> Image.Image:
+    """Grey (L) or RGB: palettes and black-and-white are converted, an opaque alpha is dropped."""
+    image.load()
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode == "P" and "transparency" not in image.info:
+        return image.convert("RGB")
+    if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
+        return image.convert(image.mode.removesuffix("A"))
+    raise LotteryError(
+        f"{where}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque"
+    )
