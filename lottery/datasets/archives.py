@@ -67,8 +67,9 @@ def _unzip(path: Path, into: Path, where: str, most: int) -> None:
         _check(((member.filename, member.file_size) for member in members), where, most)
         archive.extractall(into, members)  # compares each CRC-32
     for member in members:
-        if not member.is_dir() and (into / member.filename).stat().st_size != member.file_size:
-            raise ValueError(f"{shown(member.filename)} is shorter than declared")
+        path = into / member.filename
+        if member.file_size != (0 if member.is_dir() else path.stat().st_size):
+            raise ValueError(f"{shown(member.filename)} is not of the size declared")
     unclear = [m.filename for m in members if not (m.flag_bits & 0x800 or m.filename.isascii())]
     if unclear:
         say(
