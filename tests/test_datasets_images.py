@@ -279,7 +279,7 @@ def fetch(folder, source):
             "rewind_iteration": 0,
         },
         "retrain": {"variants": ["ticket"], "rounds": "all"},
-        "report": {"margin": 0.01, "confidence": 0.95},
+        "report": {"margin": 0.005, "iteration_margin": 0.3, "confidence": 0.95},
     }  # fmt: skip
     (folder / "params.yaml").write_text(json.dumps(params))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
