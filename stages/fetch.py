@@ -1,6 +1,7 @@
 """Obtains the dataset and checks its sha256.
 
 A download is kept in a cache that all clones share: LOTTERY_CACHE, by default ~/.cache/lottery.
+An archive is unpacked into a temporary folder (TMPDIR).
 
 Reads   params.yaml: data
 Writes  data/dataset/: images.npy, labels.npy, dataset.json

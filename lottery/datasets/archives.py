@@ -4,6 +4,8 @@ An archive may come from anywhere: links, devices, names that lead out of the fo
 many or too large members, and content that does not match its size or checksum are refused.
 """
 
+import errno
+import io
 import posixpath
 import re
 import sys
@@ -35,7 +37,10 @@ def unpack(path: Path, into: Path, where: str) -> None:
             with tarfile.open(path, "r:*", encoding="utf-8") as archive:
                 _untar(archive, into, where, most)
     except Exception as error:  # the standard library raises nearly anything on damaged input
-        if isinstance(error, LotteryError) or (isinstance(error, OSError) and error.errno):
+        # gzip's own errors have no number; a damaged position is an invalid argument to seek
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        if isinstance(error, LotteryError):
             raise
         why = str(error).partition("\n")[0]
         raise LotteryError(
@@ -50,15 +55,21 @@ def _unzip(path: Path, into: Path, where: str, most: int) -> None:
         archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
     except UnicodeDecodeError:
         archive, encoding = zipfile.ZipFile(path), "code page 437"
-    with archive:
+    with archive, open(path, "rb") as file:
         members = archive.infolist()
+        file.seek(-min(path.stat().st_size, 2**16), io.SEEK_END)
+        end = file.read()
+        count = int.from_bytes(end[end.rindex(b"PK\5\6") + 10 :][:2], "little")
+        if count not in (len(members), 0xFFFF):  # zipfile does not compare; 0xFFFF: many more
+            raise ValueError(f"{len(members):,} members are listed of {count:,}")
         for member in members:
             member.filename = member.filename.replace("\\", "/")  # Windows PowerShell's separator
         _check(((member.filename, member.file_size) for member in members), where, most)
         archive.extractall(into, members)  # compares each CRC-32
     for member in members:
-        if not member.is_dir() and (into / member.filename).stat().st_size != member.file_size:
-            raise ValueError(f"{shown(member.filename)} is shorter than declared")
+        path = into / member.filename
+        if member.file_size != (0 if member.is_dir() else path.stat().st_size):
+            raise ValueError(f"{shown(member.filename)} is not of the size declared")
     unclear = [m.filename for m in members if not (m.flag_bits & 0x800 or m.filename.isascii())]
     if unclear:
         say(

@@ -1,0 +1,390 @@
+"""Sources: downloads from servers that fail, archives from anywhere, local paths."""
+
+import hashlib
+import io
+import re
+import stat
+import struct
+import tarfile
+import threading
+import time
+import zipfile
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lottery.datasets import archives, sources
+from lottery.errors import LotteryError
+from lottery.params import Data
+
+CONTENT = bytes(range(256)) * 1024
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+FILES = {"train/cat/1.png": b"one" * 99, "train/dog/2.png": b"two", "test/cat/3.png": b""}
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content`` in the way that the path's first part names; notes what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        self.asked, self.content, self.over = [], CONTENT, threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.asked.append(self.path)
+                with suppress(OSError):
+                    server.answer(self, self.path.split("/")[1])
+
+            def log_message(self, *arguments):
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def url(self, way):
+        return f"http://127.0.0.1:{self.server_port}/{way}/file.bin"
+
+    def answer(self, handler, way):
+        length = len(self.content)
+        handler.send_response({"404": 404, "moved": 302}.get(way, 200))
+        handler.send_header("Location", "/good/file.bin?signature=secret")
+        if way != "endless":
+            handler.send_header("Content-Length", 0 if way in ("404", "moved") else length)
+        handler.end_headers()
+        body = {"wrong": self.content[::-1], "short": self.content[:99], "404": b"", "moved": b""}
+        handler.wfile.write(body.get(way, self.content))
+        while way == "endless" and not self.over.is_set():
+            handler.wfile.write(self.content)
+
+
+@pytest.fixture
+def server():
+    running = Server()
+    yield running
+    running.over.set()
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOTTERY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(sources, "MOST_BYTES", 2 * len(CONTENT))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def download(server, *ways):
+    return sources.download([server.url(way) for way in ways], SHA256, sources.cache_folder())
+
+
+# Downloads
+
+
+@pytest.mark.parametrize("way", ["good", "moved"])
+def test_a_file_arrives_whole_and_only_once(server, cache, way):
+    path = download(server, way)
+    assert path.read_bytes() == CONTENT
+    asked = len(server.asked)
+    assert download(server, way) == path == cache / SHA256
+    assert len(server.asked) == asked
+    assert list(cache.iterdir()) == [path]
+    path.write_bytes(CONTENT[:-1])
+    assert download(server, way).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("way", "cause"), [
+    ("short", "IncompleteRead"), ("wrong", f"expected {SHA256} but got"),
+    ("endless", "sends more than the 524,288 bytes accepted"), ("404", "404 Client Error"),
+])  # fmt: skip
+def test_a_bad_server_is_named_and_the_next_mirror_is_used(server, cache, way, cause):
+    with pytest.raises(LotteryError) as error:
+        download(server, way, "404")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "file.bin could not be downloaded:"
+    assert lines[1].startswith(f"  {server.url(way)}: ")
+    assert re.search(cause, lines[1])
+    assert lines[2].startswith(f"  {server.url('404')}: ")
+    assert "data.source" in lines[3]
+    assert list(cache.iterdir()) == []
+    assert download(server, way, "good").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("url", [
+    "http://127.0.0.1:9/x", "http://no-such-host.invalid/x", "http://[::1/x", "http:///x",
+])  # fmt: skip
+def test_a_url_that_leads_nowhere_is_an_error(url):
+    with pytest.raises(LotteryError, match=r"x could not be downloaded:\n  http"):
+        sources.download([url], SHA256, sources.cache_folder())
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, cache):
+    cache.write_text("occupied")
+    with pytest.raises(LotteryError, match=r"the cache of downloads cannot be used.*LOTTERY_CACHE"):
+        download(server, "good")
+
+
+def obtain(source, **values):
+    """The source's folder as relative names and contents, and the source."""
+    with sources.opened(Data(name="image_folder", validation_size=4, source=source, **values)) as s:
+        found = {
+            name: (s.folder / name).read_bytes()
+            for name in sources.manifest(s.folder) if not name.endswith("/")
+        }  # fmt: skip
+        return found, s
+
+
+def test_credentials_and_signatures_stay_out_of_messages_and_results(server, capsys):
+    server.content = zipped(FILES.items())
+    url = server.url("good").replace("//", "//user:secret@") + "?signature=secret#secret"
+    found, source = obtain(url)
+    assert (found, source.name) == (FILES, server.url("good"))
+    said = capsys.readouterr().err
+    assert said.count("it is not pinned: set data.sha256 to ") == 1
+    assert hashlib.sha256(server.content).hexdigest() in said
+    assert obtain(url, sha256=source.sha256["file.bin"])[0] == FILES
+    for wrong in (url.replace("good", "404"), url.replace("http", "ftp"), f"{url}://"):
+        with pytest.raises(LotteryError) as error:
+            obtain(wrong, sha256="0" * 64)
+        said += str(error.value) + capsys.readouterr().err
+    assert "secret" not in said
+
+
+# Archives
+
+
+def zipped(members, change=lambda info: None, compression=zipfile.ZIP_DEFLATED):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as archive:
+        for name, data in members:
+            info = zipfile.ZipInfo("x")
+            info.filename, info.compress_type = name, compression
+            change(info)
+            archive.writestr(info, data)
+    return content.getvalue()
+
+
+def tarred(members, change=lambda info: None, mode="w"):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode=mode) as archive:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            change(info)
+            archive.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+def packed_tar(members, change=lambda info: None):
+    return tarred(members, change, "w:gz")
+
+
+packed_with = pytest.mark.parametrize("pack", [zipped, tarred, packed_tar])
+
+
+def unpacked(folder, content):
+    """What lies in the folder afterwards."""
+    into = folder / f"into-{time.monotonic_ns()}"
+    into.mkdir()
+    (folder / "archive").write_bytes(content)
+    archives.unpack(folder / "archive", into, "archive")
+    return {
+        path.relative_to(into).as_posix(): path.read_bytes()
+        for path in into.rglob("*") if path.is_file()
+    }  # fmt: skip
+
+
+def complaint(folder, content):
+    with pytest.raises(LotteryError) as error:
+        unpacked(folder, content)
+    assert str(error.value).startswith("archive: ")
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+@packed_with
+def test_an_archive_holds_what_was_packed_and_whole_it_must_be(tmp_path, pack):
+    assert unpacked(tmp_path, pack(FILES.items())) == FILES
+    content = pack([(f"{n}.png", CONTENT[n:3000]) for n in range(20)])
+    for share in (0.05, 0.3, 0.5, 0.8):
+        assert "damaged or truncated" in complaint(tmp_path, content[: int(len(content) * share)])
+
+
+def test_a_tar_cut_or_damaged_at_a_members_border_is_refused(tmp_path):
+    content = tarred([("a", b"x" * 512), ("b", b"y" * 512)])
+    assert "the end is missing" in complaint(tmp_path, content[:1024])
+    damaged = content[:1024] + b"?" + content[1025:]
+    assert "a header is invalid" in complaint(tmp_path, damaged)
+
+
+@packed_with
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "C:/x", "//host/x"])
+def test_a_name_that_leads_out_of_the_archive_is_refused(tmp_path, pack, name):
+    message = complaint(tmp_path, pack([("good.png", b"x"), (name, b"x")]))
+    assert "points out of the archive" in message
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@packed_with
+def test_names_that_repeat_or_would_spoil_a_terminal_are_refused(tmp_path, pack):
+    assert "a.png is there twice" in complaint(tmp_path, pack([("a.png", b"1"), ("a.png", b"2")]))
+    assert r"a\x1b[31m' is there" in complaint(tmp_path, pack([("a\x1b[31m", b"")]))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, b"S"])
+def test_a_tar_with_a_link_or_a_device_is_refused(tmp_path, kind):
+    def change(info):
+        info.type, info.linkname, info.size = kind, "/etc/passwd", 0
+
+    assert "x.png is a link, a device" in complaint(tmp_path, tarred([("x.png", b"")], change))
+
+
+def test_a_link_in_a_zip_becomes_a_file_and_leads_nowhere(tmp_path):
+    change = lambda info: setattr(info, "external_attr", (stat.S_IFLNK | 0o777) << 16)  # noqa: E731
+    content = zipped([("x.png", b"/etc/passwd")], change)
+    assert unpacked(tmp_path, content) == {"x.png": b"/etc/passwd"}
+
+
+@packed_with
+def test_what_unpacks_to_too_much_is_refused_before_it_is_written(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(archives, "MOST_FILES", 10)
+    assert len(unpacked(tmp_path, pack((f"{n}", b"") for n in range(10)))) == 10
+    assert "more than 10 files" in complaint(tmp_path, pack((f"{n}", b"") for n in range(11)))
+    monkeypatch.setattr(archives, "MOST_BYTES", 1000)
+    assert "more than 1,000 bytes" in complaint(tmp_path, pack([("a", b"x" * 1001)]))
+
+
+@pytest.mark.parametrize("pack", [zipped, packed_tar])
+def test_a_compression_bomb_is_refused(tmp_path, pack):
+    bomb = pack((f"{n}.png", bytes(33 * 2**20)) for n in range(2))
+    assert "too many for an archive of its size" in complaint(tmp_path, bomb)
+
+
+def test_a_zip_member_of_another_size_than_declared_is_refused(tmp_path):
+    content = zipped([("a", b"x" * 1000)])
+    for declared in (10, 999, 1001, 5000):
+        spoiled = content.replace(struct.pack("<I", 1000), struct.pack("<I", declared))
+        assert "damaged or truncated" in complaint(tmp_path, spoiled)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"no archive" * 99, b"\x1f\x8b"])
+def test_what_is_no_archive_is_refused(tmp_path, content):
+    assert "not a zip, tar or tar.gz archive" in complaint(tmp_path, content)
+
+
+@given(
+    st.sampled_from([zipped, packed_tar]),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), min_size=1, max_size=4),
+)
+@settings(max_examples=150, deadline=None)
+def test_flipped_bytes_are_an_error_or_change_nothing(tmp_path_factory, pack, flips):
+    content = bytearray(pack(FILES.items()))
+    for position, change in flips:
+        content[position % len(content)] ^= change
+    try:
+        found = unpacked(tmp_path_factory.getbasetemp(), bytes(content))
+    except LotteryError as error:
+        assert str(error).isprintable()
+    else:
+        assert found == FILES
+
+
+def test_a_zip_of_windows_powershell_has_backslashes(tmp_path):
+    members = [(name.replace("/", "\\"), content) for name, content in FILES.items()]
+    assert unpacked(tmp_path, zipped([("train\\", b""), *members])) == FILES
+
+
+class Unflagged(zipfile.ZipInfo):
+    """A member whose name does not say its encoding."""
+
+    encoding = "utf-8"
+
+    def _encodeFilenameFlags(self):  # zipfile's own hook
+        return self.filename.encode(self.encoding), 0
+
+
+@pytest.mark.parametrize(("encoding", "name", "read_as"), [
+    ("utf-8", "crème", "crème"), ("cp437", "crème", "crème"), ("cp1252", "crème", "crΦme"),
+])  # fmt: skip
+def test_names_of_unknown_encoding_are_said(tmp_path, capsys, encoding, name, read_as):
+    Unflagged.encoding = encoding
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr(Unflagged(name), b"x")
+    assert unpacked(tmp_path, (tmp_path / "x.zip").read_bytes()) == {read_as: b"x"}
+    said = capsys.readouterr().err
+    assert (
+        f"read as {'UTF-8' if encoding == 'utf-8' else 'code page 437'}, such as {read_as}" in said
+    )
+
+
+# Local sources
+
+
+def write(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["folder", "zip", "URL of a file", "home"])
+def test_one_source_gives_one_folder_however_it_is_named(tmp_path, monkeypatch, how):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "my images", FILES)
+    (tmp_path / "a b.zip").write_bytes(zipped(FILES.items()))
+    source = {
+        "folder": "my images", "zip": "a b.zip", "home": "~/a b.zip",
+        "URL of a file": (tmp_path / "a b.zip").as_uri(),
+    }[how]  # fmt: skip
+    found, opened = obtain(source)
+    assert found == FILES
+    assert opened.name == ("my images" if how == "folder" else "a b.zip")
+    with pytest.raises(LotteryError, match=rf"has sha256 \w+.*expected {'0' * 64}"):
+        obtain(source, sha256="0" * 64)
+    assert opened.folder.exists() == (how == "folder")
+
+
+@pytest.mark.parametrize(("source", "message"), [
+    ("no/such.zip", "data.source: no/such.zip: not there"), ("/dev/null", "neither a file nor a"),
+    ("s3://bucket/x.zip", "accepted: an http, https or file URL"), ("x\0y", "not there"),
+    ("file://elsewhere/x.zip", "neither a path nor a URL that can be read"),
+    ("~no-such-user/x.zip", "home directory"), (__file__, "not a zip, tar or tar.gz archive"),
+])  # fmt: skip
+def test_a_source_that_cannot_be_used_is_named(source, message):
+    with pytest.raises(LotteryError, match=message):
+        obtain(source)
+
+
+@pytest.mark.parametrize("source", ["data", "data/mine", "data/dataset/x.zip", "reports", "link"])
+def test_a_source_where_stages_write_is_refused_naming_a_safe_place(tmp_path, source):
+    write(tmp_path, {"data/mine/x": b"", "data/dataset/x.zip": b"", "reports/x": b""})
+    (tmp_path / "link").symlink_to(tmp_path / "data" / "mine")
+    with pytest.raises(LotteryError, match=r"lies in (data|reports)/.*move it out, to .*my-images"):
+        obtain(source)
+
+
+def test_the_manifest_tells_what_has_changed(tmp_path):
+    folder = write(tmp_path / "x", {**FILES, ".DS_Store": b"", "a.txt": b"12"})
+    before = sources.manifest(folder)
+    assert list(before) == ["a.txt", "test/cat/3.png", "train/cat/1.png", "train/dog/2.png"]
+    assert before["a.txt"] == [2, (folder / "a.txt").stat().st_mtime_ns]
+    assert sources.manifest(folder / "a.txt") == {"a.txt": before["a.txt"]}
+    time.sleep(0.02)
+    (folder / "train/dog/2.png").write_bytes(b"six")
+    after = sources.manifest(folder)
+    assert [name for name in before if before[name] != after[name]] == ["train/dog/2.png"]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
+    for value, folder in (("/one", "/one"), ("~/here", "/home/u/here"), ("", "/two/lottery")):
+        monkeypatch.setenv("LOTTERY_CACHE", value)
+        assert sources.cache_folder() == Path(folder)
