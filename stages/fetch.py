@@ -21,12 +21,11 @@ def main(params: Params) -> None:
     images, labels, facts = dataset = loading.obtain(params.data)
     side = min(images.shape[1:3])
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
-    splits = {seed: dataset.split(params.data, seed) for seed in params.seeds}
-    in_both, seed = max((dataset.in_both(parts), seed) for seed, parts in splits.items())
+    in_both = dataset.in_both([dataset.split(params.data, seed) for seed in params.seeds])
     if in_both:
         print(
-            f"fetch: seed {seed}: {in_both:,} of the {facts['test']:,} test images are training or "
-            "validation images too, pixel for pixel",
+            f"fetch: {in_both:,} of the {facts['test']:,} test images are training or validation "
+            "images too, pixel for pixel",
             file=sys.stderr,
         )
     with files.folder_written_whole(files.DATASET, checksums=True) as folder:

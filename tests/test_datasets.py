@@ -4,7 +4,6 @@ import gzip
 import io
 import struct
 import subprocess
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def test_the_split_of_mnist5k_has_as_many_images_of_each_class():
     counts = [np.bincount(dataset.labels[rows]).tolist() for rows in parts]
     assert counts == [[350] * 10, [50] * 10, [100] * 10]
     assert dataset.part(parts.test).images.shape == (1000, 28, 28, 1)
-    assert dataset.in_both(parts) == 0
+    assert dataset.in_both([parts]) == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,7 +144,7 @@ def test_images_that_stand_in_both_parts_are_counted():
     labels = np.arange(24, dtype=np.int32) % 2
     facts = {"test": 6, "own_test": True}
     dataset = Dataset(images, labels, facts)
-    assert dataset.in_both(dataset.split(Data(name="digits", validation_size=4), seed=0)) == 4
+    assert dataset.in_both([dataset.split(Data(name="digits", validation_size=4), seed=0)]) == 4
 
 
 # Published datasets, of the same formats but small
@@ -279,16 +278,6 @@ def test_counts_and_labels_are_held_against_the_catalogue(small, tmp_path, monke
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"\0\0\x08", b"\0\0\x08\x03", b"\0\0\x0d\x01\0\0\0\0", b"\0\0\x08\x04" + b"\xff" * 16,
-    idx_of(np.zeros((2, 3), np.uint8))[:-1], idx_of(np.zeros((2, 3), np.uint8)) + b"x",
-])  # fmt: skip
-def test_what_is_no_idx_file_is_refused(tmp_path, content):
-    (tmp_path / "x").write_bytes(content)
-    with pytest.raises((ValueError, struct.error, IndexError)):
-        originals.idx(tmp_path / "x")
-
-
-@pytest.mark.parametrize("content", [
     b"", npy_of(np.zeros(9, np.uint8))[:-1], npy_of(np.array([{}], object)), npy_of(np.zeros(3)),
     npy_of(np.zeros(7, np.uint8)).replace(b"(7,), }          ", b"(7000000000000,),}"),
 ])  # fmt: skip
@@ -307,22 +296,4 @@ def test_the_real_originals_are_recognised(name, file, title):
     assert dataset.facts["title"] == title
     assert dataset.facts["sha256"] == DATASETS[name].sha256
     assert np.bincount(dataset.labels[-10_000:]).min() > 890
-    assert dataset.in_both(dataset.split(Data(name=name, validation_size=5000), seed=0)) == 0
-
-
-def test_the_pinned_files_are_those_of_the_design():
-    known = {file: sha256 for name in DATASETS.values() for file, sha256 in name.files.items()}
-    assert len(known) == len(set(known.values())) == 7
-    assert known["mnist.npz"].startswith("731c5ac602752760")
-    assert known["cifar-10-binary.tar.gz"].startswith("c4a38c50a1bc5f3a")
-    assert Counter(len(known.mirrors) >= 2 for known in DATASETS.values()) == {True: 4, False: 2}
-
-
-@given(st.integers(0, 11), st.integers(1, 255))
-def test_the_fingerprint_changes_with_any_byte_of_images_or_labels(position, change):
-    images = np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1)
-    labels = np.array([0, 1], np.int32)
-    whole = np.frombuffer(images.tobytes() + labels.tobytes(), np.uint8).copy()
-    whole[position] ^= change
-    changed = loading.fingerprint(whole[:4].reshape(2, 2, 1, 1), whole[4:].view(np.int32))
-    assert changed != loading.fingerprint(images, labels)
+    assert dataset.in_both([dataset.split(Data(name=name, validation_size=5000), seed=0)]) == 0

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import re
-import stat
 import struct
 import tarfile
 import threading
@@ -244,12 +243,6 @@ def test_a_tar_with_a_link_or_a_device_is_refused(tmp_path, kind):
         info.type, info.linkname, info.size = kind, "/etc/passwd", 0
 
     assert "x.png is a link, a device" in complaint(tmp_path, tarred([("x.png", b"")], change))
-
-
-def test_a_link_in_a_zip_becomes_a_file_and_leads_nowhere(tmp_path):
-    change = lambda info: setattr(info, "external_attr", (stat.S_IFLNK | 0o777) << 16)  # noqa: E731
-    content = zipped([("x.png", b"/etc/passwd")], change)
-    assert unpacked(tmp_path, content) == {"x.png": b"/etc/passwd"}
 
 
 @packed_with
