@@ -67,8 +67,8 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
         place, is_image = PLACE.fullmatch(name), name.lower().endswith(ENDINGS)
         if name.lower().endswith(OTHER_KINDS) or (is_image and place is None):
             raise LotteryError(
-                f"{where}: {shown(name)}; accepted: train/<class>/<image>, test/<class>/<image>, of "
-                f"{', '.join(ENDINGS)}; convert, move or remove it"
+                f"{where}: {shown(name)}; accepted: train/<class>/<image>, test/<class>/<image> "
+                f"of {', '.join(ENDINGS)}; convert, move or remove it"
             )
         if place is not None:
             class_ = parts[place[2]].setdefault(unicodedata.normalize("NFC", place[3]), [])
