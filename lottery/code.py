@@ -62,15 +62,15 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
 def read(*roots: str) -> dict[str, Module]:
     """The modules ``roots`` and all that they import, directly or through others, in the order of their names."""
     packages = {root.partition(".")[0] for root in roots}
-    todo, seen = list(roots), {}
+    todo, seen = list(roots), dict[str, Module | None]()
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         path = source(name)
         counts = path is not None and (name.partition(".")[0] in packages or not _installed(path))
-        seen[name] = _module(name) if counts else None
-        todo += [*seen[name].imports, *_packages_of(name)] if seen[name] else []
+        module = seen[name] = _module(name) if counts else None
+        todo += [*module.imports, *_packages_of(name)] if module else []
     return {name: module for name, module in sorted(seen.items()) if module}
 
 
@@ -97,13 +97,8 @@ def source(module: str) -> Path | None:
         if spec is None or spec.submodule_search_locations is None:
             return None
         spec = PathFinder.find_spec(package, spec.submodule_search_locations)
-    return Path(spec.origin) if spec and str(spec.origin).endswith(".py") else None
-
-
-def subject(module: str) -> str:
-    """What stands for one of the project's modules among a stage's dependencies: its folder, or its file on the ground."""
-    parts = module.split(".")
-    return "/".join(parts[:2]) + ("" if len(parts) > 2 else ".py")
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
 
 
 def meaning(tree: ast.AST) -> str:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from lottery.errors import LotteryError
-from lottery.running.executors import Prepare, Tell, Workers, given_workers, work
+from lottery.running.executors import P, Prepare, T, Tell, Workers, become_worker, given_workers
 
 SEEN_SECONDS = 2.0  # how long the number of nodes counts as known
 
@@ -55,13 +55,12 @@ class Ray(Workers):
             gpus = 1.0
         self._takes = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
         self._room, self._seen = 0, 0.0
-        self._references: dict[Future, Any] = {}
+        self._references: dict[Future[Any], Any] = {}
         self._queue = _queue_here(ray)
-        do = partial(work, prepare, 0)
         self._compute = partial(
             ray.remote(_compute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote,
             os.getcwd(),
-            do,
+            prepare,
             self._queue,
         )
         self._closing = threading.Event()
@@ -91,15 +90,15 @@ class Ray(Workers):
             self._room, self._seen = max(4, 2 * self._slots()), time.monotonic()
         return self._room
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Gives a task to Ray."""
-        reference, future = self._compute(function, *args), Future()
+        reference, future = self._compute(partial(function, *args, **kwargs)), Future[T]()
         self._references[future] = reference
         future.add_done_callback(self._references.pop)
         reference.future().add_done_callback(partial(self._settle, future))
         return future
 
-    def _settle(self, future: Future, of_ray: Future) -> None:
+    def _settle(self, future: Future[Any], of_ray: Future[Any]) -> None:
         errors = self._ray.exceptions
         error = of_ray.exception()
         if error is None:
@@ -137,8 +136,8 @@ class Ray(Workers):
         self._ray.shutdown()
 
 
-def _compute(folder: str, do: Callable[..., Any], queue: Any, function: Any, task: int) -> Any:
-    """On a node: a task's result."""
+def _compute(folder: str, prepare: Prepare, queue: Any, function: Callable[[], T]) -> T:
+    """On a node: the result of a task."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -146,7 +145,8 @@ def _compute(folder: str, do: Callable[..., Any], queue: Any, function: Any, tas
             f"{folder}: not seen from the node {os.uname().nodename} ({error.strerror}): all nodes "
             "need the project's folder and LOTTERY_RUNS under the same path"
         ) from None
-    return do(lambda *message: queue.put_nowait(message), function, task)
+    become_worker(prepare, 0, lambda *message: queue.put_nowait(message))
+    return function()
 
 
 def _queue_here(ray: Any) -> Any:

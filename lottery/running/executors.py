@@ -22,15 +22,19 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     wait,
 )
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from tqdm import tqdm
 
 from lottery.errors import LotteryError
 from lottery.running.progress import Progress, Report
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 ATTEMPTS = 3  # times that a task may lose its worker without getting further
 LOOK_SECONDS = 2.0  # between two looks at how many tasks an executor takes
@@ -135,13 +139,13 @@ def _drive(
     tasks: Sequence[Task], workers: Workers, progress: Progress, title: str
 ) -> tuple[dict[int, Any], list[str]]:
     """Results by the task's number, and a line for each that failed."""
-    waiting, running = deque(range(len(tasks))), dict[Future, int]()
+    waiting, running = deque(range(len(tasks))), dict[Future[Any], int]()
     deaths, furthest = [0] * len(tasks), [0] * len(tasks)
     results, failures = dict[int, Any](), list[str]()
     while waiting or running:
         while waiting and len(running) < workers.room():
             number = waiting.popleft()
-            running[workers.submit(tasks[number].call, number)] = number
+            running[workers.submit(compute_task, tasks[number].call, number)] = number
         ended, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
         for future in ended:
             number = running.pop(future)
@@ -164,7 +168,7 @@ def _drive(
 
 
 def _reason(death: BrokenExecutor) -> str:
-    return f" ({death})" if str(death) else ""
+    return "" if isinstance(death, BrokenProcessPool) else f" ({death})"
 
 
 def explain(error: BaseException) -> str:
@@ -174,15 +178,27 @@ def explain(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def work(
-    prepare: Prepare, worker: int, tell: Tell, call: Callable[[Report], Any], task: int
-) -> Any:
-    """In a worker: the result of a task."""
-    try:
-        prepare(worker)
-    except Exception as error:
-        raise LotteryError(f"its worker could not start: {explain(error)}") from None
-    return call(partial(tell, task))
+_here: Callable[[Callable[[Report], Any], int], Any]
+"""What this process does with a task; set once it is a worker."""
+
+
+def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
+    """Makes this process worker number ``worker``: it computes tasks, and tells how far they are."""
+    global _here
+
+    def compute(call: Callable[[Report], Any], task: int) -> Any:
+        try:
+            prepare(worker)
+        except Exception as error:
+            raise LotteryError(f"its worker could not start: {explain(error)}") from None
+        return call(partial(tell, task))
+
+    _here = compute
+
+
+def compute_task(call: Callable[[Report], Any], task: int) -> Any:
+    """In a worker: the result of the task of that number."""
+    return _here(call, task)
 
 
 class InProcess(Workers):
@@ -191,17 +207,17 @@ class InProcess(Workers):
     where = "in this process"
 
     def __init__(self, prepare: Prepare, tell: Tell) -> None:
-        self._work = partial(work, prepare, 0, tell)
+        become_worker(prepare, 0, tell)
 
     def room(self) -> int:
         """One."""
         return 1
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """The result of a task, or its error."""
-        future: Future = Future()
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """The result, or the error, at once."""
+        future = Future[T]()
         try:
-            future.set_result(self._work(function, *args))
+            future.set_result(function(*args, **kwargs))
         except Exception as error:
             future.set_exception(error)
         return future
@@ -217,7 +233,7 @@ class Processes(Workers):
         self.where = f"{number} at a time"
         self._prepare, self._tell = prepare, tell
         self._pools: list[ProcessPoolExecutor | None] = [None] * number
-        self._last: list[Future | None] = [None] * number
+        self._last: list[Future[Any] | None] = [None] * number
         self._context = multiprocessing.get_context("spawn")
         self._life, self._alive = self._context.Pipe(duplex=False)
         self._ear, self._mouth = self._context.Pipe(duplex=False)
@@ -228,22 +244,22 @@ class Processes(Workers):
         """As many as there are processes."""
         return len(self._pools)
 
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Begins a task in a process that has none, a new one where the last has died."""
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begins in a process that has nothing to do, a new one where the last has died."""
         index = next(i for i, last in enumerate(self._last) if last is None or last.done())
         with _without_ctrl_c():
             try:
-                future = self._pool(index).submit(_work, function, *args)
+                future = self._pool(index).submit(function, *args, **kwargs)
             except BrokenExecutor:
                 self._pools[index] = None
-                future = self._pool(index).submit(_work, function, *args)
+                future = self._pool(index).submit(function, *args, **kwargs)
         self._last[index] = future
         return future
 
     def _pool(self, index: int) -> ProcessPoolExecutor:
         pool = self._pools[index]
         if pool is None:
-            begin = (partial(work, self._prepare, index), self._life, self._mouth)
+            begin = (self._prepare, index, self._life, self._mouth)
             pool = ProcessPoolExecutor(1, self._context, _begin, begin)
             self._pools[index] = pool
         return pool
@@ -280,22 +296,11 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_in_worker: Callable[..., Any]  # what a worker process does with a task
-
-
-def _begin(do: Callable[..., Any], life: Connection, mouth: Connection) -> None:
+def _begin(prepare: Prepare, worker: int, life: Connection, mouth: Connection) -> None:
     """In a worker process, once."""
-    global _in_worker
-
-    def tell(*message: Any) -> None:
-        mouth.send(message)  # below the 4096 bytes that a pipe takes from several at a time whole
-
-    _in_worker = partial(do, tell)
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-
-
-def _work(call: Callable[[Report], Any], task: int) -> Any:
-    return _in_worker(call, task)
+    # a message stays below the 4096 bytes that a pipe takes whole from several writers
+    become_worker(prepare, worker, lambda *message: mouth.send(message))
 
 
 def _end_with(life: Connection) -> None:
