@@ -5,6 +5,7 @@ The stage drives, on a node of the cluster. All nodes see its folder, and the ru
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import threading
@@ -104,7 +105,13 @@ class Ray(Workers):
         if error is None:
             future.set_result(of_ray.result())
         elif isinstance(error, errors.RayTaskError):
-            future.set_exception(error.cause if isinstance(error.cause, LotteryError) else error)
+            told = error.cause if isinstance(error.cause, LotteryError) else error
+            if missing := re.search(r"No module named '[\w.]+'|No such file.*: '.+'", str(error)):
+                told = LotteryError(
+                    f"a node of the cluster: {missing[0]}: all nodes need the packages, the project's "
+                    "folder and LOTTERY_RUNS under the same path"
+                )
+            future.set_exception(told)
         else:  # the worker, its node, or the node that kept the result is gone
             why = type(error).__name__
             if isinstance(error, errors.RuntimeEnvSetupError | errors.OutOfMemoryError):
@@ -138,13 +145,7 @@ class Ray(Workers):
 
 def _compute(folder: str, prepare: Prepare, queue: Any, function: Callable[[], T]) -> T:
     """On a node: the result of a task."""
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise LotteryError(
-            f"{folder}: not seen from the node {os.uname().nodename} ({error.strerror}): all nodes "
-            "need the project's folder and LOTTERY_RUNS under the same path"
-        ) from None
+    os.chdir(folder)
     become_worker(prepare, 0, lambda *message: queue.put_nowait(message))
     return function()
 

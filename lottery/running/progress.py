@@ -31,7 +31,7 @@ class Progress:
             total=iterations,
             desc=title,
             disable=not runs or not sys.stderr.isatty(),
-            bar_format="{desc}: {percentage:3.0f}% |{bar}| {postfix}",
+            bar_format="{desc}: {percentage:3.0f}% |{bar}|{postfix}",
             dynamic_ncols=True,
         )
 
