@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 COMPUTE_A_RUN = (
     "lottery.masks",
+    "lottery.params.early_stopping",
     "lottery.parts",
     "lottery.running.run",
     "lottery.streams",

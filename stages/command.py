@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 
-from lottery import code, params, parts
+from lottery import code, parts
 from lottery.artifacts import files
+from lottery.datasets.catalogue import read_params
 from lottery.errors import LotteryError
+from lottery.params import Params
 
 LOCK = Path(".dvc/tmp/stage.lock")
 HOLDER = Path(".dvc/tmp/stage.json")
@@ -27,7 +29,7 @@ class Stage(NamedTuple):
     """What a stage is given: its name, and the parameters and code as they are when it begins."""
 
     name: str
-    params: params.Params
+    params: Params
     code: code.Code
 
 
@@ -69,7 +71,7 @@ def run(name: str) -> None:
 
     Raises LotteryError.
     """
-    loaded = params.load()
+    loaded = read_params()
     listed = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
     given = _values(loaded, listed.get("params", []))
     own = parts.named(given)
@@ -79,7 +81,7 @@ def run(name: str) -> None:
     with _one_stage_at_a_time(name):
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
-    now = _values(params.load(), listed.get("params", []))
+    now = _values(read_params(), listed.get("params", []))
     for key in given:
         if given[key] != now[key]:
             changed.append(
@@ -90,7 +92,7 @@ def run(name: str) -> None:
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))
 
 
-def _values(loaded: params.Params, keys: list[str]) -> dict[str, Any]:
+def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
     """The values of dotted keys, or of all below them where they are sections."""
     found: dict[str, Any] = {}
 

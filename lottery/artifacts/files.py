@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_dir
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
@@ -29,15 +30,8 @@ CHECKSUMS = "checksums.json"
 
 
 def cache_folder() -> Path:
-    """What all clones share: ``LOTTERY_CACHE``, or ``lottery`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
-    given = os.environ.get("LOTTERY_CACHE")
-    try:
-        if given:
-            return Path(given).expanduser()
-        user = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        return (user if user.is_absolute() else Path.home() / ".cache") / "lottery"
-    except RuntimeError as error:
-        raise LotteryError(f"no cache folder: {error}; set LOTTERY_CACHE to a folder") from None
+    """What all clones share: ``LOTTERY_CACHE``, or ``lottery`` in the user's cache folder: ``~/.cache`` on Linux."""
+    return Path(os.environ.get("LOTTERY_CACHE") or user_cache_dir("lottery")).expanduser()
 
 
 def broken(path: Path, why: str) -> LotteryError:

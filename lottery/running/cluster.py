@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from lottery.errors import LotteryError
-from lottery.running.executors import P, Prepare, T, Tell, Workers, become_worker, given_workers
+from lottery.running.workers import P, Prepare, T, Tell, Workers, become_worker, given_workers
 
 SEEN_SECONDS = 2.0  # how long the number of nodes counts as known
 

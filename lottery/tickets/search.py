@@ -10,7 +10,7 @@ import numpy as np
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
 from lottery.errors import LotteryError
-from lottery.masks import Mask, surviving_count
+from lottery.masks import Mask
 from lottery.params import Model, Prune
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
@@ -162,19 +162,19 @@ def fresh_weights(
 
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:
-    """Raises LotteryError where a round, or ``prune.rounds`` of them, leave no weight of a layer or of all."""
+    """Raises LotteryError where ``prune.rounds`` rounds leave no weight of a layer, or none at all."""
     sizes = {name: dense.trained[name].size for name in dense.kinds}
     last = prune.surviving(sizes, dense.kinds, prune.rounds)
-    got = f"params.yaml: prune.rounds: got {prune.rounds}; accepted: "
+    fewer = f"a lower rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these"
     for name, kind in dense.kinds.items():
         if isinstance(last, dict) and last[name] < 1:
-            rate, left = prune.rates.model_dump()[kind], range(prune.rounds)
-            most = max(r for r in left if surviving_count(sizes[name], rate, r) >= 1)
-            few = f"at most {most}" if most else "none"
+            rate = prune.rates.model_dump()[kind]
             raise LotteryError(
-                f"{got}{few} at prune.rates.{kind} {rate}: afterwards none of the "
-                f"{sizes[name]:,} weights of {name} survives; lower the rate or the rounds"
+                f"params.yaml: prune.rates.{kind}: got {rate}; accepted: {fewer} none of the "
+                f"{sizes[name]:,} weights of {name} survives"
             )
     whole = sum(sizes[name] for name in prune.left_whole(dense.kinds))
     if isinstance(last, int) and last <= whole < sum(sizes.values()):
-        raise LotteryError(f"{got}fewer: afterwards no weight survives")
+        raise LotteryError(
+            f"params.yaml: prune.rates.dense: got {prune.rates.dense}; accepted: {fewer} no weight survives"
+        )
