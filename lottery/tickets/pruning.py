@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
@@ -10,53 +10,53 @@ import numpy as np
 
 from lottery.datasets.split import Part
 from lottery.masks import Mask
-from lottery.params import Model, Prune
+from lottery.params import Model
 from lottery.tickets import criteria
 
 Weights = dict[str, np.ndarray]
 
 
 def pruned(
-    prune: Prune,
-    kinds: Mapping[str, str],
+    mask: Mask,
+    weights: Weights,
+    keep: dict[str, int] | int,
+    *,
+    criterion: str,
     initial: Weights,
     model: Model,
     image_shape: tuple[int, int, int],
     classes: int,
     seed: int,
-    batch: Part | None,
-    mask: Mask,
-    weights: Weights,
-    number: int,
+    batch: Part | None = None,
+    whole: Collection[str] = (),
+    scoring_rounds: int = 1,
 ) -> Mask:
-    """The mask of round ``number``, made in ``prune.scoring_rounds`` steps of equal shares, each scored without what is gone.
+    """What is left of ``mask``, in ``scoring_rounds`` steps of equal shares, each scored without what is gone.
 
     Args:
-        kinds: of the prunable layers.
+        weights: those that are scored, float32, zero where ``mask`` prunes.
+        keep: how many survive, by layer or of the whole network.
         initial: the initial (or rewound) weights.
         model, image_shape, classes: the network.
         batch: what snip and grasp see.
-        mask: of the round before.
-        weights: those that are scored, float32, zero where ``mask`` prunes.
+        whole: layers that one threshold for all leaves out.
     """
-    network = (model.name, image_shape, classes, model.width)
-    names, whole = list(mask.layers), prune.left_whole(kinds)
-    keep, counts = prune.surviving(mask.sizes, kinds, number), mask.counts
-    for step in range(1, prune.scoring_rounds + 1):
-        share, gradients = step / prune.scoring_rounds, None
-        if prune.criterion in criteria.GRADIENTS:
-            gradients = criteria.gradients(prune.criterion, weights, names, batch, *network)
-        elif prune.criterion == "random":
+    network, names = (model.name, image_shape, classes, model.width), list(mask.layers)
+    counts, left = mask.counts, sum(mask.counts[name] for name in whole)
+    for step in range(1, scoring_rounds + 1):
+        share, gradients = step / scoring_rounds, None
+        if criterion in criteria.GRADIENTS:
+            gradients = criteria.gradients(criterion, weights, names, batch, *network)
+        elif criterion == "random":
             gradients = criteria.noise(weights, names, seed)
-        scores = criteria.scores(prune.criterion, weights, initial, gradients, names)
+        scores = criteria.scores(criterion, weights, initial, gradients, names)
         if isinstance(keep, int):
-            left = sum(counts[name] for name in whole)
             total = left + _on_the_way(sum(counts.values()) - left, keep - left, share)
             first = {name: np.full(weights[name].shape, np.inf) for name in whole}
             chosen = global_counts({**scores, **first}, mask, total)
         else:
             chosen = {name: _on_the_way(counts[name], n, share) for name, n in keep.items()}
-        if prune.criterion == "magnitude":
+        if criterion == "magnitude":
             mask = magnitude_mask(weights, mask, chosen, *network)
         else:
             mask = highest(scores, mask, chosen)

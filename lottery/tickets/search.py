@@ -1,7 +1,6 @@
 """Finding tickets: the dense network of a seed, pruned round by round. Each function runs whole in one worker."""
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,17 +68,22 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
     if params.prune.criterion in ("snip", "grasp"):
         training = dataset.part(experiment.split(seed).train)
         batch = criteria.batch(training, dataset.classes, seed)
-    by_criterion = partial(
-        pruned,
-        params.prune,
-        dense.kinds,
-        dense.rewound,
-        params.model,
-        dataset.image_shape,
-        dataset.classes,
-        seed,
-        batch,
-    )
+
+    def by_criterion(mask: Mask, weights: Weights, number: int) -> Mask:
+        return pruned(
+            mask,
+            weights,
+            params.prune.surviving(mask.sizes, dense.kinds, number),
+            criterion=params.prune.criterion,
+            initial=dense.rewound,
+            model=params.model,
+            image_shape=dataset.image_shape,
+            classes=dataset.classes,
+            seed=seed,
+            batch=batch,
+            whole=params.prune.left_whole(dense.kinds),
+            scoring_rounds=params.prune.scoring_rounds,
+        )
 
     def train(weights: Weights, mask: Mask, number: int) -> Weights:
         run = Run(
