@@ -107,7 +107,8 @@ def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
 
 def _remove_checkpoints(fingerprint: str) -> None:
     for ending in (CHECKPOINT, PREVIOUS):
-        file(fingerprint, ending).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, for the most part
+            file(fingerprint, ending).unlink()
 
 
 def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
