@@ -9,7 +9,7 @@ STAMP := $(VENV)/made-with-$(subst /,-,$(PYTHON))-$(LOCKED)
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env repro test lint check compare docs bench lock clean
+.PHONY: env repro test lint check verify compare docs bench lock clean
 
 env: $(STAMP)
 
@@ -40,6 +40,10 @@ lint: env
 check: env
 	@python -m lottery check
 
+# Whether the committed results come out again, bit for bit: everything is computed anew, elsewhere.
+verify: env
+	@python -m lottery verify
+
 # The results at a revision beside the present ones: a Markdown summary, and reports/compare.html.
 REV ?= main
 compare: env
@@ -62,4 +66,4 @@ lock:
 	uv pip compile $(LOCK) requirements-gpu.in -o requirements-gpu.txt
 
 clean:
-	rm -rf $(VENV) .runs
+	rm -rf $(VENV)

@@ -9,53 +9,41 @@ of each architecture moves: its weights and mask to the worker, a checkpoint to 
 import argparse
 import pickle
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 from lottery.artifacts import files
 from lottery.masks import Mask
 from lottery.params import Model, Train
 from lottery.running import executors
 from lottery.running.cluster import Ray
+from lottery.running.progress import Report
 from lottery.running.run import Run
 from lottery.training import models
 
-CHAINS = 20
 SHAPES = {"lenet_300_100": (28, 28, 1), "conv4": (32, 32, 3), "resnet20": (32, 32, 3)}
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """A task that computes nothing."""
-
-    name: str = "nothing"
-    iterations: int = 0
-
-    def __call__(self, report: Callable[[int], None]) -> int:
-        return 0
-
-    def describe(self, result: Any) -> str:
-        return ""
+def nothing(report: Report) -> float:
+    """A task that computes nothing: when."""
+    return time.time()
 
 
 def prepare(worker: int) -> None:
     """Nothing to prepare."""
 
 
-def dispatched(executor: executors.Executor, tasks: int) -> float:
+def dispatched(workers: executors.Workers, tasks: int) -> float:
     """Tasks a second; the start of the executor is not counted."""
-    times: list[float] = []
-
-    def chain() -> executors.Chain:
-        for _ in range(tasks // CHAINS):
-            yield Nothing()
-            times.append(time.perf_counter())
-
-    executors.execute(
-        [chain() for _ in range(CHAINS)], executor, title="dispatch", runs=0, iterations=0
-    )
-    return (len(times) - 1) / (times[-1] - times[0])
+    with workers:
+        running = [
+            workers.submit(executors.compute_task, nothing, n) for n in range(workers.room())
+        ]
+        times = [future.result() for future in running]
+        while len(times) < tasks:
+            running = [
+                workers.submit(executors.compute_task, nothing, n) for n in range(workers.room())
+            ]
+            times += [future.result() for future in running]
+    return (len(times) - 1) / (max(times) - min(times))
 
 
 def main() -> None:
@@ -65,10 +53,10 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=2000)
     tasks = parser.parse_args().tasks
     print("| executor | tasks dispatched a second |\n|---|--:|")
-    print(
-        f"| local, {executors.worker_count(1)} workers | {dispatched(executors.chosen(prepare, 1), tasks):,.0f} |"
-    )
-    print(f"| Ray, this machine | {dispatched(Ray(prepare, 1), tasks):,.0f} |\n")
+    count = executors.worker_count(1)
+    local = dispatched(executors.Processes(prepare, print, count), tasks)
+    print(f"| processes, {count} workers | {local:,.0f} |")
+    print(f"| Ray, this machine | {dispatched(Ray(prepare, print, 1), tasks):,.0f} |\n")
     print("| MB | to the worker | a checkpoint | the result |\n|---|--:|--:|--:|")
     for name, shape in SHAPES.items():
         network = models.build(name, shape, 10)
@@ -78,7 +66,7 @@ def main() -> None:
             optimizer="adam", learning_rate=1e-3, batch_size=60, iterations=100, evaluate_every=50
         )
         model = Model(name=name, initializer="glorot_normal")
-        run = Run(0, "ticket", 1, model, train, "data/dataset", weights, mask, ("order", 0), 100)
+        run = Run(0, "ticket", 1, model, train, weights, mask, "order", 100)
         slots = {f"{slot}/{n}": v for slot in ("m", "v") for n, v in weights.items()}
         sizes = [
             len(pickle.dumps(run)),

@@ -53,11 +53,11 @@ def main() -> None:
         print("| stage | seconds | training / workers | share |")
         print("|---|--:|--:|--:|")
         for name, wall in seconds.items():
-            used = clone.path / ".runs" / f"used-by-{name}.json"
-            if used.exists():
+            notes = list((clone.path / ".runs").glob(f"used-*-{name}.json"))
+            if notes:
                 runs = [
                     store.read_facts(clone.path / ".runs" / f"{f}{store.FINISHED}")
-                    for f in json.loads(used.read_text())
+                    for f in json.loads(notes[0].read_text())["runs"]
                 ]
                 training = sum(facts["seconds"] for facts in runs if facts) / workers
                 print(

@@ -17,10 +17,19 @@ from matplotlib.figure import Figure
 
 from lottery import params
 from lottery.artifacts import files
+from lottery.artifacts.tables import Record
+from lottery.code import of_stage
 from lottery.masks import Mask
 from lottery.report import figures
-from lottery.running import executors, store
-from lottery.running.run import Run, prepare
+from lottery.running import machine
+from lottery.running.executors import Task, compute
+from lottery.running.progress import Report
+from lottery.running.run import Experiment, Run
+
+
+def train(experiment: Experiment, run: Run, report: Report) -> Record:
+    """In a worker: one run."""
+    return experiment.train(run, report).record
 
 
 def main() -> None:
@@ -38,60 +47,48 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     loaded = params.load()
-    images = len(files.open_dataset().train.labels)
-    iterations = loaded.train.length(images)
+    code = of_stage("stages.retrain")
+    experiment = Experiment(loaded, code.run)
+    images = experiment.dataset.training - loaded.data.validation_size
+    iterations = experiment.iterations
     if options.epochs:
         iterations = min(iterations, options.epochs * (images // loaded.train.batch_size))
-    initial, facts = files.read_tensors(
-        files.seed_folder(files.DENSE, options.seed) / "initial.safetensors"
-    )
+    path = files.seed_folder(files.DENSE, options.seed) / "initial.safetensors"
+    initial, facts = files.read_tensors(path)
     full = Mask.full({name: initial[name].shape for name in facts["kinds"]})
     ticket, _ = files.read_mask(files.round_file(files.MASKS, options.seed, options.round))
-    rows: list[dict[str, object]] = []
-
-    def training(name: str, mask: Mask, precision: str) -> executors.Chain:
-        train = loaded.train.model_copy(update={"precision": precision})
-        result = yield Run(
+    runs = [
+        Run(
             seed=options.seed,
             variant=f"{name} in {precision}",
             round=0,
             model=loaded.model,
-            train=train,
-            dataset=str(files.DATASET),
+            train=loaded.train.model_copy(update={"precision": precision}),
             weights=mask.apply(initial),
             mask=mask,
-            order=("data order of pruning", options.seed),
+            order="data order of pruning",
             iterations=iterations,
         )
-        for index, iteration in enumerate(result.history["iteration"]):
-            values = {
-                c: result.history[c][index]
-                for c in ("validation_loss", "validation_accuracy", "test_accuracy")
-            }
-            remaining = mask.weights_remaining
+        for precision in options.precisions
+        for name, mask in (("dense", full), ("ticket", ticket))
+    ]
+    tasks = [Task(run.name, partial(train, experiment, run), 1, iterations) for run in runs]
+    threads = loaded.train.threads
+    prepare = partial(machine.prepare, threads, code)
+    rows = []
+    for record in compute(tasks, prepare, title="precision", threads=threads):
+        network, _, precision = record.variant.partition(" in ")
+        measured = ("validation_loss", "validation_accuracy", "test_accuracy")
+        for index, iteration in enumerate(record.history["iteration"]):
             rows.append(
                 {
-                    "network": name,
-                    "weights_remaining": remaining,
+                    "network": network,
+                    "weights_remaining": record.weights_remaining,
                     "precision": precision,
                     "iteration": int(iteration),
-                    **values,
+                    **{name: record.history[name][index] for name in measured},
                 }
             )
-
-    networks = {"dense": full, "ticket": ticket}
-    chains = [
-        training(name, mask, p) for p in options.precisions for name, mask in networks.items()
-    ]
-    executor = executors.chosen(partial(prepare, loaded.train.threads), loaded.train.threads)
-    with store.one_writer("precision"):
-        executors.execute(
-            chains,
-            executor,
-            title="precision",
-            runs=len(chains),
-            iterations=len(chains) * iterations,
-        )
     table = pd.DataFrame(rows).sort_values(["network", "precision", "iteration"])
     table.to_csv(options.out, index=False, float_format="%.7g")
     figures.save(curves(table), options.out.with_suffix(""))

@@ -6,6 +6,7 @@ import sys
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
     "check": "whether dvc.lock and reports/ belong to the parameters and the code",
+    "verify": "whether the committed results come out again, bit for bit",
     "compare": "the results of a revision beside the present ones",
     "export": "a ticket for other programs",
     "runs": "lists the run store, or removes runs from it",

@@ -1,15 +1,14 @@
 """Parts of one's own: an architecture, a criterion or a variant, named ``package.module:function`` in params.yaml."""
 
 import functools
-import hashlib
 import importlib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ruamel.yaml import YAML
-
+from lottery import code
 from lottery.errors import LotteryError
 
 T = TypeVar("T")
@@ -17,7 +16,22 @@ PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 def is_own(name: str) -> bool:
+    """Whether a part is the user's, not one of this project."""
     return ":" in name
+
+
+def module_of(name: str) -> str:
+    """The module that a part of one's own is in; empty for one of this project."""
+    return name.partition(":")[0] if is_own(name) else ""
+
+
+def named(values: Any) -> list[str]:
+    """The parts of one's own among parameters: nested dicts, lists and scalars."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, list):
+        return list(dict.fromkeys(name for value in values for name in named(value)))
+    return [values] if isinstance(values, str) and re.fullmatch(PATTERN, values) else []
 
 
 @functools.cache
@@ -37,32 +51,21 @@ def find(table: Mapping[str, T], name: str) -> T:
     return _imported(name) if is_own(name) else table[name]  # type: ignore[return-value]
 
 
-def source(name: str) -> Path:
-    """The file that a part of one's own is in."""
-    _imported(name)
-    file = sys.modules[name.partition(":")[0]].__file__
-    assert file is not None
-    return Path(file)
+def warn(names: Iterable[str], stage: str, deps: Iterable[str]) -> None:
+    """Says on standard error which sources of one's own DVC does not watch: not among the stage's ``deps``.
 
-
-def source_sha256(name: str) -> str | None:
-    """Of the file that a part of one's own is in; None for parts of this project."""
-    return hashlib.sha256(source(name).read_bytes()).hexdigest() if is_own(name) else None
-
-
-def warn(names: list[str], stage: str) -> None:
-    """Says on standard error which sources of one's own DVC does not watch: those not among the stage's deps in dvc.yaml.
-
-    Raises LotteryError where a part cannot be imported.
+    Those are the files that the parts are in, and the modules of the user's that they import. Raises
+    LotteryError where a part cannot be imported.
     """
-    files = {name: source(name).resolve() for name in names if is_own(name)}
-    if not files:
-        return
-    stages = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    watched = {Path(dep).resolve() for dep in stages[stage]["deps"] if isinstance(dep, str)}
-    for name, file in files.items():
-        if not any(file == dep or dep in file.parents for dep in watched):
+    watched = {Path(dep).resolve() for dep in deps}
+    for name in names:
+        _imported(name)
+        for module in code.read(module_of(name)):
+            file = code.source(module)
+            if code.is_ours(module) or file is None or watched & {file, *file.resolve().parents}:
+                continue
             print(
-                f"{stage}: {name}: add {file} to the deps of {stage} in dvc.yaml: `dvc repro` does not see its changes",
+                f"{stage}: {name}: add {file} to the deps of {stage} in dvc.yaml: "
+                "`dvc repro` does not see its changes",
                 file=sys.stderr,
             )

@@ -1,45 +1,52 @@
-"""What every stage does around its work: arguments, parameters, errors."""
+"""What every stage does around its work: arguments, parameters, one stage at a time in a folder, errors."""
 
 import argparse
-import inspect
+import contextlib
+import importlib
 import os
+import platform
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from lottery.datasets import catalogue
+from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+
+from lottery import code, parts
+from lottery.artifacts import files
+from lottery.datasets.catalogue import read_params
 from lottery.errors import LotteryError
 from lottery.params import Params
-from lottery.running import store
+
+LOCK = Path(".dvc/tmp/stage.lock")
+HOLDER = Path(".dvc/tmp/stage.json")
 
 
-def main(work: Callable[[Params], None]) -> None:
+class Stage(NamedTuple):
+    """What a stage is given: its name, and the parameters and code as they are when it begins."""
+
+    name: str
+    params: Params
+    code: code.Code
+
+
+def main(name: str) -> None:
     """Runs a stage from the command line: ``python -m stages.<name>``.
 
-    The whole of params.yaml is checked first; then it waits until no other stage runs in this folder. A user's mistake ends it with plain lines on standard
-    error and exit status 1, Ctrl-C with 130.
+    A user's mistake ends it with plain lines on standard error and exit status 1, Ctrl-C with 130.
     """
-    module = inspect.getmodule(work)
-    assert module is not None
-    assert module.__file__ is not None
-    name = os.path.basename(module.__file__).removesuffix(".py")
-    parser = argparse.ArgumentParser(
+    argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
-        description=module.__doc__,
+        description=importlib.import_module(f"stages.{name}").__doc__,
         epilog="Reads params.yaml in the present folder; `dvc repro` runs the stages in order.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args()
+    ).parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        loaded = catalogue.read_params()
-        store.checkpoint_seconds()  # refused now rather than in a worker
-        with store.one_writer(name):
-            for unfinished in store.FOLDER.glob(
-                ".*.tmp"
-            ):  # of writers that were killed; there is none now
-                unfinished.unlink(missing_ok=True)
-            work(loaded)
+        run(name)
     except LotteryError as error:
         for line in str(error).splitlines():
             print(f"{name}: {line}", file=sys.stderr)
@@ -54,3 +61,84 @@ def main(work: Callable[[Params], None]) -> None:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def run(name: str) -> None:
+    """Runs a stage in this process.
+
+    Parameters are checked whole, before anything else. They and the code are taken once, at the start, and
+    compared at the end: DVC looks at them only afterwards, and would take a result for another's.
+
+    Raises LotteryError.
+    """
+    loaded = read_params()
+    listed = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    given = _values(loaded, listed.get("params", []))
+    own = parts.named(given)
+    model = parts.module_of(str(loaded.model.name))
+    began = code.of_stage(f"stages.{name}", map(parts.module_of, own), model)
+    parts.warn(own, name, (dep for dep in listed["deps"] if isinstance(dep, str)))
+    with _one_stage_at_a_time(name):
+        importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
+    changed = [f"{module}: its code is not what it was" for module in began.changed()]
+    now = _values(read_params(), listed.get("params", []))
+    for key in given:
+        if given[key] != now[key]:
+            changed.append(
+                f"params.yaml: {key} was {given[key]} when the stage began, now {now[key]}"
+            )
+    if changed:
+        again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
+        raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))
+
+
+def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
+    """The values of dotted keys, or of all below them where they are sections."""
+    found: dict[str, Any] = {}
+
+    def add(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name in value:
+                add(f"{key}.{name}", value[name])
+        else:
+            found[key] = value
+
+    for key in keys:
+        value: Any = loaded.model_dump()
+        for part in key.split("."):
+            value = value[part]
+        add(key, value)
+    return found
+
+
+@contextlib.contextmanager
+def _one_stage_at_a_time(name: str) -> Iterator[None]:
+    """Waits, saying for whom, while another stage writes in this folder. The lock is gone with its holder, however that ends."""
+    try:
+        LOCK.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{name}: waiting: {_holder()}", file=sys.stderr, flush=True)
+            lock.acquire(poll_interval=0.2)
+    except OSError as error:
+        raise LotteryError(f"{LOCK}: cannot be written: {error.strerror or error}") from None
+    try:
+        since = time.strftime("%F %T %z")
+        host = platform.node()
+        files.write_json(HOLDER, {"stage": name, "pid": os.getpid(), "host": host, "since": since})
+        yield
+    finally:
+        HOLDER.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder() -> str:
+    with contextlib.suppress(LotteryError, KeyError, TypeError):
+        h = files.read_json(HOLDER)
+        return (
+            f"{h['stage']} with pid {h['pid']} on {h['host']} has written in this folder since {h['since']}; "
+            f"it goes on by itself when that ends (or end it: kill {h['pid']})"
+        )
+    return "another stage writes in this folder; it goes on by itself when that ends"

@@ -10,12 +10,13 @@ from itertools import combinations
 
 from lottery.artifacts import files
 from lottery.masks import Mask
-from lottery.params import Params
 from lottery.tickets import mask_tables
 from stages import command
 
 
-def main(params: Params) -> None:
+def main(stage: command.Stage) -> None:
+    """The stage."""
+    params = stage.params
     rounds = range(1, params.prune.rounds + 1)
     masks: dict[tuple[int, int], Mask] = {}
     with files.folder_written_whole(files.MASKS, checksums=True) as folder:
@@ -40,4 +41,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    command.main(main)
+    command.main("extract_masks")

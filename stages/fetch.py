@@ -12,12 +12,13 @@ import sys
 from lottery.artifacts import files
 from lottery.datasets import loading
 from lottery.datasets.dataset import write_dataset
-from lottery.params import Params, check_fit
+from lottery.params import check_fit
 from stages import command
 
 
-def main(params: Params) -> None:
+def main(stage: command.Stage) -> None:
     """The stage."""
+    params = stage.params
     images, labels, facts = dataset = loading.obtain(params.data)
     side = min(images.shape[1:3])
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
@@ -37,4 +38,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    command.main(main)
+    command.main("fetch")

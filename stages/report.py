@@ -7,12 +7,12 @@ Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.htm
 """
 
 from lottery.artifacts import files
-from lottery.params import Params
 from stages import command
 
 
-def main(params: Params) -> None:
+def main(stage: command.Stage) -> None:
     """The stage."""
+    params = stage.params
     import pandas as pd
 
     from lottery.artifacts import tables
@@ -58,4 +58,4 @@ def main(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    command.main(main)
+    command.main("report")

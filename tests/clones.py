@@ -1,5 +1,6 @@
 """Clones of the working tree in which the real pipeline runs, as a user's clone would."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,7 @@ class Clone:
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
+            "LOTTERY_RUNS": str(self.path / ".runs"),
             "GIT_AUTHOR_NAME": "test",
             "GIT_AUTHOR_EMAIL": "test@example.org",
             "GIT_COMMITTER_NAME": "test",
@@ -62,6 +65,16 @@ class Clone:
                 f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
             )
         return done
+
+    def stage(self, name: str) -> None:
+        """Runs a stage in this process. The code is the tests' own, not the clone's."""
+        from stages import command
+
+        environment = {**self.env(), "LOTTERY_EXECUTOR": "in-process"}
+        with contextlib.chdir(self.path), pytest.MonkeyPatch.context() as patch:
+            for variable, value in environment.items():
+                patch.setenv(variable, value)
+            command.run(name)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
         """Runs `dvc repro` and gives the stages that it ran."""

@@ -7,6 +7,13 @@ import pytest
 from clones import Clone, make_clone
 
 
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run store of a test: a folder of its own."""
+    monkeypatch.setenv("LOTTERY_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
 @pytest.fixture
 def empty_clone(tmp_path: Path) -> Clone:
     """A fresh clone in which nothing has run."""

@@ -49,19 +49,14 @@ def test_a_changed_parameter_is_named_with_both_values_and_the_stages_it_affects
     )
 
 
-def test_a_changed_stage_or_module_is_named(checkout):
+def test_a_changed_stage_or_subject_is_named(checkout):
     append(checkout.path / "stages" / "extract_masks.py", "# changed\n")
-    assert check(checkout)[:2] == (
-        1,
-        ["extract_masks: stages/extract_masks.py: has changed since the stage ran"],
-    )
-    append(checkout.path / "lottery" / "figures.py", "# changed\n")
-    assert (
-        check(checkout)[1][-1]
-        == "report: lottery/report/figures.py: has changed since the stage ran"
-    )
-    (checkout.path / "lottery" / "figures.py").unlink()
-    assert check(checkout)[1][-1] == "report: lottery/report/figures.py: not there"
+    changed = "has changed since the stage ran"
+    assert check(checkout)[:2] == (1, [f"extract_masks: stages/extract_masks.py: {changed}"])
+    append(checkout.path / "lottery" / "report" / "figures.py", "# changed\n")
+    assert check(checkout)[1][-1] == f"report: lottery/report: {changed}"
+    (checkout.path / "lottery" / "streams.py").unlink()
+    assert "train_dense: lottery/streams.py: not there" in check(checkout)[1]
 
 
 def test_a_changed_command_is_named(checkout):

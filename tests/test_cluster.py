@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed and interrupted."""
+"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed and interrupted."""
 
 import os
 import re
@@ -7,31 +7,30 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 from clones import ROOT, make_clone
 from test_execution import (
-    Described,
-    Draw,
-    Echo,
-    Fail,
-    KillOwnWorker,
-    Meet,
-    Sleep,
-    chain_of,
     drawn,
+    draws,
+    fail,
+    kill_own_worker,
+    meet,
     nothing,
     refuse,
+    sleep,
+    task,
 )
 
-from lottery.artifacts import files
 from lottery.errors import LotteryError
-from lottery.running import cluster, store
-from lottery.running.executors import chosen, execute
+from lottery.running import cluster, executors, store
 
 PATIENCE = 120  # seconds, at most, for something that takes a few on an idle machine
+
+
+def run(tasks, prepare=nothing):
+    return executors.compute(tasks, prepare, title="t", threads=1)
 
 
 def wait_for(condition, what):
@@ -43,11 +42,10 @@ def wait_for(condition, what):
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """A cluster of two nodes of one CPU each, whose workers find the tasks of these tests, and a head that only drives."""
+    """A cluster of two nodes of one CPU each, and a head that only drives."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default 15: starved by the tests beside it
         made = Cluster(
@@ -61,154 +59,62 @@ def two_nodes():
 
 
 @pytest.fixture
-def on_ray(two_nodes, monkeypatch, tmp_path):
-    """An executor on the cluster, for a stage that runs in an empty folder."""
+def on_ray(two_nodes, monkeypatch):
+    """The cluster computes; its workers find the tasks of these tests."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
     monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
     monkeypatch.setenv("RAY_ADDRESS", two_nodes.address)
-    monkeypatch.chdir(tmp_path)
-    return lambda prepare=nothing: chosen(prepare, 1)
+    monkeypatch.chdir(ROOT)
 
 
-def test_results_are_those_of_a_local_run_and_tasks_run_in_other_processes(on_ray):
-    results = [[] for _ in range(6)]
-    chains = [chain_of([Draw(s, r) for r in range(2)] + [Echo(s)], results[s]) for s in range(6)]
-    execute(chains, on_ray(), title="t", runs=12, iterations=120)
-    for s, (first, second, (value, process)) in enumerate(results):
-        assert [first, second, value] == [drawn(s, 0), drawn(s, 1), s]
-        assert process != os.getpid()
+def test_results_are_those_of_local_tasks_and_computed_in_other_processes(on_ray, capfd):
+    results = run(draws(6, rounds=2))
+    assert [values for values, _ in results] == [[drawn(s, r) for r in (0, 1)] for s in range(6)]
+    assert os.getpid() not in {process for _, process in results}
+    assert capfd.readouterr().out.count(": as it should") == 12
 
 
-def test_runs_that_fill_a_node_each_are_computed_on_both(on_ray, tmp_path):
-    results = [[], []]
-    chains = [
-        chain_of([Meet(tmp_path, *"ab")], results[0]),
-        chain_of([Meet(tmp_path, *"ba")], results[1]),
-    ]
-    execute(chains, on_ray(), title="t", runs=2, iterations=2)
-    assert results == [[True], [True]]
+def test_tasks_that_fill_a_node_each_are_computed_on_both(on_ray, tmp_path):
+    assert run([task(me, meet, tmp_path, me, other) for me, other in ("ab", "ba")]) == [True, True]
 
 
-def test_a_run_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatch):
+def test_a_task_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatch):
     monkeypatch.setenv("LOTTERY_CPUS_PER_RUN", "2")  # the two nodes have one each
-    executor = on_ray()
-    try:
-        assert executor.open(1).endswith(
-            "a run takes 2 CPU, 0 GPU); waiting for a node with that much"
-        )
-    finally:
-        executor.close()
+    with cluster.Ray(nothing, print, 1) as ray:
+        assert ray.where.endswith("a run takes 2 CPU, 0 GPU); waiting for a node with that much")
 
 
-class Lock(Described):
-    """Its result cannot be sent to another process."""
-
-    name, iterations = "seed 3, ticket, round 1", 10
-
-    def __call__(self, report):
-        return threading.Lock()
+def give_back_what_cannot_be_sent(report):
+    return threading.Lock()
 
 
-def test_a_failing_task_ends_its_chain_and_the_others_finish(on_ray, capfd):
-    results = []
-    chains = [
-        chain_of([Fail(LotteryError("data/masks: damaged"))], []),
-        chain_of([Lock()], []),
-        chain_of([Draw(1)], results),
-    ]
+def test_failing_tasks_are_each_named_and_the_others_finish(on_ray, capfd):
+    tasks = [task("first", fail, LotteryError("data/masks: damaged")), *draws(1)]
     with pytest.raises(LotteryError) as error:
-        execute(chains, on_ray(), title="t", runs=3, iterations=30)
-    assert "seed 1, ticket, round 3: data/masks: damaged" in str(error.value)
-    assert "seed 3, ticket, round 1: " in str(error.value)
-    assert "1 of 3 runs finished" in str(error.value)
-    assert results == [drawn(1, 0)]
+        run([*tasks, task("second", give_back_what_cannot_be_sent)])
+    lines = str(error.value).splitlines()
+    assert "first: data/masks: damaged" in lines
+    assert any(line.startswith("second: ") for line in lines)
+    assert lines[-1].startswith("1 of 3 runs finished")
+    with pytest.raises(
+        LotteryError, match=r"(?s)seed 0: its worker could not start: .*no such dev"
+    ):
+        run(draws(1), refuse)
     assert "taken up again" not in capfd.readouterr().out
 
 
 def test_a_task_that_kills_its_worker_is_taken_up_again_twice(on_ray, tmp_path, capfd):
-    results = []
-    execute(
-        [chain_of([KillOwnWorker(tmp_path / "some", 2)], results)],
-        on_ray(),
-        title="t",
-        runs=1,
-        iterations=10,
-    )
-    assert results == [3]
-    assert capfd.readouterr().out.count("its worker died (WorkerCrashedError); taken up again") == 2
+    assert run([task("mine", kill_own_worker, tmp_path / "some", 2, False)]) == [3]
+    again = "t: mine: its worker died (WorkerCrashedError); taken up again"
+    assert capfd.readouterr().out.splitlines().count(again) == 2
     with pytest.raises(LotteryError, match=r"its worker died 3 times \(WorkerCrashedError\)"):
-        execute(
-            [chain_of([KillOwnWorker(tmp_path / "all", 9)], [])],
-            on_ray(),
-            title="t",
-            runs=1,
-            iterations=10,
-        )
+        run([task("mine", kill_own_worker, tmp_path / "all", 9, False)])
 
 
-def test_a_worker_that_cannot_be_prepared_fails_its_tasks_and_says_why(on_ray):
-    with pytest.raises(LotteryError, match="could not start") as error:
-        execute([chain_of([Draw(0)], [])], on_ray(refuse), title="t", runs=1, iterations=10)
-    assert "RuntimeError: no such device" in str(error.value)
-
-
-class Store:
-    """A task that keeps a checkpoint and looks whether it is there."""
-
-    name, iterations = "store", 0
-
-    def __call__(self, report):
-        store.save_checkpoint(
-            "f" * 64, {"weights": {"w": files.np.ones(3, "float32")}}, {"iteration": 1}
-        )
-        return store.load_checkpoint("f" * 64)[1], os.getcwd()
-
-
-def test_what_a_task_keeps_lies_in_the_drivers_run_store(on_ray, tmp_path):
-    results = []
-    execute([chain_of([Store()], results)], on_ray(), title="t", runs=0, iterations=0)
-    facts, folder = results[0]
-    assert facts == {"iteration": 1}
-    assert folder != str(tmp_path)
-    assert [path.name for path in (tmp_path / ".runs").iterdir()] == ["f" * 64 + ".checkpoint"]
-
-
-class Finish:
-    """A task that keeps a finished run."""
-
-    name, iterations = "finish", 0
-
-    def __call__(self, report):
-        store.save_finished("f" * 64, {"weights": {"w": files.np.ones(3, "float32")}}, {})
-
-
-def test_a_run_store_that_cannot_be_written_fails_the_task_in_one_line(on_ray, tmp_path):
-    (tmp_path / ".runs").write_text("a file where the folder should be")
-    with pytest.raises(LotteryError) as error:
-        execute([chain_of([Finish()], [])], on_ray(), title="t", runs=0, iterations=0)
-    assert re.match(
-        r"finish: .runs/f+.finished: cannot be written: .*; what was there before is intact\n",
-        str(error.value),
-    )
-
-
-def test_a_dataset_arrives_whole_once_on_each_node(monkeypatch, tmp_path):
-    import numpy as np
-
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(
-        cluster, "ray_library", lambda: type("Ray", (), {"get": staticmethod(lambda value: value)})
-    )
-    monkeypatch.chdir(tmp_path)
-    content = {"dataset.json": b"{}", "train_labels.npy": b"labels"}
-    put = {name: np.frombuffer(value, np.uint8) for name, value in content.items()}
-    cluster._settle(put)
-    at = {path.name: path.stat().st_mtime_ns for path in Path("data/dataset").iterdir()}
-    assert {name: Path("data/dataset", name).read_bytes() for name in at} == content
-    cluster._settle(put)
-    assert {path.name: path.stat().st_mtime_ns for path in Path("data/dataset").iterdir()} == at
-    Path("data/dataset/train_labels.npy").unlink()
-    cluster._settle(put)
-    assert Path("data/dataset/train_labels.npy").read_bytes() == b"labels"
+def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/on/the/head/alone")
+    with pytest.raises(LotteryError, match=r"seed 0: a node .*: No module named 'lottery': all nod"):
+        run(draws(1))
 
 
 def workers(two_nodes):
@@ -236,11 +142,12 @@ report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
 
 
 @pytest.mark.timeout(1200)
-def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
+def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
     """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added, then the driver."""
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     for clone in (local, ray):
         (clone.path / "params.yaml").write_text(LONGER)
+    monkeypatch.setenv("LOTTERY_RUNS", str(ray.path / ".runs"))
     local.repro()
     expected = (local.path / "dvc.lock").read_bytes()
 
@@ -265,10 +172,9 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
 
     def under_way(what):
         def seen():
-            entries = store.entries(ray.path / ".runs")
-            return any(what in e.name and re.match("at [1-9]", e.status) for e in entries)
+            return any(what in k.name and re.match("at [1-9]", k.status) for k in store.kept())
 
-        wait_for(seen, lambda: f"{what} in {store.entries(ray.path / '.runs')}\n{log.read_text()}")
+        wait_for(seen, lambda: f"{what} in {store.kept()}\n{log.read_text()}")
 
     def replace_nodes():
         for node in two_nodes.computing:
@@ -303,11 +209,10 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path):
 
 
 def drive(folder):
-    """What the driver below runs: three chains that never end."""
+    """What the driver below runs: three tasks that never end."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        chains = [chain_of([Sleep(folder, f"sleep {n}")], []) for n in range(3)]
-        execute(chains, chosen(nothing, 1), title="t", runs=3, iterations=30)
+        run([task(f"sleep {n}", sleep, folder) for n in range(3)])
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -320,10 +225,9 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
         "LOTTERY_EXECUTOR": "ray",
         "RAY_ADDRESS": two_nodes.address,
     }
-    with open(tmp_path / "output", "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=output, stderr=output
-        )
+    with open(tmp_path / "output", "w") as out:
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=out, stderr=out)
     try:
         wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2, (tmp_path / "output").read_text)
         process.send_signal(signal.SIGINT)
@@ -337,11 +241,9 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
 
 @pytest.mark.parametrize("value", ["-1", "two", "1.5", "nan", "2000"])
 def test_a_bad_share_of_a_run_is_an_error_that_names_the_variable(monkeypatch, value):
-    monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
-    monkeypatch.setenv("LOTTERY_CPUS_PER_RUN", value)
-    with pytest.raises(LotteryError) as error:
-        chosen(nothing, 1)
-    assert str(error.value).startswith(f"LOTTERY_CPUS_PER_RUN: got {value!r}; accepted: ")
+    monkeypatch.setenv("LOTTERY_GPUS_PER_RUN", value)
+    with pytest.raises(LotteryError, match=f"LOTTERY_GPUS_PER_RUN: got {value!r}; accepted: "):
+        cluster.resource("LOTTERY_GPUS_PER_RUN", 0)
 
 
 def test_fractions_of_a_gpu_are_accepted(monkeypatch):
@@ -354,21 +256,19 @@ def test_without_ray_the_error_says_how_to_install_it(monkeypatch):
     monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(LotteryError, match="Ray is not installed: pip install"):
-        chosen(nothing, 1)
+        run(draws(1))
 
 
-def test_an_address_without_a_cluster_is_said_in_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:1", "RAY_ADDRESS: 127.0.0.1:1: no cluster answers there"),
+        ("ray://head:10001", "RAY_ADDRESS: got 'ray://head:10001'; .*from one of its nodes"),
+    ],
+)
+def test_an_address_without_a_cluster_is_said_in_one_line(monkeypatch, address, why):
     monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(
-        LotteryError, match=r"RAY_ADDRESS: 127\.0\.0\.1:1: no cluster answers there"
-    ) as error:
-        execute([chain_of([Draw(0)], [])], chosen(nothing, 1), title="t", runs=1, iterations=10)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(LotteryError, match=why) as error:
+        run(draws(1))
     assert len(str(error.value).splitlines()) == 1
-
-
-def test_the_address_of_a_ray_client_is_refused_with_the_way_to_go(monkeypatch):
-    monkeypatch.setenv("LOTTERY_EXECUTOR", "ray")
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(LotteryError, match="from one of its nodes"):
-        execute([chain_of([Draw(0)], [])], chosen(nothing, 1), title="t", runs=1, iterations=10)

@@ -8,7 +8,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Model
 from lottery.tickets import criteria
-from lottery.tickets.pruning import Prune, global_counts, highest
+from lottery.tickets.pruning import global_counts, highest, pruned
 from lottery.training import models
 
 SHAPE, CLASSES = (3, 3, 1), 4
@@ -249,22 +249,20 @@ def make(criterion, weights, mask, keep, batch, seed=0, whole=(), scoring_rounds
     initial = models.initialise(
         models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 7
     )
-    task = Prune(
-        "mask",
-        MODEL,
-        SHAPE,
-        CLASSES,
-        criterion,
-        weights,
-        initial,
+    return pruned(
         mask,
+        weights,
         keep,
-        seed,
-        batch,
-        whole,
-        scoring_rounds,
+        criterion=criterion,
+        initial=initial,
+        model=MODEL,
+        image_shape=SHAPE,
+        classes=CLASSES,
+        seed=seed,
+        batch=batch,
+        whole=whole,
+        scoring_rounds=scoring_rounds,
     )
-    return task(lambda iterations: None)
 
 
 @pytest.mark.parametrize("criterion", list(criteria.CRITERIA))

@@ -13,13 +13,14 @@ PACKAGE = '''\
 import numpy as np
 from tf_keras import layers
 
+from mine.sizes import HIDDEN
 from lottery.training.models import Dropout
 from lottery.tickets.variants import Start
 
 
 def narrow(images, classes):
     x = layers.Flatten(name="flatten")(images)
-    x = Dropout(0.1, name="dropout")(layers.Dense(20, activation="relu", name="hidden")(x))
+    x = Dropout(0.1, name="dropout")(layers.Dense(HIDDEN, activation="relu", name="hidden")(x))
     return layers.Dense(classes, name="output")(x)
 
 
@@ -31,7 +32,6 @@ def zeroed(t):
     """The ticket with its biases at zero and all its weights at their mean magnitude."""
     weights = {n: np.sign(v) * np.abs(v).mean() if n in t.mask.layers else np.zeros_like(v) for n, v in t.weights.items()}
     return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.train)
-    yield
 '''
 
 
@@ -42,6 +42,7 @@ def package(tmp_path):
     (folder / "mine").mkdir(parents=True)
     (folder / "mine" / "__init__.py").write_text("")
     (folder / "mine" / "parts.py").write_text(PACKAGE)
+    (folder / "mine" / "sizes.py").write_text("HIDDEN = 20\n")
     return folder
 
 
@@ -58,6 +59,7 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
         f"add {parts} to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
     )
     assert warning in done.stderr
+    assert warning.replace("parts.py", "sizes.py") in done.stderr  # which it imports
     _, mask, _ = files.read_masked_weights(files.round_file(clone.path / files.PRUNED, 0, 1))
     assert mask.sizes == {"hidden/kernel": 64 * 20, "output/kernel": 20 * 10}
     trained, _ = files.read_tensors(clone.path / files.DENSE / "seed-0" / "trained.safetensors")
@@ -83,17 +85,18 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     dvc = clone.path / "dvc.yaml"
     dvc.write_text(
         dvc.read_text().replace(
-            "    - lottery/training/models.py\n",
-            f"    - lottery/training/models.py\n    - {parts}\n",
+            "    - lottery/training\n", f"    - lottery/training\n    - {package}\n"
         )
     )
-    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
+    parts.write_text("# a comment\n" + PACKAGE)
+    done = clone.run("dvc", "repro", "train_dense", PYTHONPATH=str(package))
     assert "does not see its changes" not in done.stderr
-    assert "from the run store" in done.stdout
-    parts.write_text(PACKAGE.replace('"relu"', '"tanh"'))
-    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
-    assert "Running stage 'train_dense'" in done.stdout
-    assert "from the run store" not in done.stdout
+    assert done.stdout.count("from the run store") == 1
+    for file, before, after in (("parts", '"relu"', '"tanh"'), ("sizes", "20", "21")):
+        path = parts.with_name(f"{file}.py")
+        path.write_text(path.read_text().replace(before, after))
+        done = clone.run("dvc", "repro", "train_dense", PYTHONPATH=str(package))
+        assert done.stdout.count(": 40 iterations") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from lottery.params import Model
 from lottery.report.outcomes import instabilities
 from lottery.tickets import stability
 from lottery.training import models
+from lottery.training.trainer import Trainer
 
 
 def lines(*accuracies, seed=0, round_=1):
@@ -81,8 +82,8 @@ def line_between(one, other, model):
     """The points on the line between two networks, in the present clone."""
     loaded, dataset = params.load(), open_dataset()
     split = dataset.split(loaded.data, 0)
-    task = stability.Interpolate("line", model, loaded.train, str(files.DATASET), one, other, split)
-    return task(lambda n: None), dataset, split
+    trainer = Trainer(model, loaded.train, dataset)
+    return stability.interpolate(trainer, split, one, other), dataset, split
 
 
 def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from lottery import params
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Model, Prune, Rates, Train
-from lottery.running.run import InitialiseNarrowed
+from lottery.tickets.search import fresh_weights
 from lottery.tickets.variants import VARIANTS, Ticket, trainings
 from lottery.training.schedule import learning_rates
 
@@ -29,35 +29,36 @@ KEPT = 10
 @pytest.fixture(scope="module")
 def a_ticket():
     generator = np.random.default_rng(0)
-    shapes = {"dense1/kernel": (40, 30), "output/kernel": (30, 5)}
+    model = Model(name="lenet_300_100", initializer="glorot_normal", width=0.1)
+    kernels = ("dense1/kernel", "dense2/kernel", "output/kernel")
+    shapes = dict(zip(kernels, ((64, 30), (30, 10), (10, 5)), strict=True))
+    biases = {"dense1/bias": 30, "dense2/bias": 10, "output/bias": 5}
 
     def draw():
         weights = {
             name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
         }
-        return {**weights, "dense1/bias": generator.normal(size=30).astype(np.float32)}
+        drawn = {n: generator.normal(size=size).astype(np.float32) for n, size in biases.items()}
+        return {**weights, **drawn}
 
     before = Mask({name: generator.random(shape) < 0.6 for name, shape in shapes.items()})
     mask = Mask(
         {n: keep & (generator.random(keep.shape) < 0.5) for n, keep in before.layers.items()}
     )
-    model = Model(name="lenet_300_100", initializer="glorot_normal")
     trained = before.apply(draw())  # in the round before, under its mask
     how = (KEPT, LAST, TRAIN, model, (8, 8, 1), 5, 100, 2)
     return Ticket(3, 2, mask, draw(), trained, draw(), *how)
 
 
 def start(variant, ticket):
-    """What the variant starts from; fresh weights, where it asks for them, are all 7."""
-    making = VARIANTS[variant](ticket)
-    try:
-        next(making)
-        making.send(
-            ({name: np.full(v.shape, 7, np.float32) for name, v in ticket.rewound.items()}, {})
-        )
-    except StopIteration as end:
-        return end.value
-    raise AssertionError("it asks for more than one thing")
+    """What the variant starts from."""
+    return VARIANTS[variant](ticket)
+
+
+def fresh(ticket):
+    """What random_reinit draws."""
+    key = ("re-initialisation", ticket.seed, ticket.round)
+    return fresh_weights(ticket.model, ticket.image_shape, ticket.classes, *key)[0]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_random_reinit_trains_fresh_weights_from_the_start_as_the_dense_network_
     assert found.mask is a_ticket.mask
     assert (found.iteration, found.train) == (0, TRAIN)
     for name, keep in a_ticket.mask.layers.items():
-        assert np.array_equal(found.weights[name], np.where(keep, 7, 0))
+        assert np.array_equal(found.weights[name], np.where(keep, fresh(a_ticket)[name], 0))
 
 
 def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ticket):
@@ -120,9 +121,9 @@ def test_signed_reinit_gives_fresh_magnitudes_the_signs_of_the_initial_weights(a
     found = start("signed_reinit", a_ticket)
     assert (found.iteration, found.train) == (0, TRAIN)
     for name, keep in a_ticket.mask.layers.items():
-        expected = np.where(keep, 7 * np.sign(a_ticket.rewound[name]), 0)
-        assert np.array_equal(found.weights[name], expected)
-    assert (found.weights["dense1/bias"] == 7).all()
+        expected = np.abs(fresh(a_ticket)[name]) * np.sign(a_ticket.rewound[name])
+        assert np.array_equal(found.weights[name], np.where(keep, expected, 0))
+    assert not found.weights["dense1/bias"].any()
 
 
 @pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
@@ -148,7 +149,8 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
 
 
 def test_a_global_random_mask_leaves_a_layer_whole_that_the_ticket_keeps_whole(a_ticket):
-    whole = {**a_ticket.mask.layers, "output/kernel": np.ones((30, 5), np.bool_)}
+    layers = ("dense2/kernel", "output/kernel")
+    whole = a_ticket.mask.layers | {n: np.ones_like(a_ticket.mask.layers[n]) for n in layers}
     found = start("random_mask_global", replace(a_ticket, mask=Mask(whole)))
     assert found.mask.layers["output/kernel"].all()
     assert found.mask.counts["dense1/kernel"] == a_ticket.mask.counts["dense1/kernel"]
@@ -169,16 +171,9 @@ def test_the_parameters_know_every_variant():
 
 
 def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
-    making = VARIANTS["small_dense"](a_ticket)
-    task = next(making)
-    count = sum(a_ticket.mask.counts.values())
-    assert isinstance(task, InitialiseNarrowed)
-    assert (task.weights, task.key) == (count, (3, 2))
-    made = task(lambda iterations: None)
-    with pytest.raises(StopIteration) as end:
-        making.send(made)
-    found = end.value.value
-    assert (found.iteration, found.train, found.model) == (0, TRAIN, made[0])
+    found, count = start("small_dense", a_ticket), sum(a_ticket.mask.counts.values())
+    assert (found.iteration, found.train) == (0, TRAIN)
+    assert found.model.width < a_ticket.model.width
     assert found.mask.weights_remaining == 1
     # 64 inputs and 5 classes; 64 a + a b + 5 b for a = round(300 w), b = round(100 w)
     a, b = found.mask.layers["dense1/kernel"].shape[1], found.mask.layers["dense2/kernel"].shape[1]

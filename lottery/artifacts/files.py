@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_dir
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
@@ -28,6 +29,11 @@ REPORTS = Path("reports")
 CHECKSUMS = "checksums.json"
 
 
+def cache_folder() -> Path:
+    """What all clones share: ``LOTTERY_CACHE``, or ``lottery`` in the user's cache folder: ``~/.cache`` on Linux."""
+    return Path(os.environ.get("LOTTERY_CACHE") or user_cache_dir("lottery")).expanduser()
+
+
 def broken(path: Path, why: str) -> LotteryError:
     """The error for a file that is not what a stage wrote."""
     return LotteryError(
@@ -40,7 +46,7 @@ def write(path: Path, content: bytes) -> None:
 
     Raises LotteryError where the disk is full or the folder cannot be written; what was there before stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,10 +100,12 @@ def folder_written_whole(path: Path, *, checksums: bool = False) -> Iterator[Pat
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, indented, keys in the order that they have."""
     write(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds; LotteryError where it is missing or not one."""
     try:
         return json.loads(read(path))
     except ValueError as error:
@@ -123,45 +131,49 @@ def read(path: Path) -> bytes:
 
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
-    """A safetensors file with the facts (JSON) and a checksum of everything in its metadata."""
+    """A safetensors file with, in its metadata, the facts (JSON), the tensors' order and a checksum of everything.
+
+    The order is part of the content: it is that of a network's layers.
+    """
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    content = json.dumps({"facts": facts, "sha256": _checksum(arrays, facts)}, sort_keys=True)
-    return save(
-        arrays, metadata={"lottery": content}
-    )  # one key: the order of several would be random
+    content = {"facts": facts, "names": list(arrays), "sha256": _checksum(arrays, facts)}
+    # one key: the order of several would be random
+    return save(arrays, metadata={"lottery": json.dumps(content)})
 
 
 def tensors_from_bytes(content: bytes) -> tuple[Tensors, dict[str, Any]]:
     """The inverse; raises ValueError where the content is not what was written."""
     try:
         deserialize(content)  # checks the header, names, types and offsets
-        tensors = dict(sorted(load(content).items()))  # the library's order is random
+        loaded = load(content)  # in an order that is random
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         written = json.loads(header["__metadata__"]["lottery"])
         facts, checksum = written["facts"], written["sha256"]
+        tensors = {name: loaded.pop(name) for name in written["names"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(
             f"not a tensor file of this project, or damaged ({type(error).__name__}: {error})"
         ) from None
-    if checksum != _checksum(tensors, facts):
+    if loaded or checksum != _checksum(tensors, facts):
         raise ValueError("damaged: the checksum does not match the content")
     return tensors, facts
 
 
 def _checksum(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        value = tensors[name]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    for name, value in tensors.items():
         digest.update(f"{name} {value.dtype} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+    """Writes arrays and facts that JSON can hold; both keep their order."""
     write(path, tensors_to_bytes(tensors, facts))
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The arrays and facts of a file; LotteryError where it is missing or damaged."""
     try:
         return tensors_from_bytes(read(path))
     except ValueError as error:
@@ -169,10 +181,12 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, Any]]:
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
+    """Where the files of a seed lie."""
     return folder / f"seed-{seed}"
 
 
 def round_file(folder: Path, seed: int, round_: int) -> Path:
+    """The file of a seed and pruning round."""
     return seed_folder(folder, seed) / f"round-{round_:02d}.safetensors"
 
 
@@ -183,6 +197,7 @@ def write_mask(path: Path, mask: Mask, facts: Mapping[str, Any]) -> None:
 
 
 def read_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
+    """A mask and its facts; LotteryError where the file is missing, damaged or holds none."""
     bits, facts = read_tensors(path)
     return _unpack(path, bits, facts), facts
 
@@ -202,18 +217,24 @@ def write_masked_weights(
 
 
 def read_masked_weights(path: Path) -> tuple[Tensors, Mask, dict[str, Any]]:
+    """Weights (0 where pruned, in the order that they were written in), their mask and facts."""
     tensors, facts = read_tensors(path)
     bits = {name.removesuffix("/mask"): t for name, t in tensors.items() if name.endswith("/mask")}
     mask = _unpack(path, bits, facts)
     weights: Tensors = {}
     try:
-        for name, keep in mask.layers.items():
-            weights[name] = np.zeros(keep.shape, np.float32)
-            weights[name][keep] = tensors[f"{name}/survivors"]
+        for stored, value in tensors.items():
+            name = stored.removesuffix("/survivors")
+            if name != stored:
+                weights[name] = np.zeros(mask.layers[name].shape, np.float32)
+                weights[name][mask.layers[name]] = value
+            elif not name.endswith("/mask"):
+                weights[name] = value
     except (KeyError, ValueError) as error:
         raise broken(path, f"the survivors do not fit the mask ({error})") from None
-    rest = {n: t for n, t in tensors.items() if not n.endswith(("/mask", "/survivors"))}
-    return {**weights, **rest}, mask, facts
+    if not mask.layers.keys() <= weights.keys():
+        raise broken(path, "lacks the survivors of a layer")
+    return weights, mask, facts
 
 
 def _unpack(path: Path, bits: Tensors, facts: dict[str, Any]) -> Mask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,55 +30,61 @@ COLUMNS = (
 )
 
 
-class Entry(NamedTuple):
-    """What one run adds to its stage's history; ``history`` maps the last seven COLUMNS to lists."""
+def name_of_run(seed: int, variant: str, round_: int) -> str:
+    """What people call a run: ``seed 2, ticket, round 6``."""
+    return f"seed {seed}, {variant}" + (f", round {round_}" if round_ else "")
+
+
+class Record(NamedTuple):
+    """What a run adds to its stage's tables; ``history`` maps the last seven COLUMNS to lists."""
 
     seed: int
     variant: str
     round: int
     weights_remaining: float
     history: dict[str, list[float]]
+    environment: Mapping[str, Any] = {}
+    cpu: str = ""
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the run, for people."""
+        return name_of_run(self.seed, self.variant, self.round)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended because its loss was no longer finite."""
+        return math.isnan(self.history["validation_loss"][-1])
 
 
-def write(path: Path, entries: Iterable[Entry]) -> None:
-    """Writes the entries sorted by seed, variant and round; metrics with seven significant digits.
+def write(path: Path, records: Iterable[Record]) -> None:
+    """Writes the histories sorted by seed, variant and round; metrics with seven significant digits.
 
     A metric that is not measured (NaN) is left empty.
     """
+    rows: list[list[Any]] = []
+    for record in sorted(records, key=lambda r: r[:3]):
+        metrics = [record.history[name] for name in COLUMNS[5:]]
+        for iteration, *values in zip(record.history["iteration"], *metrics, strict=True):
+            shown = ["" if v != v else f"{v:.7g}" for v in values]
+            rows.append([*record[:3], f"{record.weights_remaining:.7g}", int(iteration), *shown])
+    write_rows(path, COLUMNS, rows)
+
+
+def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """A CSV file of values that are shown as they are."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry in sorted(entries, key=lambda e: (e.seed, e.variant, e.round)):
-        metrics = [entry.history[name] for name in COLUMNS[5:]]
-        for iteration, *values in zip(entry.history["iteration"], *metrics, strict=True):
-            shown = ["" if v != v else f"{v:.7g}" for v in values]
-            writer.writerow([*entry[:3], f"{entry.weights_remaining:.7g}", int(iteration), *shown])
+    writer.writerow(header)
+    writer.writerows(rows)
     files.write(path, text.getvalue().encode())
 
 
-def write_environment(path: Path, environments: Iterable[dict[str, Any]]) -> None:
-    """What the runs were computed on: each device, CPU model, thread count and set of versions once."""
+def write_environment(path: Path, environments: Iterable[Mapping[str, Any]]) -> None:
+    """What the runs were computed on: each device, thread count and set of versions once."""
     distinct = {json.dumps(environment, sort_keys=True) for environment in environments}
     files.write_json(path, [json.loads(text) for text in sorted(distinct)])
-
-
-def conclude(
-    name: str, entries: Iterable[Entry], environments: Iterable[Mapping[str, Any]]
-) -> None:
-    """Says what came out: the test accuracy at the end of the runs, by variant, and the devices that computed them."""
-    found: dict[str, list[float]] = {}
-    for entry in entries:
-        found.setdefault(entry.variant, []).append(100 * entry.history["test_accuracy"][-1])
-    width = max((len(variant) for variant in found), default=0)
-    for variant, values in sorted(found.items()):
-        mean = sum(values) / len(values)
-        print(
-            f"{name}: {variant:<{width}}  {mean:6.2f} % [{min(values):.2f}, {max(values):.2f}] test accuracy at the end, "
-            f"{len(values)} run{'s' * (len(values) != 1)}"
-        )
-    devices = sorted({f"{e['device']}, {e['cpu']}" for e in environments})
-    if devices:
-        print(f"{name}: computed on {'; '.join(devices)}")
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -100,13 +107,14 @@ def read(path: Path) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file as a table: only an empty cell is a missing value, "NA" and "null" are names."""
     import pandas as pd
 
     content = files.read(path)
     if not content.endswith(b"\n"):
         raise files.broken(path, "truncated: its last line has no end")
     try:
-        return pd.read_csv(io.BytesIO(content))
+        return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
     except ValueError as error:
         raise files.broken(path, f"cannot be read as a table ({error})") from None
 

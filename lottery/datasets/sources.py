@@ -69,7 +69,7 @@ def _published(known: Known, sha256: str | None, temporary: Path) -> Source:
         )
     for name, expected in known.files.items():
         urls = [f"{mirror}/{name}" for mirror in known.mirrors]
-        path = download(urls, expected, cache_folder())
+        path = download(urls, expected, files.cache_folder())
         if len(known.files) == 1:
             unpack(path, temporary, name)
         else:
@@ -82,7 +82,7 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
     """What ``data.source`` names."""
     is_download = source.startswith(("http://", "https://"))
     if is_download:
-        path = download([source], sha256, cache_folder() if sha256 else temporary)
+        path = download([source], sha256, files.cache_folder() if sha256 else temporary)
         name = without_secrets(source)
     else:
         path = _local_path(source)
@@ -174,11 +174,6 @@ class _Bounded(io.BufferedWriter):
         if self.tell() + len(content) > MOST_BYTES:
             raise ValueError(f"sends more than the {MOST_BYTES:,} bytes accepted")
         return super().write(content)
-
-
-def cache_folder() -> Path:
-    """``LOTTERY_CACHE``, or ``lottery`` in the user's cache folder: ``~/.cache`` on Linux."""
-    return Path(os.environ.get("LOTTERY_CACHE") or pooch.os_cache("lottery")).expanduser()
 
 
 def without_secrets(url: str) -> str:

@@ -1,8 +1,7 @@
 """The sections of params.yaml: a key is a line here, its type is what it takes."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -10,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from lottery import parts
 from lottery.masks import surviving_count
+from lottery.params.early_stopping import EarlyStopping
 from lottery.params.reading import Section
 
 
@@ -73,23 +73,6 @@ class Augmentation(Section):
 
     flip: bool
     crop: Annotated[int, Field(ge=0, le=64)]
-
-
-class EarlyStopping(Section):
-    """Stop after ``patience`` evaluations without a validation loss lower by ``min_delta``."""
-
-    patience: Positive
-    min_delta: float = Field(0.0, ge=0)
-
-    def ends(self, validation_losses: Sequence[float]) -> bool:
-        """Whether it ends a run with these losses (the first is the one before training)."""
-        best, waited = math.inf, 0
-        for loss in validation_losses:
-            if loss < best - self.min_delta:
-                best, waited = loss, 0
-            else:
-                waited += 1
-        return waited >= self.patience
 
 
 class Train(Section):

@@ -1,46 +1,24 @@
-"""Runs as Ray tasks: on the cluster at ``RAY_ADDRESS``, or on one of this machine alone.
+"""Tasks on a Ray cluster: the one at ``RAY_ADDRESS``, or one of this machine alone.
 
-Ray schedules and moves data; this module describes tasks and says what became of them. The stage is the driver. Beside it,
-on its node, sits one actor, the ``Home``: it holds the run store and counts the iterations that runs report. The code travels in
-Ray's runtime environment, the dataset through the object store, once to each node.
+The stage drives, on a node of the cluster. All nodes see its folder, and the run store, under the same path.
 """
 
 import contextlib
-import functools
-import hashlib
 import os
+import re
 import signal
 import socket
-import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from functools import partial
 from typing import Any
 
-import numpy as np
-from filelock import FileLock
-
-from lottery.artifacts import files
 from lottery.errors import LotteryError
-from lottery.running import store
-from lottery.running.executors import Event, Job, Task, explain, given_workers
+from lottery.running.workers import P, Prepare, T, Tell, Workers, become_worker, given_workers
 
-LEFT_BEHIND = (
-    "/data",
-    "/.runs",
-    "/.venv",
-    "/venv",
-    "/.dvc",
-    "/.git",
-    "/reports",
-    "/docs",
-    "/tests",
-    "/site",
-    "/export",
-)
-"""No code of a run."""
-
-POLL_SECONDS = 0.5  # between two looks at what runs have reported
+SEEN_SECONDS = 2.0  # how long the number of nodes counts as known
 
 
 def resource(variable: str, default: float) -> float:
@@ -57,12 +35,133 @@ def resource(variable: str, default: float) -> float:
     return number
 
 
-def ray_library() -> Any:
+class Ray(Workers):
+    """Computes tasks on a Ray cluster.
+
+    One run takes ``LOTTERY_CPUS_PER_RUN`` CPUs, by default its threads, and ``LOTTERY_GPUS_PER_RUN`` GPUs, by default
+    one where the cluster has any. ``LOTTERY_WORKERS`` bounds the tasks given to Ray at a time; by default twice as
+    many as the cluster has room for, which also makes an autoscaling cluster grow.
+
+    Raises LotteryError where a variable has an impossible value, Ray is not installed or no cluster answers.
+    """
+
+    def __init__(self, prepare: Prepare, tell: Tell, threads: int) -> None:
+        cpus = resource("LOTTERY_CPUS_PER_RUN", threads)
+        gpus = resource("LOTTERY_GPUS_PER_RUN", 0)
+        self._most = given_workers()
+        self._ray = ray = _ray_library()
+        _connect(ray, os.environ.get("RAY_ADDRESS") or "local")
+        offered = ray.cluster_resources()
+        if not os.environ.get("LOTTERY_GPUS_PER_RUN") and offered.get("GPU"):
+            gpus = 1.0
+        self._takes = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
+        self._room, self._seen = 0, 0.0
+        self._references: dict[Future[Any], Any] = {}
+        self._queue = _queue_here(ray)
+        self._compute = partial(
+            ray.remote(_compute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote,
+            os.getcwd(),
+            prepare,
+            self._queue,
+        )
+        self._closing = threading.Event()
+        self._listener = threading.Thread(target=self._listen, args=(tell,), daemon=True)
+        self._listener.start()
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        has = f"{offered.get('CPU', 0):g} CPU, {offered.get('GPU', 0):g} GPU"
+        takes = f"a run takes {cpus:g} CPU, {gpus:g} GPU"
+        self.where = f"on Ray ({nodes} node{'s' * (nodes != 1)}: {has}; {takes})"
+        if not self._slots():
+            self.where += "; waiting for a node with that much"
+
+    def _slots(self) -> int:
+        """Runs for which the cluster has room at present."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        fit = (
+            min((node.get(name, 0) / each for name, each in self._takes.items()), default=1)
+            for node in nodes
+        )
+        return sum(map(int, fit))
+
+    def room(self) -> int:
+        """Asked again every two seconds: nodes come and go."""
+        if self._most:
+            return self._most
+        if time.monotonic() - self._seen > SEEN_SECONDS:
+            self._room, self._seen = max(4, 2 * self._slots()), time.monotonic()
+        return self._room
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Gives a task to Ray."""
+        reference, future = self._compute(partial(function, *args, **kwargs)), Future[T]()
+        self._references[future] = reference
+        future.add_done_callback(self._references.pop)
+        reference.future().add_done_callback(partial(self._settle, future))
+        return future
+
+    def _settle(self, future: Future[Any], of_ray: Future[Any]) -> None:
+        errors = self._ray.exceptions
+        error = of_ray.exception()
+        if error is None:
+            future.set_result(of_ray.result())
+        elif isinstance(error, errors.RayTaskError):
+            told = error.cause if isinstance(error.cause, LotteryError) else error
+            if missing := re.search(r"No module named '[\w.]+'|No such file.*: '.+'", str(error)):
+                told = LotteryError(
+                    f"a node of the cluster: {missing[0]}: all nodes need the packages, the project's "
+                    "folder and LOTTERY_RUNS under the same path"
+                )
+            future.set_exception(told)
+        else:  # the worker, its node, or the node that kept the result is gone
+            why = type(error).__name__
+            if isinstance(error, errors.RuntimeEnvSetupError | errors.OutOfMemoryError):
+                why += f": {_first_line(error)}"
+            future.set_exception(BrokenExecutor(why))
+
+    def _listen(self, tell: Tell) -> None:
+        """Hands on what tasks report, until everything is said."""
+        while True:
+            closing = self._closing.is_set()
+            try:
+                waiting = self._queue.size()
+                for message in self._queue.get_nowait_batch(waiting):
+                    with contextlib.suppress(OSError):  # of the standard output
+                        tell(*message)
+            except Exception:  # Ray's, once it shuts down
+                return
+            if closing:
+                return
+            self._closing.wait(0.5)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Cancels what still runs, and leaves the cluster as it was."""
+        for reference in list(self._references.values()):
+            with contextlib.suppress(Exception):
+                self._ray.cancel(reference, force=True)
+        self._closing.set()
+        self._listener.join(10)
+        self._ray.shutdown()
+
+
+def _compute(folder: str, prepare: Prepare, queue: Any, function: Callable[[], T]) -> T:
+    """On a node: the result of a task."""
+    os.chdir(folder)
+    become_worker(prepare, 0, lambda *message: queue.put_nowait(message))
+    return function()
+
+
+def _queue_here(ray: Any) -> Any:
+    """A queue on the driver's node: other nodes may be lost."""
+    from ray.util.queue import Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _ray_library() -> Any:
     """Ray, imported; LotteryError where it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault(
-        "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", ""
-    )  # LEFT_BEHIND says what; else Ray warns
     try:
         import ray
     except ImportError:
@@ -70,232 +169,45 @@ def ray_library() -> Any:
     return ray
 
 
-def _check_reachable(address: str) -> None:
-    """LotteryError where nothing listens at ``host:port``: Ray would try for minutes."""
+def _connect(ray: Any, address: str) -> None:
+    """Makes this process the driver of a cluster; LotteryError where that cannot be."""
+    if address.startswith("ray://"):
+        raise LotteryError(
+            f"RAY_ADDRESS: got {address!r}; accepted: host:port of the cluster's head, from one of its "
+            "nodes: run the stage there, for instance with `ray exec` or `ray job submit`"
+        )
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        try:
+        try:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=20).close()
         except (OSError, OverflowError) as error:
             raise LotteryError(
                 f"RAY_ADDRESS: {address}: no cluster answers there: {error}"
             ) from None
-
-
-class Home:
-    """The actor beside the driver: what the tasks on the nodes ask and tell it."""
-
-    def __init__(self, folder: str) -> None:
-        os.chdir(folder)
-        self._iterations: dict[int, int] = {}
-
-    def store(self, function: str, *args: Any, **kwargs: Any) -> Any:
-        """Calls a function of ``lottery.store`` here, where the store is."""
-        return getattr(store, function)(*args, **kwargs)
-
-    def progress(self, number: int, iterations: int) -> None:
-        self._iterations[number] = iterations
-
-    def news(self) -> dict[int, int]:
-        """The iterations done of the tasks that have reported since the last call, by number."""
-        found, self._iterations = self._iterations, {}
-        return found
-
-
-class Ray:
-    """Computes tasks on a Ray cluster.
-
-    One run takes ``LOTTERY_CPUS_PER_RUN`` CPUs, by default its threads, and ``LOTTERY_GPUS_PER_RUN`` GPUs, by default one where the cluster
-    has any. ``LOTTERY_WORKERS`` bounds the tasks given to Ray at once; by default twice as many as the cluster has room for, which
-    also makes an autoscaling cluster grow.
-
-    Args:
-        prepare: called in each worker process before its first task; picklable.
-        threads: that one run computes with.
-
-    Raises LotteryError where a variable has an impossible value or Ray is not installed.
-    """
-
-    def __init__(self, prepare: Callable[[int], None], threads: int) -> None:
-        self._ray = ray_library()
-        self._prepare = prepare
-        self._cpus = resource("LOTTERY_CPUS_PER_RUN", threads)
-        self._gpus = (
-            resource("LOTTERY_GPUS_PER_RUN", 0) if os.environ.get("LOTTERY_GPUS_PER_RUN") else None
+    path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    given = {name: value for name, value in os.environ.items() if name.startswith("LOTTERY_")}
+    # a run that takes no GPU sees none
+    environment = {**given, "PYTHONPATH": path, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(
+            address=address,
+            runtime_env={"env_vars": environment},
+            logging_level="error",
+            log_to_driver=False,  # pages of state for a lost node; what matters comes with the task
+            **({"include_dashboard": False} if address == "local" else {}),
         )
-        self._most = given_workers()
-        self._jobs: dict[Any, tuple[int, Job]] = {}
-        self._number = 0
-        self._home: Any = None
-        self._room: tuple[float, int] = (0.0, 0)
-        self._polled = 0.0
-
-    def open(self, chains: int) -> str:
-        ray = self._ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        if address.startswith("ray://"):
-            raise LotteryError(
-                f"RAY_ADDRESS: got {address!r}; accepted: host:port of the cluster's head, from one of its nodes: "
-                "run the stage there, for instance with `ray exec` or `ray job submit`"
-            )
-        _check_reachable(address)
-        environment = {
-            name: value for name, value in os.environ.items() if name.startswith("LOTTERY_")
-        }
-        environment["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # a run that takes no GPU sees none
-        terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address=address,
-                runtime_env={
-                    "working_dir": ".",
-                    "excludes": list(LEFT_BEHIND),
-                    "env_vars": environment,
-                },
-                logging_level="error",
-                log_to_driver=False,  # pages of state for a node that is lost; what matters comes back with the task
-                **({"include_dashboard": False} if address == "local" else {}),
-            )
-        except (
-            ConnectionError,
-            ValueError,
-            RuntimeError,
-            TimeoutError,
-            ray.exceptions.RayError,
-        ) as error:
-            raise LotteryError(
-                f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}"
-            ) from None
-        finally:
-            signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
-        offered = ray.cluster_resources()
-        if self._gpus is None:
-            self._gpus = 1.0 if offered.get("GPU") else 0.0
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        home = ray.remote(Home).options(num_cpus=0, scheduling_strategy=here, max_concurrency=4)
-        self._home = home.remote(os.getcwd())
-        dataset = {
-            path.name: ray.put(np.fromfile(path, np.uint8))
-            for path in sorted(files.DATASET.glob("*"))
-        }
-        compute = ray.remote(_compute).options(
-            num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0
-        )
-        self._compute = functools.partial(compute.remote, self._prepare, self._home, dataset)
-        nodes = sum(node["Alive"] for node in ray.nodes())
-        has = f"{offered.get('CPU', 0):g} CPU, {offered.get('GPU', 0):g} GPU"
-        where = f"on Ray ({nodes} node{'s' * (nodes != 1)}: {has}; a run takes {self._cpus:g} CPU, {self._gpus:g} GPU)"
-        if not self._slots():
-            where += "; waiting for a node with that much"
-        return where
-
-    def _slots(self) -> int:
-        """Runs for which the cluster has room; asked again every two seconds, since nodes come and go."""
-        asked, slots = self._room
-        if time.monotonic() - asked > 2:
-            takes = {
-                name: each for name, each in (("CPU", self._cpus), ("GPU", self._gpus)) if each
-            }
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-            slots = sum(
-                int(min((node.get(n, 0) / each for n, each in takes.items()), default=1))
-                for node in nodes
-            )
-            self._room = (time.monotonic(), slots)
-        return slots
-
-    def has_room(self) -> bool:
-        return len(self._jobs) < (self._most or max(4, 2 * self._slots()))
-
-    def start(self, job: Job) -> None:
-        self._number += 1
-        self._jobs[self._compute(self._number, job.task)] = (self._number, job)
-
-    def events(self) -> Iterator[Event]:
-        ray, errors = self._ray, self._ray.exceptions
-        ended, _ = ray.wait(list(self._jobs), timeout=POLL_SECONDS)
-        if ended:
-            ended, _ = ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=0)
-        if time.monotonic() - self._polled >= POLL_SECONDS:
-            self._polled = time.monotonic()
-            news = ray.get(self._home.news.remote())
-            for number, job in list(self._jobs.values()):
-                if number in news:
-                    yield job, "progress", news[number]
-        for reference in ended:
-            _, job = self._jobs.pop(reference)
-            try:
-                kind, value = ray.get(reference)
-            except errors.RayTaskError as error:  # its result cannot be sent
-                kind, value = "failed", str(error)
-            except (
-                errors.RayError
-            ) as error:  # the worker, its node, or the node that kept the result is gone
-                kind, value = "died", type(error).__name__
-                if isinstance(error, (errors.RuntimeEnvSetupError, errors.OutOfMemoryError)):
-                    value += f": {_first_line(error)}"
-            yield job, kind, value
-
-    def close(self) -> None:
-        if self._ray.is_initialized():
-            for reference in self._jobs:
-                with contextlib.suppress(Exception):
-                    self._ray.cancel(reference, force=True)
-            self._ray.shutdown()
+    except (
+        ConnectionError,
+        ValueError,
+        RuntimeError,
+        TimeoutError,
+        ray.exceptions.RayError,
+    ) as error:
+        raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}") from None
+    finally:
+        signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
 
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-_ready: str | None = (
-    None  # what is wrong with this process, "" where nothing is; None: not looked at yet
-)
-
-
-def _compute(
-    prepare: Callable[[int], None], home: Any, dataset: dict[str, Any], number: int, task: Task
-) -> tuple[str, Any]:
-    """On a node: a task's result, or why there is none."""
-    global _ready
-    ray = ray_library()
-    if _ready is None:
-        try:
-            _settle(dataset)
-            store.elsewhere = lambda *args, **kwargs: ray.get(home.store.remote(*args, **kwargs))
-            prepare(0)
-            _ready = ""
-        except Exception as error:
-            _ready = f"its worker could not start: {explain(error)}"
-    if _ready:
-        return "failed", _ready
-    try:
-        return "done", task(lambda iterations: home.progress.remote(number, iterations))
-    except ray.exceptions.RayTaskError as error:  # of the run store
-        return "failed", explain(error.cause)
-    except Exception as error:
-        return "failed", explain(error)
-
-
-def _settle(dataset: dict[str, Any]) -> None:
-    """Makes a folder of the node that holds the dataset the one that this process works in.
-
-    The folder is the user's, named after the sha256 of ``dataset.json``, which holds those of the other files; they are checked whenever
-    the dataset is opened. The first process of a node writes it, the others wait.
-    """
-    ray = ray_library()
-    facts = ray.get(dataset["dataset.json"]).tobytes() if dataset else b""
-    place = (
-        Path(tempfile.gettempdir())
-        / f"lottery-{os.getuid()}-{hashlib.sha256(facts).hexdigest()[:16]}"
-    )
-    place.mkdir(exist_ok=True)
-    with FileLock(place / "lock"):
-        if not all((place / files.DATASET / name).exists() for name in dataset):
-            (place / files.DATASET).parent.mkdir(exist_ok=True)
-            with files.folder_written_whole(place / files.DATASET) as folder:
-                for name, content in dataset.items():
-                    files.write(folder / name, ray.get(content).data)
-    os.chdir(place)

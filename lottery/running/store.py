@@ -1,56 +1,37 @@
-"""The run store `.runs/`: finished runs, and the checkpoint of each unfinished one, under its fingerprint.
+"""The run store: finished runs, and the checkpoints of each unfinished one, under its fingerprint.
 
-Deleting it costs time, never correctness. One stage at a time writes it, guarded by a lock that the
-operating system releases when its holder dies, however it dies. On the nodes of a cluster there is none: there
-``elsewhere`` takes calls to where the stage runs.
+``LOTTERY_RUNS`` names its folder, which all clones, queued experiments and nodes of a cluster may share. What
+lies under a fingerprint is a function of it and files appear whole, so writers need no lock. Deleting the store
+costs time, never correctness.
 """
 
 import contextlib
-import functools
+import hashlib
 import json
 import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from lottery.artifacts import files
 from lottery.errors import LotteryError
 
-FOLDER = Path(".runs")
-FINISHED, CHECKPOINT, PREVIOUS, DAMAGED = (
-    ".finished",
-    ".checkpoint",
-    ".checkpoint-before",
-    ".damaged",
-)
-HOLDER = "writer.json"
+FINISHED, CHECKPOINT, PREVIOUS = ".finished", ".checkpoint", ".checkpoint-before"
+DAMAGED = ".damaged"
+LEFT_BEHIND = 86400.0  # seconds after which a temporary file counts as a killed writer's
 
 Nested = dict[str, dict[str, np.ndarray]]
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
-elsewhere: Callable[..., Any] | None = None
-"""On a node of a cluster: calls a function of this module, by name, where the store is."""
-
-
-def where_the_store_is(function: Callable[P, T]) -> Callable[P, T]:
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        return (
-            function(*args, **kwargs)
-            if elsewhere is None
-            else elsewhere(function.__name__, *args, **kwargs)
-        )
-
-    return call
+def folder() -> Path:
+    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets (``LOTTERY_CACHE``)."""
+    given = os.environ.get("LOTTERY_RUNS")
+    return Path(given).expanduser() if given else files.cache_folder() / "runs"
 
 
 def checkpoint_seconds() -> float:
@@ -67,51 +48,23 @@ def checkpoint_seconds() -> float:
     return seconds
 
 
-@contextlib.contextmanager
-def one_writer(who: str, folder: Path = FOLDER) -> Iterator[None]:
-    """Holds the store; waits, saying for whom, while another process does."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{who}: waiting: {_holder(folder)}", file=sys.stderr, flush=True)
-            lock.acquire(poll_interval=0.2)
-    except OSError as error:
-        raise LotteryError(
-            f"{folder}: the run store cannot be written: {error.strerror or error}"
-        ) from None
-    try:
-        holder = {
-            "stage": who,
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "since": time.strftime("%F %T %z"),
-        }
-        files.write_json(folder / HOLDER, holder)
-        yield
-    finally:
-        (folder / HOLDER).unlink(missing_ok=True)
-        lock.release()
+def tidy() -> None:
+    """Removes what writers that were killed left behind long ago."""
+    for path in folder().glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFT_BEHIND:
+                path.unlink()
 
 
-def _holder(folder: Path) -> str:
-    with contextlib.suppress(LotteryError, KeyError, TypeError):
-        h = files.read_json(folder / HOLDER)
-        return (
-            f"{h['stage']} with pid {h['pid']} on {h['host']} has held the run store {folder} since {h['since']}; "
-            f"it goes on by itself when that ends (or end it: kill {h['pid']})"
-        )
-    return f"another process holds the run store {folder}; it goes on by itself when that ends"
+def file(fingerprint: str, ending: str) -> Path:
+    """Where a run's result (``FINISHED``) or checkpoint lies."""
+    return folder() / f"{fingerprint}{ending}"
 
 
 def save(path: Path, groups: Nested, facts: dict[str, Any]) -> None:
     """Writes groups of arrays and the facts, whole or not at all, with a checksum inside."""
     tensors = {
-        f"{group}/{name}": value
-        for group, arrays in groups.items()
-        for name, value in arrays.items()
+        f"{g}/{name}": value for g, arrays in groups.items() for name, value in arrays.items()
     }
     files.write_tensors(path, tensors, facts)
 
@@ -122,10 +75,11 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        aside = path.with_name(path.name + DAMAGED)
-        os.replace(path, aside)
-        print(f"warning: {path}: {error}; set aside as {aside.name}", file=sys.stderr, flush=True)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        with contextlib.suppress(OSError):  # another process has set it aside
+            os.replace(path, path.with_name(path.name + DAMAGED))
+        print(f"warning: {path}: {why}; set aside as *{DAMAGED}", file=sys.stderr, flush=True)
         return None
     groups: Nested = {}
     for name, value in tensors.items():
@@ -134,19 +88,14 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
     return groups, facts
 
 
-def file(fingerprint: str, ending: str) -> Path:
-    return FOLDER / f"{fingerprint}{ending}"
-
-
-@where_the_store_is
 def save_finished(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps a finished run, which needs no checkpoint any more."""
     save(file(fingerprint, FINISHED), groups, facts)
     _remove_checkpoints(fingerprint)
 
 
-@where_the_store_is
 def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
+    """A finished run; None where there is none."""
     path = file(fingerprint, FINISHED)
     found = load(path)
     if found is not None:
@@ -158,10 +107,10 @@ def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
 
 def _remove_checkpoints(fingerprint: str) -> None:
     for ending in (CHECKPOINT, PREVIOUS):
-        file(fingerprint, ending).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, for the most part
+            file(fingerprint, ending).unlink()
 
 
-@where_the_store_is
 def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps the state of an unfinished run; the checkpoint before stays beside it."""
     newest = file(fingerprint, CHECKPOINT)
@@ -170,19 +119,36 @@ def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> 
     save(newest, groups, facts)
 
 
-@where_the_store_is
 def load_checkpoint(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
     """The newest checkpoint that is whole."""
     return load(file(fingerprint, CHECKPOINT)) or load(file(fingerprint, PREVIOUS))
 
 
-def save_used(stage: str, fingerprints: list[str]) -> None:
-    """Notes which runs the artifacts of a stage were made of."""
-    files.write_json(FOLDER / f"used-by-{stage}.json", sorted(set(fingerprints)))
+def save_used(stage: str, fingerprints: Iterable[str]) -> None:
+    """Notes which runs the artifacts of a stage in the present folder were made of."""
+    here = os.getcwd()
+    name = f"used-{hashlib.sha256(here.encode()).hexdigest()[:16]}-{stage}.json"
+    files.write_json(folder() / name, {"folder": here, "runs": sorted(set(fingerprints))})
+
+
+def used() -> set[str]:
+    """The runs that the latest results of any folder were made of.
+
+    Raises LotteryError where a note cannot be read: better nothing is removed then.
+    """
+    found: set[str] = set()
+    for path in sorted(folder().glob("used-*.json")):
+        try:
+            note = files.read_json(path)
+            if Path(note["folder"]).is_dir():
+                found.update(note["runs"])
+        except (KeyError, TypeError) as error:
+            raise LotteryError(f"{path}: no list of runs ({error!r}); delete it") from None
+    return found
 
 
 @dataclass(frozen=True)
-class Entry:
+class Kept:
     """One run of the store, for people."""
 
     fingerprint: str
@@ -190,61 +156,37 @@ class Entry:
     status: str
     bytes: int
     age: float  # seconds since it was last used
-    used: bool  # by the latest run of a stage
     files: tuple[Path, ...]
 
 
-def entries(folder: Path = FOLDER) -> list[Entry]:
-    """What the store holds, newest first. Files that cannot be read count as damaged; those that a stage removes meanwhile are left out."""
-    used: set[str] = set()
-    for path in folder.glob("used-by-*.json"):
-        with contextlib.suppress(LotteryError, TypeError):
-            used.update(files.read_json(path))
-    by_name: dict[str, list[Path]] = {}
-    for path in folder.glob("*.*"):
+def kept() -> list[Kept]:
+    """What the store holds, the last used first. Unreadable files count as damaged; files that vanish meanwhile are left out."""
+    by_fingerprint: dict[str, list[Path]] = {}
+    for path in folder().glob("*.*"):
         fingerprint, _, ending = path.name.partition(".")
         if len(fingerprint) == 64 and ending:
-            by_name.setdefault(fingerprint, []).append(path)
-    now = time.time()
+            by_fingerprint.setdefault(fingerprint, []).append(path)
     found = []
-    for fingerprint, paths in by_name.items():
+    for fingerprint, paths in by_fingerprint.items():
         name, status = "?", "damaged"
-        for ending, called in (
-            (FINISHED, "finished"),
-            (CHECKPOINT, "unfinished"),
-            (PREVIOUS, "unfinished"),
-        ):
-            facts = read_facts(folder / f"{fingerprint}{ending}")
-            if facts is not None:
+        for ending in (FINISHED, CHECKPOINT, PREVIOUS):
+            if facts := read_facts(file(fingerprint, ending)):
+                at = f"at {facts.get('iteration')} of {facts.get('iterations')}"
                 name = str(facts.get("name", "?"))
-                status = (
-                    called
-                    if called == "finished"
-                    else f"at {facts.get('iteration')} of {facts.get('iterations')}"
-                )
+                status = "finished" if ending == FINISHED else at
                 break
         sizes = []
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 sizes.append(path.stat())
-        if not sizes:
-            continue
-        found.append(
-            Entry(
-                fingerprint,
-                name,
-                status,
-                sum(s.st_size for s in sizes),
-                now - max(s.st_mtime for s in sizes),
-                fingerprint in used,
-                tuple(paths),
-            )
-        )
-    return sorted(found, key=lambda e: (e.age, e.fingerprint))
+        if sizes:
+            size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
+            found.append(Kept(fingerprint, name, status, size, age, tuple(paths)))
+    return sorted(found, key=lambda k: (k.age, k.fingerprint))
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
-    """The facts in a file's header, without reading the rest."""
+    """The facts in a file's header, without reading the rest; None where it has none."""
     try:
         with open(path, "rb") as content:
             size = int.from_bytes(content.read(8), "little")

@@ -188,7 +188,6 @@ def gradients(
     weights: Weights,
     names: list[str],
     part: Part | None,
-    *,
     model: str,
     image_shape: tuple[int, int, int],
     classes: int,

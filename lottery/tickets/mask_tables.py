@@ -1,13 +1,11 @@
 """Masks checked against what pruning promises, and as tables: density per layer, overlap between seeds."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from lottery.artifacts import files
+from lottery.artifacts import files, tables
 from lottery.masks import Mask, overlap
 
 ALL = "all"  # in the layer column: the whole network
@@ -44,7 +42,9 @@ def write_density(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
                 f"{mask.weights_remaining:.7g}",
             ]
         )
-    _write(path, ["seed", "round", "layer", "weights", "surviving", "weights_remaining"], rows)
+    tables.write_rows(
+        path, ["seed", "round", "layer", "weights", "surviving", "weights_remaining"], rows
+    )
 
 
 def write_overlap(
@@ -58,7 +58,9 @@ def write_overlap(
             for name, keep in masks[a, round_].layers.items():
                 found, chance = overlap(keep, masks[b, round_].layers[name])
                 rows.append([round_, a, b, name, f"{found:.7g}", f"{chance:.7g}"])
-    _write(path, ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"], rows)
+    tables.write_rows(
+        path, ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"], rows
+    )
 
 
 def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
@@ -70,7 +72,7 @@ def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
             rows.append(
                 [seed, round_, name, keep.shape[-1], int(np.count_nonzero(~incoming.any(axis=0)))]
             )
-    _write(path, ["seed", "round", "layer", "units", "dead"], rows)
+    tables.write_rows(path, ["seed", "round", "layer", "units", "dead"], rows)
 
 
 def write_first_layer(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
@@ -86,12 +88,4 @@ def write_first_layer(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None
                 keep = next(iter(mask.layers.values()))
                 shares.append(keep.reshape(-1, keep.shape[-1]).mean(axis=1))
         rows += [[round_, i, f"{share:.6g}"] for i, share in enumerate(np.mean(shares, axis=0))]
-    _write(path, ["round", "input", "weights_remaining"], rows)
-
-
-def _write(path: Path, header: list[str], rows: list[list]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    files.write(path, text.getvalue().encode())
+    tables.write_rows(path, ["round", "input", "weights_remaining"], rows)

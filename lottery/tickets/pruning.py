@@ -2,8 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any
 
@@ -14,73 +13,60 @@ from lottery.masks import Mask
 from lottery.params import Model
 from lottery.tickets import criteria
 
+Weights = dict[str, np.ndarray]
 
-@dataclass(frozen=True)
-class Prune:
-    """The making of a round's mask: a task for a worker, since it needs TensorFlow."""
 
-    name: str
-    model: Model
-    image_shape: tuple[int, int, int]
-    classes: int
-    criterion: str
-    weights: dict[str, np.ndarray] = field(repr=False)  # those that are scored
-    initial: dict[str, np.ndarray] = field(repr=False)  # initial, or rewound
-    mask: Mask = field(repr=False)
-    keep: dict[str, int] | int  # by layer, or of the whole network
-    seed: int
-    batch: Part | None = field(default=None, repr=False)  # what snip and grasp see
-    whole: Collection[str] = ()  # layers that one threshold for all leaves out
-    scoring_rounds: int = 1
-    iterations: int = 0
+def pruned(
+    mask: Mask,
+    weights: Weights,
+    keep: dict[str, int] | int,
+    *,
+    criterion: str,
+    initial: Weights,
+    model: Model,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    batch: Part | None = None,
+    whole: Collection[str] = (),
+    scoring_rounds: int = 1,
+) -> Mask:
+    """What is left of ``mask``, in ``scoring_rounds`` steps of equal shares, each scored without what is gone.
 
-    def __call__(self, report: Callable[[int], None]) -> Mask:
-        """The mask, made in ``scoring_rounds`` steps, each scored without what is gone."""
-        mask, weights = self.mask, self.weights
-        for number in range(1, self.scoring_rounds + 1):
-            mask = self._pruned(mask, weights, self._after(number))
-            weights = mask.apply(weights)
-        return mask
-
-    def _after(self, number: int) -> dict[str, int] | int:
-        """What a step leaves: each the same share of what was there (Tanaka et al. 2020)."""
-
-        def on_the_way(before: int, after: int) -> int:
-            share = number / self.scoring_rounds
-            return after if share == 1 else round(before ** (1 - share) * after**share)
-
-        counts = self.mask.counts
-        if not isinstance(self.keep, int):
-            return {name: on_the_way(counts[name], after) for name, after in self.keep.items()}
-        whole = sum(counts[name] for name in self.whole)
-        return whole + on_the_way(sum(counts.values()) - whole, self.keep - whole)
-
-    def _pruned(
-        self, mask: Mask, weights: dict[str, np.ndarray], keep: dict[str, int] | int
-    ) -> Mask:
-        network: Any = {
-            "model": self.model.name,
-            "width": self.model.width,
-            "image_shape": self.image_shape,
-            "classes": self.classes,
-        }
-        names = list(mask.layers)
-        gradients = None
-        if self.criterion in criteria.GRADIENTS:
-            gradients = criteria.gradients(self.criterion, weights, names, self.batch, **network)
-        elif self.criterion == "random":
-            gradients = criteria.noise(weights, names, self.seed)
-        scores = criteria.scores(self.criterion, weights, self.initial, gradients, names)
+    Args:
+        weights: those that are scored, float32, zero where ``mask`` prunes.
+        keep: how many survive, by layer or of the whole network.
+        initial: the initial (or rewound) weights.
+        model, image_shape, classes: the network.
+        batch: what snip and grasp see.
+        whole: layers that one threshold for all leaves out.
+    """
+    network, names = (model.name, image_shape, classes, model.width), list(mask.layers)
+    counts, left = mask.counts, sum(mask.counts[name] for name in whole)
+    for step in range(1, scoring_rounds + 1):
+        share, gradients = step / scoring_rounds, None
+        if criterion in criteria.GRADIENTS:
+            gradients = criteria.gradients(criterion, weights, names, batch, *network)
+        elif criterion == "random":
+            gradients = criteria.noise(weights, names, seed)
+        scores = criteria.scores(criterion, weights, initial, gradients, names)
         if isinstance(keep, int):
-            first = {name: np.full(weights[name].shape, np.inf) for name in self.whole}
-            keep = global_counts({**scores, **first}, mask, keep)
-        if self.criterion == "magnitude":
-            return magnitude_mask(weights, mask, keep, **network)
-        return highest(scores, mask, keep)
+            total = left + _on_the_way(sum(counts.values()) - left, keep - left, share)
+            first = {name: np.full(weights[name].shape, np.inf) for name in whole}
+            chosen = global_counts({**scores, **first}, mask, total)
+        else:
+            chosen = {name: _on_the_way(counts[name], n, share) for name, n in keep.items()}
+        if criterion == "magnitude":
+            mask = magnitude_mask(weights, mask, chosen, *network)
+        else:
+            mask = highest(scores, mask, chosen)
+        weights = mask.apply(weights)
+    return mask
 
-    def describe(self, result: Mask) -> str:
-        """How much survives, for the log."""
-        return f"{result.weights_remaining:.2%} of the weights remain"
+
+def _on_the_way(before: int, after: int, share: float) -> int:
+    """What is left after a share of the exponential way (Tanaka et al. 2020, section 6)."""
+    return after if share == 1 else round(before ** (1 - share) * after**share)
 
 
 def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict[str, int]:
@@ -151,7 +137,6 @@ def magnitude_mask(
     weights: dict[str, np.ndarray],
     mask: Mask,
     keep: dict[str, int],
-    *,
     model: str,
     image_shape: tuple[int, int, int],
     classes: int,

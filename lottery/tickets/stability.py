@@ -6,19 +6,19 @@ highest error on that line minus the mean error of its ends; below 2 points of t
 counts as stable (Frankle et al. 2020, section 2).
 """
 
-import csv
-import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lottery.artifacts import files
+from lottery.artifacts import tables
+from lottery.artifacts.tables import Record
 from lottery.datasets.split import Split
-from lottery.params import Model, Train
-from lottery.running.run import trainer_of
+from lottery.running.progress import Report
+from lottery.running.run import Experiment
+from lottery.tickets.variants import Weights, ticket, ticket_of
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)
 COLUMNS = (
@@ -33,43 +33,24 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Interpolate:
-    """The evaluation of a line between two networks: a task for a worker."""
+def interpolate(trainer: Any, split: Split, one: Weights, other: Weights) -> list[dict[str, float]]:
+    """Of POINTS from one network to another: position in [0, 1], loss and accuracy on training and test images.
 
-    name: str
-    model: Model
-    train: Train
-    dataset: str  # folder
-    one: dict[str, np.ndarray] = field(repr=False)
-    other: dict[str, np.ndarray] = field(repr=False)
-    split: Split = field(repr=False)
-    iterations: int = 0
-
-    def __call__(self, report: Callable[[int], None]) -> list[dict[str, float]]:
-        """Of each point its position in [0, 1], loss and accuracy on training and test images.
-
-        All variables are interpolated in float32, but for the statistics of batch normalisation,
-        which are estimated anew: those of two networks say nothing of a third.
-        """
-        _, trainer = trainer_of(self.model, self.train, self.dataset)
-        found = []
-        for position in np.linspace(0, 1, POINTS):
-            between = {
-                n: ((1 - position) * v + position * self.other[n]).astype(np.float32)
-                for n, v in self.one.items()
-            }
-            between = trainer.with_statistics_of(self.split.train, between)
-            point = {"position": float(position)}
-            for part, rows in (("train", self.split.train), ("test", self.split.test)):
-                loss, accuracy = trainer.evaluate(rows, between)
-                point |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
-            found.append(point)
-        return found
-
-    def describe(self, result: list[dict[str, float]]) -> str:
-        """How many points there are, for the log."""
-        return f"{len(result)} points evaluated"
+    All variables are interpolated in float32, but for the statistics of batch normalisation, which
+    are estimated anew: those of two networks say nothing of a third.
+    """
+    found = []
+    for position in np.linspace(0, 1, POINTS):
+        between = {
+            n: ((1 - position) * v + position * other[n]).astype(np.float32) for n, v in one.items()
+        }
+        between = trainer.with_statistics_of(split.train, between)
+        point = {"position": float(position)}
+        for part, rows in (("train", split.train), ("test", split.test)):
+            loss, accuracy = trainer.evaluate(rows, between)
+            point |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
+        found.append(point)
+    return found
 
 
 class Line(NamedTuple):
@@ -81,13 +62,28 @@ class Line(NamedTuple):
     points: list[dict[str, float]]
 
 
+def connect(
+    experiment: Experiment, seed: int, round_: int, report: Report
+) -> tuple[Line, list[Record]]:
+    """Trains two copies of the ticket of a round, of round 0 the dense network, and evaluates the line between them."""
+    start = ticket(ticket_of(experiment, seed, round_))
+    start = replace(start, train=start.train.stretched(1))  # so that both end at one iteration
+    copies, records = [], []
+    for copy in ("one", "other"):
+        run = start.run(experiment, seed, f"{copy} copy", round_, f"data order of the {copy} copy")
+        result = experiment.train(run, report)
+        copies.append(result.weights)
+        records.append(result.record)
+    trainer = experiment.trainer(experiment.params.model, start.train)
+    points = interpolate(trainer, experiment.split(seed), *copies)
+    return Line(seed, round_, start.mask.weights_remaining, points), records
+
+
 def write(path: Path, lines: Iterable[Line]) -> None:
-    """``stability.csv``: a row a point, sorted by seed and round; empty where not asked for."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for line in sorted(lines, key=lambda line: (line.seed, line.round)):
-        for point in line.points:
-            row: list[Any] = [line.seed, line.round, f"{line.weights_remaining:.7g}"]
-            writer.writerow([*row, *(f"{point[name]:.7g}" for name in COLUMNS[3:])])
-    files.write(path, text.getvalue().encode())
+    """``stability.csv``: one row a point of each line, sorted by seed and round; empty where nothing was asked for."""
+    rows = [
+        [*line[:2], *(f"{value:.7g}" for value in (line.weights_remaining, *point.values()))]
+        for line in sorted(lines, key=lambda line: line[:2])
+        for point in line.points
+    ]
+    tables.write_rows(path, COLUMNS, rows)

@@ -4,16 +4,20 @@ A variant is one short function: from the ticket's mask and the dense network's 
 weights and the mask that training starts from, and how it is trained.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from lottery import parts
+from lottery.artifacts import files
+from lottery.artifacts.tables import Record
 from lottery.masks import Mask, random_mask
 from lottery.params import Model, Prune, Train
-from lottery.running.run import Initialise, InitialiseNarrowed
+from lottery.running.progress import Report
+from lottery.running.run import Experiment, Run
 from lottery.streams import stream
+from lottery.tickets.search import fresh_weights, read_dense
 
 Weights = dict[str, np.ndarray]
 
@@ -49,8 +53,20 @@ class Start:
     model: Model | None = None  # None: the ticket's
     iterations: int | None = None  # at which training ends; None: the ticket's
 
-
-Making = Generator[Initialise | InitialiseNarrowed, Any, Start]
+    def run(self, experiment: Experiment, seed: int, variant: str, round_: int, order: str) -> Run:
+        """The run that begins here; ``order``: purpose of the data order."""
+        return Run(
+            seed=seed,
+            variant=variant,
+            round=round_,
+            model=self.model or experiment.params.model,
+            train=self.train,
+            weights=self.weights,
+            mask=self.mask,
+            order=order,
+            start=self.iteration,
+            iterations=self.iterations or experiment.iterations,
+        )
 
 
 def trainings(prune: Prune, round_: int) -> int:
@@ -72,25 +88,22 @@ def budget(trained: int, start: int, iterations: int) -> int:
     return iterations + trained * (iterations - start)
 
 
-def ticket(t: Ticket) -> Making:
-    """The mask, and the weights it keeps, by default the initial (or rewound) ones."""
+def last_iteration(variant: str, prune: Prune, round_: int, iterations: int) -> int:
+    """The iteration that a variant's run ends at, unless it is stopped early."""
+    if variant == "dense_longer":
+        return budget(trainings(prune, round_), prune.rewind_iteration, iterations)
+    return iterations
+
+
+def ticket(t: Ticket) -> Start:
+    """The winning-ticket candidate: the mask, and the weights it keeps, by default the initial (or rewound) ones."""
     return Start(t.mask.apply(t.weights), t.mask, t.rewind_iteration, t.train)
-    yield
 
 
-def random_reinit(t: Ticket) -> Making:
-    """The same mask with fresh initial weights, trained from the start.
-
-    Source: Frankle & Carbin 2019, section 2.
-    """
-    fresh, _ = yield Initialise(
-        f"seed {t.seed}, round {t.round}: fresh weights",
-        t.model,
-        t.image_shape,
-        t.classes,
-        "re-initialisation",
-        (t.seed, t.round),
-    )
+def random_reinit(t: Ticket) -> Start:
+    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019, section 2)."""
+    key = ("re-initialisation", t.seed, t.round)
+    fresh, _ = fresh_weights(t.model, t.image_shape, t.classes, *key)
     return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
 
 
@@ -105,17 +118,16 @@ def _signed_constants(t: Ticket, signs: Weights) -> Start:
     return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.dense_train)
 
 
-def sign_preserving_reinit(t: Ticket) -> Making:
-    """The same mask; of each initial (or rewound) weight the sign, times its layer's deviation.
+def sign_preserving_reinit(t: Ticket) -> Start:
+    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
 
     Source: Zhou et al. 2019, section 4, "constant, keep sign".
     """
     return _signed_constants(t, {name: np.sign(t.rewound[name]) for name in t.mask.layers})
-    yield
 
 
-def random_sign_constant(t: Ticket) -> Making:
-    """The same mask and the constants of ``sign_preserving_reinit``, with random signs.
+def random_sign_constant(t: Ticket) -> Start:
+    """The same mask and the constants of ``sign_preserving_reinit``, each with a sign drawn at random.
 
     Source: Zhou et al. 2019, section 4, "constant, random sign".
     """
@@ -125,15 +137,14 @@ def random_sign_constant(t: Ticket) -> Making:
         for name, keep in t.mask.layers.items()
     }
     return _signed_constants(t, signs)
-    yield
 
 
-def signed_reinit(t: Ticket) -> Making:
-    """The fresh magnitudes of ``random_reinit`` with the signs of the initial (or rewound) weights.
+def signed_reinit(t: Ticket) -> Start:
+    """``random_reinit`` with its fresh magnitudes, each given the sign of the initial (or rewound) weight.
 
     Source: Zhou et al. 2019, section 4, "reinit, keep sign".
     """
-    start = yield from random_reinit(t)
+    start = random_reinit(t)
     signed = {name: np.copysign(start.weights[name], t.rewound[name]) for name in t.mask.layers}
     return replace(start, weights=t.mask.apply({**start.weights, **signed}))
 
@@ -143,13 +154,12 @@ def _under(t: Ticket, mask: Mask) -> Start:
     return Start(mask.apply(t.unmasked), mask, t.rewind_iteration, t.train)
 
 
-def random_mask_control(t: Ticket) -> Making:
+def random_mask_control(t: Ticket) -> Start:
     """The dense network's weights under a random mask with the ticket's count in each layer."""
     return _under(t, random_mask(t.mask, stream("random mask", t.seed, t.round)))
-    yield
 
 
-def random_mask_global(t: Ticket) -> Making:
+def random_mask_global(t: Ticket) -> Start:
     """The dense network's weights under a random mask with the ticket's count in the whole network.
 
     Layers that the ticket keeps whole (of a pruning rate of 0) stay whole.
@@ -164,10 +174,9 @@ def random_mask_global(t: Ticket) -> Making:
         layers[name] = chosen[: sizes[name]].reshape(layers[name].shape)
         chosen = chosen[sizes[name] :]
     return _under(t, Mask(layers))
-    yield
 
 
-def shuffled_mask(t: Ticket) -> Making:
+def shuffled_mask(t: Ticket) -> Start:
     """The dense network's weights under the ticket's mask, shuffled within each layer.
 
     Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In
@@ -183,26 +192,26 @@ def shuffled_mask(t: Ticket) -> Making:
             }
         ),
     )
-    yield
 
 
-def small_dense(t: Ticket) -> Making:
+def small_dense(t: Ticket) -> Start:
     """A dense network, narrowed to at most the ticket's number of weights, trained from the start.
 
     Source: Ma et al. 2021 ("small dense training").
     """
-    count = sum(t.mask.counts.values())
-    name = f"seed {t.seed}, round {t.round}: narrow network"
-    shape = (t.image_shape, t.classes)
-    model, weights, kinds = yield InitialiseNarrowed(
-        name, t.model, *shape, count, (t.seed, t.round)
-    )
+    from lottery.training.models import narrowed
+
+    shape, count = (t.image_shape, t.classes), sum(t.mask.counts.values())
+    width = narrowed(t.model.name, *shape, count, t.model.width)
+    model = t.model.model_copy(update={"width": width})
+    purpose = "initialisation of the narrow network"
+    weights, kinds = fresh_weights(model, *shape, purpose, t.seed, t.round)
     mask = Mask.full({name: weights[name].shape for name in kinds})
     return Start(weights, mask, 0, t.dense_train, model=model)
 
 
-def dense_longer(t: Ticket) -> Making:
-    """The dense network, trained for as many iterations as finding and training the ticket take.
+def dense_longer(t: Ticket) -> Start:
+    """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
 
     From its initial (or rewound) weights. Source: the "same computation budget" of Liu et al. 2019,
     section 3 (Scratch-B), given to the dense network: the learning-rate schedule is stretched over
@@ -212,10 +221,9 @@ def dense_longer(t: Ticket) -> Making:
     iterations = budget(t.trainings, t.rewind_iteration, t.iterations)
     train = t.dense_train.stretched(iterations / t.iterations)
     return Start(t.rewound, mask, t.rewind_iteration, train, iterations=iterations)
-    yield
 
 
-VARIANTS: dict[str, Callable[[Ticket], Making]] = {
+VARIANTS: dict[str, Callable[[Ticket], Start]] = {
     "ticket": ticket,
     "random_reinit": random_reinit,
     "sign_preserving_reinit": sign_preserving_reinit,
@@ -227,3 +235,44 @@ VARIANTS: dict[str, Callable[[Ticket], Making]] = {
     "small_dense": small_dense,
     "dense_longer": dense_longer,
 }
+
+
+def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
+    """The ticket of a round, as the stages before wrote it; of round 0 the dense network."""
+    params, dataset, dense = experiment.params, experiment.dataset, read_dense(seed)
+    mask = Mask.full({name: dense.rewound[name].shape for name in dense.kinds})
+    weights = unmasked = dense.rewound
+    if round_:
+        mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
+    if round_ and params.prune.strategy != "rewind":  # it keeps what the round has pruned
+        weights = unmasked = dense.trained
+        if round_ > 1 and params.prune.schedule == "iterative":
+            before = files.round_file(files.PRUNED, seed, round_ - 1)
+            weights, _, _ = files.read_masked_weights(before)
+    return Ticket(
+        seed=seed,
+        round=round_,
+        mask=mask,
+        rewound=dense.rewound,
+        weights=weights,
+        unmasked=unmasked,
+        rewind_iteration=params.prune.rewind_iteration,
+        train=params.tickets_train() if round_ else params.train,
+        dense_train=params.train,
+        model=params.model,
+        image_shape=dataset.image_shape,
+        classes=dataset.classes,
+        iterations=experiment.iterations,
+        trainings=trainings(params.prune, round_),
+    )
+
+
+def retrain(experiment: Experiment, seed: int, variant: str, round_: int, report: Report) -> Record:
+    """Trains a variant of the ticket of a round, in a data order other than the one that found it."""
+    of = ticket_of(experiment, seed, round_)
+    start: Start = parts.find(VARIANTS, variant)(of)
+    run = start.run(experiment, seed, variant, round_, "data order of retraining")
+    record = experiment.train(replace(run, keep_trained=False), report).record
+    # of the dense network's weights, of which a narrow one has fewer
+    remaining = sum(start.mask.counts.values()) / sum(of.mask.sizes.values())
+    return record._replace(weights_remaining=remaining)

@@ -13,7 +13,7 @@ from lottery.artifacts import files
 from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Params, check_fit
-from lottery.running.run import cpu_model
+from lottery.running.machine import cpu_model
 from lottery.tools.costs import Images, Machine, costs_here
 from lottery.tools.workload import Plan, plan, total_of
 

@@ -1,4 +1,4 @@
-"""The run store: ``python -m lottery runs`` lists it and prunes it."""
+"""The run store, shared by all clones: ``python -m lottery runs`` lists it and prunes it."""
 
 import argparse
 
@@ -13,26 +13,28 @@ def main(arguments: list[str] | None = None) -> None:
         "--older-than", metavar="AGE", type=_age, help="remove runs last used longer ago: 12h, 30d"
     )
     parser.add_argument(
-        "--keep-used", action="store_true", help="remove runs that the latest results do not use"
+        "--keep-used",
+        action="store_true",
+        help="remove runs that the latest results of no folder use",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
     )
     options = parser.parse_args(arguments)
     try:
+        kept, used = store.kept(), store.used()
         if options.older_than is None and not options.keep_used:
-            _list(store.entries())
+            _list(kept, used)
             return
-        with store.one_writer("lottery runs"):
-            going = [
-                entry
-                for entry in store.entries()
-                if (options.older_than is None or entry.age > options.older_than)
-                and not (options.keep_used and entry.used)
-            ]
-            _list(going)
-            for path in (p for entry in going for p in entry.files if not options.dry_run):
-                path.unlink()
+        going = [
+            run
+            for run in kept
+            if (options.older_than is None or run.age > options.older_than)
+            and not (options.keep_used and run.fingerprint in used)
+        ]
+        _list(going, used)
+        for path in (p for run in going for p in run.files if not options.dry_run):
+            path.unlink(missing_ok=True)  # a stage may have finished the run meanwhile
         print(
             "nothing was removed (--dry-run)" if options.dry_run else f"{len(going)} runs removed"
         )
@@ -40,13 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"lottery runs: {error}\n")
 
 
-def _list(entries: list[store.Entry]) -> None:
-    for entry in entries:
-        used = "used" if entry.used else ""
-        print(
-            f"{entry.fingerprint[:12]}  {_bytes(entry.bytes):>9}  {_since(entry.age):>6}  {used:4}  {entry.status:16}  {entry.name}"
-        )
-    print(f"{len(entries)} runs, {_bytes(sum(e.bytes for e in entries))}")
+def _list(runs: list[store.Kept], used: set[str]) -> None:
+    for run in runs:
+        mark = "used" if run.fingerprint in used else ""
+        size, age = _bytes(run.bytes), _since(run.age)
+        print(f"{run.fingerprint[:12]}  {size:>9}  {age:>6}  {mark:4}  {run.status:16}  {run.name}")
+    print(f"{len(runs)} runs, {_bytes(sum(run.bytes for run in runs))}, in {store.folder()}")
 
 
 def _bytes(number: float) -> str:
@@ -66,10 +67,12 @@ def _since(seconds: float) -> str:
 
 
 def _age(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
     try:
-        return float(number) * UNITS[unit]
+        seconds = float(text[:-1]) * UNITS[text[-1:]]
     except (KeyError, ValueError):
+        seconds = -1.0
+    if not seconds >= 0:
         raise argparse.ArgumentTypeError(
             f"got {text!r}; accepted: a number and s, m, h or d, as in 30d"
-        ) from None
+        )
+    return seconds

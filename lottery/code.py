@@ -1,0 +1,153 @@
+"""What code means: its syntax trees without docstrings and comments. Read from the source; nothing is run.
+
+A reworded docstring means the same, a changed operator does not. The modules that one imports count with it,
+as far as they are the project's or the user's: installed packages count by their versions.
+"""
+
+import ast
+import hashlib
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import NamedTuple
+
+COMPUTE_A_RUN = (
+    "lottery.masks",
+    "lottery.params.early_stopping",
+    "lottery.parts",
+    "lottery.running.run",
+    "lottery.streams",
+    "lottery.training.models",
+    "lottery.training.schedule",
+    "lottery.training.trainer",
+)
+"""The modules that a run's result depends on. What else they import (parameters, files, the dataset) hands them
+values, which the run's fingerprint holds. A test compares with the imports."""
+
+STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+
+
+class Module(NamedTuple):
+    """One module: the sha256 of its meaning, and the names of those that it imports."""
+
+    sha256: str
+    imports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code that a stage computes with, as it was when it began; ``run`` is what determines a run's result."""
+
+    modules: tuple[tuple[str, Module], ...]
+    run: str
+
+    def changed(self) -> list[str]:
+        """The modules that mean something else now, by name."""
+        return [name for name, module in self.modules if _module(name) != module]
+
+
+def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
+    """The code of a stage, ``stages.prune`` for instance, and of the user's modules ``own``.
+
+    Args:
+        model: the module of ``own``, if any, that the architecture is in.
+    """
+    modules = read(stage, *own)
+    names = {*COMPUTE_A_RUN} | {n for n in reachable(modules, model) if not is_ours(n)}
+    content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
+    return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
+
+
+def read(*roots: str) -> dict[str, Module]:
+    """The modules ``roots`` and all that they import, directly or through others, in the order of their names."""
+    packages = {root.partition(".")[0] for root in roots}
+    todo, seen = list(roots), dict[str, Module | None]()
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        path = source(name)
+        counts = path is not None and (name.partition(".")[0] in packages or not _installed(path))
+        module = seen[name] = _module(name) if counts else None
+        todo += [*module.imports, *_packages_of(name)] if module else []
+    return {name: module for name, module in sorted(seen.items()) if module}
+
+
+def reachable(modules: Mapping[str, Module], root: str) -> set[str]:
+    """The names of ``root`` and of what it imports, directly or through others."""
+    todo, seen = [root], set()
+    while todo:
+        name = todo.pop()
+        if name in modules and name not in seen:
+            seen.add(name)
+            todo += modules[name].imports
+    return seen
+
+
+def is_ours(module: str) -> bool:
+    """Whether a module belongs to this project rather than to its user."""
+    return module.partition(".")[0] in ("lottery", "stages")
+
+
+def source(module: str) -> Path | None:
+    """The file of a module; None where there is none, as of built-in and compiled ones."""
+    spec = PathFinder.find_spec(module.partition(".")[0])
+    for package in [*_packages_of(module)[1:], module] if "." in module else []:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(package, spec.submodule_search_locations)
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+def meaning(tree: ast.AST) -> str:
+    """The sha256 of what a syntax tree means; its docstrings are taken out."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [s for s in body if not _is_text(s)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _module(name: str) -> Module | None:
+    path = source(name)
+    if path is None:
+        return None
+    try:
+        tree = ast.parse(path.read_bytes())
+        found = _imported(tree, name, path.name == "__init__.py")
+        return Module(meaning(tree), tuple(sorted(set(found))))
+    except (OSError, SyntaxError, ValueError) as error:  # importing it says so
+        return Module(f"unreadable: {type(error).__name__}", ())
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".") if node.level else []
+            above = above[: len(above) - node.level + is_package]
+            start = ".".join([*above, *filter(None, [node.module])])
+            yield from (start, *(f"{start}.{alias.name}" for alias in node.names))
+
+
+def _packages_of(module: str) -> list[str]:
+    """``a`` and ``a.b`` of ``a.b.c``, which importing it runs too."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def _installed(path: Path) -> bool:
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return bool(installed) or any(folder in path.parents for folder in STANDARD)

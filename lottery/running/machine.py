@@ -1,0 +1,101 @@
+"""What results are computed on, and a worker process made ready to compute them."""
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lottery.code import Code
+from lottery.errors import LotteryError
+
+LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
+ARITHMETIC = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "MKL_", "CUBLAS_", "CUDNN_")
+"""Environment variables on which TensorFlow's arithmetic may depend begin so."""
+NO_ARITHMETIC = ("TF_CPP_", "TF_USE_LEGACY_KERAS", "TF_FORCE_GPU_ALLOW_GROWTH")
+
+
+def environment(device: str, threads: int) -> dict[str, Any]:
+    """What a result says it was computed on: no host name, no date, no CPU model."""
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"device": device, "threads": threads, "versions": versions}
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that are set here and may change a result's last bits."""
+    names = sorted(n for n in os.environ if n.startswith(ARITHMETIC))
+    return {name: os.environ[name] for name in names if not name.startswith(NO_ARITHMETIC)}
+
+
+@functools.cache
+def cpu_model() -> str:
+    """The CPU's name, family and model, and the instructions by which TensorFlow chooses its kernels.
+
+    The name alone is not enough: virtual machines call several generations the same.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    facts = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
+    if "model name" not in facts:
+        return platform.processor() or platform.machine()
+    has = " ".join(name for name in INSTRUCTIONS if name in facts.get("flags", "").split())
+    family = f"family {facts.get('cpu family')}, model {facts.get('model')}"
+    return f"{facts['model name']} ({family}; {has or 'no AVX2'})"
+
+
+@functools.lru_cache(maxsize=1)
+def prepare(threads: int, code: Code, worker: int) -> None:
+    """Makes this process ready for runs: imports the stage's code and TensorFlow, fixes the threads.
+
+    Args:
+        threads: of one run.
+        code: that the stage began with.
+        worker: the process's number among those of this machine; GPUs are taken in turns.
+
+    Raises LotteryError where this process has other code.
+    """
+    with _without_startup_noise():
+        from lottery.training import trainer
+
+        for name, _ in code.modules:  # now: what is imported later might have changed
+            importlib.import_module(name)
+        trainer.configure(threads, worker)
+        trainer.device_name()
+    if changed := code.changed():
+        raise LotteryError(f"{', '.join(changed)}: changed since the stage began; start it again")
+
+
+@contextlib.contextmanager
+def _without_startup_noise() -> Iterator[None]:
+    """Drops what TensorFlow's C++ prints as it looks for GPUs, and lets everything else through."""
+    noise = (
+        "absl::InitializeLog",
+        "cudart_stub.cc",
+        "failed call to cuInit",
+        "cpu_feature_guard.cc",
+        "To enable the following",
+        "oneDNN custom operations are on",
+    )
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                if not any(words in line for words in noise):
+                    print(line, file=sys.stderr)

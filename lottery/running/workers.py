@@ -1,0 +1,198 @@
+"""Worker processes of this machine, or this process itself, as ``concurrent.futures`` executors."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from functools import partial
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from typing import Any, ParamSpec, TypeVar
+
+from lottery.errors import LotteryError
+from lottery.running.progress import Report
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Prepare = Callable[[int], None]
+"""Called in a worker, with its number, before each of its tasks; does something the first time only."""
+Tell = Callable[[int, str, int, int, str | None], None]
+"""A Report with the number of the task before it."""
+
+
+class Workers(Executor):
+    """An executor of this project: ``where`` describes it, and takes at most ``room()`` tasks at a time.
+
+    A future whose worker died raises BrokenExecutor; the executor goes on.
+    """
+
+    where: str
+
+    def room(self) -> int:
+        """How many tasks it takes at a time, at present."""
+        raise NotImplementedError
+
+
+def given_workers() -> int | None:
+    """``LOTTERY_WORKERS``; None where it is not set."""
+    given = os.environ.get("LOTTERY_WORKERS", "")
+    if not given:
+        return None
+    if not given.isdecimal() or len(given) > 4 or int(given) < 1:
+        raise LotteryError(
+            f"LOTTERY_WORKERS: got {given!r}; accepted: a whole number from 1 to 9999"
+        )
+    return int(given)
+
+
+def worker_count(threads: int) -> int:
+    """``LOTTERY_WORKERS``, by default one process of ``threads`` threads for each that the cores can take."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return given_workers() or max(1, cores // threads)
+
+
+def explain(error: BaseException) -> str:
+    """A failed task's error: a user's mistake in plain words, a defect with its traceback."""
+    if isinstance(error, LotteryError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+_here: Callable[[Callable[[Report], Any], int], Any]
+"""What this process does with a task; set once it is a worker."""
+
+
+def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
+    """Makes this process worker number ``worker``: it computes tasks, and tells how far they are."""
+    global _here
+
+    def compute(call: Callable[[Report], Any], task: int) -> Any:
+        try:
+            prepare(worker)
+        except Exception as error:
+            raise LotteryError(f"its worker could not start: {explain(error)}") from None
+        return call(partial(tell, task))
+
+    _here = compute
+
+
+def compute_task(call: Callable[[Report], Any], task: int) -> Any:
+    """In a worker: the result of the task of that number."""
+    return _here(call, task)
+
+
+class InProcess(Workers):
+    """Computes each task in this process, while it is submitted."""
+
+    where = "in this process"
+
+    def __init__(self, prepare: Prepare, tell: Tell) -> None:
+        become_worker(prepare, 0, tell)
+
+    def room(self) -> int:
+        """One."""
+        return 1
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """The result, or the error, at once."""
+        future = Future[T]()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Processes(Workers):
+    """Processes of this machine side by side, each a pool of its own, so that one's death is its own task's.
+
+    They end with this process, however it ends: each waits for the far end of a pipe to close.
+    """
+
+    def __init__(self, prepare: Prepare, tell: Tell, number: int) -> None:
+        self.where = f"{number} at a time"
+        self._prepare, self._tell = prepare, tell
+        self._pools: list[ProcessPoolExecutor | None] = [None] * number
+        self._last: list[Future[Any] | None] = [None] * number
+        self._context = multiprocessing.get_context("spawn")
+        self._life, self._alive = self._context.Pipe(duplex=False)
+        self._ear, self._mouth = self._context.Pipe(duplex=False)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def room(self) -> int:
+        """As many as there are processes."""
+        return len(self._pools)
+
+    def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Begins in a process that has nothing to do, a new one where the last has died."""
+        index = next(i for i, last in enumerate(self._last) if last is None or last.done())
+        with _without_ctrl_c():
+            try:
+                future = self._pool(index).submit(function, *args, **kwargs)
+            except BrokenExecutor:
+                self._pools[index] = None
+                future = self._pool(index).submit(function, *args, **kwargs)
+        self._last[index] = future
+        return future
+
+    def _pool(self, index: int) -> ProcessPoolExecutor:
+        pool = self._pools[index]
+        if pool is None:
+            begin = (self._prepare, index, self._life, self._mouth)
+            pool = ProcessPoolExecutor(1, self._context, _begin, begin)
+            self._pools[index] = pool
+        return pool
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self._ear.recv()
+            except (EOFError, OSError):
+                return
+            with contextlib.suppress(OSError):  # of the standard output
+                self._tell(*message)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends all processes, whatever they do."""
+        self._alive.close()
+        for pool in self._pools:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        self._mouth.close()  # the last one open: the listener comes to the end of what was said
+        self._listener.join()
+        self._life.close()
+        self._ear.close()
+
+
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is for the stage, which then ends its workers: those begun here inherit that it is blocked."""
+    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to run before
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(prepare: Prepare, worker: int, life: Connection, mouth: Connection) -> None:
+    """In a worker process, once."""
+    threading.Thread(target=_end_with, args=(life,), daemon=True).start()
+    # a message stays below the 4096 bytes that a pipe takes whole from several writers
+    become_worker(prepare, worker, lambda *message: mouth.send(message))
+
+
+def _end_with(life: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        life.recv_bytes()
+    sys.stdout.flush()
+    os._exit(1)

@@ -1,0 +1,184 @@
+"""Finding tickets: the dense network of a seed, pruned round by round. Each function runs whole in one worker."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lottery.artifacts import files
+from lottery.artifacts.tables import Record
+from lottery.errors import LotteryError
+from lottery.masks import Mask
+from lottery.params import Model, Prune
+from lottery.running.progress import Report
+from lottery.running.run import Experiment, Run
+from lottery.tickets import criteria
+from lottery.tickets.pruning import pruned
+
+Weights = dict[str, np.ndarray]
+DATA_ORDER = "data order of pruning"  # of the dense network and of each round
+
+
+class Dense(NamedTuple):
+    """A seed's dense network: its weights at the rewind iteration and at the end, the kinds of its prunable ones."""
+
+    rewound: Weights
+    trained: Weights
+    kinds: Mapping[str, str]
+
+
+class Round(NamedTuple):
+    """What a pruning round ends with: its mask, and the weights that survive, trained where rounds train."""
+
+    number: int
+    mask: Mask
+    weights: Weights
+
+
+def search(
+    dense: Dense,
+    prune: Prune,
+    pruned: Callable[[Mask, Weights, int], Mask],
+    train: Callable[[Weights, Mask, int], Weights],
+) -> Iterator[Round]:
+    """Iterative pruning of one seed (Frankle & Carbin 2019, section 2), or what ``prune`` makes of it.
+
+    Args:
+        pruned: from the mask before, the weights that are scored and the round's number to the round's mask.
+        train: from weights, their mask and the round's number to the trained weights.
+    """
+    mask = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
+    scored = dense.rewound if prune.at_initialisation else dense.trained
+    for number in range(1, prune.rounds + 1):
+        mask = pruned(mask, scored, number)
+        survivors = mask.apply(scored)
+        if prune.trains:
+            start = mask.apply(dense.rewound) if prune.strategy == "rewind" else survivors
+            survivors = train(start, mask, number)
+        yield Round(number, mask, survivors)
+        if prune.schedule == "iterative":
+            scored = survivors
+
+
+def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
+    """Prunes the dense network of a seed; writes a file a round. One record a round that trains."""
+    params, dense, records = experiment.params, read_dense(seed), list[Record]()
+    dataset, batch = experiment.dataset, None
+    if params.prune.criterion in ("snip", "grasp"):
+        training = dataset.part(experiment.split(seed).train)
+        batch = criteria.batch(training, dataset.classes, seed)
+
+    def by_criterion(mask: Mask, weights: Weights, number: int) -> Mask:
+        return pruned(
+            mask,
+            weights,
+            params.prune.surviving(mask.sizes, dense.kinds, number),
+            criterion=params.prune.criterion,
+            initial=dense.rewound,
+            model=params.model,
+            image_shape=dataset.image_shape,
+            classes=dataset.classes,
+            seed=seed,
+            batch=batch,
+            whole=params.prune.left_whole(dense.kinds),
+            scoring_rounds=params.prune.scoring_rounds,
+        )
+
+    def train(weights: Weights, mask: Mask, number: int) -> Weights:
+        run = Run(
+            seed=seed,
+            variant="pruning",
+            round=number,
+            model=params.model,
+            train=params.tickets_train(),
+            weights=weights,
+            mask=mask,
+            order=DATA_ORDER,
+            start=params.prune.rewind_iteration,
+            iterations=experiment.iterations,
+        )
+        result = experiment.train(run, report)
+        records.append(result.record)
+        return result.weights
+
+    for number, mask, weights in search(dense, params.prune, by_criterion, train):
+        facts = {"seed": seed, "round": number, "kinds": dense.kinds}
+        path = files.round_file(folder, seed, number)
+        files.write_masked_weights(path, weights, mask, facts)
+    return records
+
+
+def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
+    """Trains the dense network of a seed; writes its weights before, at the rewind iteration and after. One record."""
+    params, dataset = experiment.params, experiment.dataset
+    shape = (dataset.image_shape, dataset.classes)
+    initial, kinds = fresh_weights(params.model, *shape, "initialisation", seed)
+    rewind = params.prune.rewind_iteration
+    run = Run(
+        seed=seed,
+        variant="dense",
+        round=0,
+        model=params.model,
+        train=params.train,
+        weights=initial,
+        mask=Mask.full({name: initial[name].shape for name in kinds}),
+        order=DATA_ORDER,
+        iterations=experiment.iterations,
+        keep=(rewind,),
+    )
+    record, trained, kept = experiment.train(run, report)
+    last = int(record.history["iteration"][-1])
+    if rewind not in kept:
+        raise LotteryError(
+            f"params.yaml: prune.rewind_iteration: got {rewind}; accepted: iterations that the dense "
+            f"network reaches: with seed {seed}, train.early_stopping ends it at {last}"
+        )
+    for name, weights, iteration in (
+        ("initial", initial, 0),
+        ("rewind", kept[rewind], rewind),
+        ("trained", trained, last),
+    ):
+        path = files.seed_folder(folder, seed) / f"{name}.safetensors"
+        files.write_tensors(path, weights, {"seed": seed, "iteration": iteration, "kinds": kinds})
+    return [record]
+
+
+def read_dense(seed: int) -> Dense:
+    """A seed's dense network, as ``train_dense`` wrote it."""
+    folder = files.seed_folder(files.DENSE, seed)
+    rewound, facts = files.read_tensors(folder / "rewind.safetensors")
+    trained, _ = files.read_tensors(folder / "trained.safetensors")
+    return Dense(rewound, trained, facts["kinds"])
+
+
+def fresh_weights(
+    model: Model, image_shape: tuple[int, int, int], classes: int, purpose: str, *key: int
+) -> tuple[Weights, dict[str, str]]:
+    """Fresh weights of a network, a function of (purpose, key), and the kinds of its prunable ones."""
+    from lottery.training import models
+
+    network = models.build(model.name, image_shape, classes, width=model.width)
+    weights = models.initialise(
+        network, model.initializer, purpose, *key, batch_norm_scale=model.batch_norm_scale
+    )
+    return weights, models.kinds(network)
+
+
+def check_that_something_survives(prune: Prune, dense: Dense) -> None:
+    """Raises LotteryError where ``prune.rounds`` rounds leave no weight of a layer, or none at all."""
+    sizes = {name: dense.trained[name].size for name in dense.kinds}
+    last = prune.surviving(sizes, dense.kinds, prune.rounds)
+    fewer = f"a lower rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these"
+    for name, kind in dense.kinds.items():
+        if isinstance(last, dict) and last[name] < 1:
+            rate = prune.rates.model_dump()[kind]
+            raise LotteryError(
+                f"params.yaml: prune.rates.{kind}: got {rate}; accepted: {fewer} none of the "
+                f"{sizes[name]:,} weights of {name} survives"
+            )
+    whole = sum(sizes[name] for name in prune.left_whole(dense.kinds))
+    if isinstance(last, int) and last <= whole < sum(sizes.values()):
+        raise LotteryError(
+            f"params.yaml: prune.rates.dense: got {prune.rates.dense}; accepted: {fewer} no weight survives"
+        )

@@ -1,0 +1,60 @@
+"""What the stages that train have in common: workers that compute their runs, and what is written and said of these."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lottery.artifacts import tables
+from lottery.artifacts.tables import Record
+from lottery.params import check_fit
+from lottery.running import executors, machine, store
+from lottery.running.run import Experiment
+from stages.command import Stage
+
+
+def experiment(stage: Stage) -> Experiment:
+    """What the stage's runs have in common; LotteryError where the parameters do not fit the dataset."""
+    store.checkpoint_seconds()  # refused now rather than in a worker
+    store.tidy()
+    found = Experiment(stage.params, stage.code.run)
+    dataset = found.dataset
+    side = min(dataset.image_shape[:2])
+    check_fit(stage.params, images=dataset.training, classes=dataset.classes, side=side)
+    for seed in stage.params.seeds:
+        found.split(seed)  # a class that is too small is named now
+    return found
+
+
+def compute(stage: Stage, tasks: Sequence[executors.Task]) -> list[Any]:
+    """The results of tasks, in their order."""
+    threads = stage.params.train.threads
+    prepare = partial(machine.prepare, threads, stage.code)
+    return executors.compute(tasks, prepare, title=stage.name, threads=threads)
+
+
+def write(folder: Path, records: Iterable[Record]) -> None:
+    """``history.csv`` and ``environment.json``."""
+    records = list(records)
+    tables.write(folder / "history.csv", records)
+    tables.write_environment(folder / "environment.json", [r.environment for r in records])
+
+
+def conclude(stage: Stage, records: Sequence[Record]) -> None:
+    """Notes which runs the stage used; says what came out, which runs diverged and what computed them."""
+    store.save_used(stage.name, [record.fingerprint for record in records])
+    ends: dict[str, list[float]] = {}
+    for record in records:
+        ends.setdefault(record.variant, []).append(100 * record.history["test_accuracy"][-1])
+    width = max(map(len, ends), default=0)
+    for variant, values in sorted(ends.items()):
+        spread = f"{sum(values) / len(values):6.2f} % [{min(values):.2f}, {max(values):.2f}]"
+        runs = f"{len(values)} run{'s' * (len(values) != 1)}"
+        print(f"{stage.name}: {variant:<{width}}  {spread} test accuracy at the end, {runs}")
+    for record in records:
+        if record.diverged:
+            last = int(record.history["iteration"][-1])
+            print(f"{stage.name}: diverged at iteration {last}: {record.name}")
+    machines = sorted({f"{r.environment['device']}, {r.cpu}" for r in records})
+    if machines:
+        print(f"{stage.name}: computed on {'; '.join(machines)}")
