@@ -113,7 +113,9 @@ def test_a_task_that_kills_its_worker_is_taken_up_again_twice(on_ray, tmp_path, 
 
 def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, monkeypatch):
     monkeypatch.setattr(os, "getcwd", lambda: "/on/the/head/alone")
-    with pytest.raises(LotteryError, match=r"seed 0: a node .*: No module named 'lottery': all nod"):
+    with pytest.raises(
+        LotteryError, match=r"seed 0: a node .*: No module named 'lottery': all nod"
+    ):
         run(draws(1))
 
 

@@ -24,7 +24,9 @@ from benchmarks.gpu import (
 from benchmarks.training import flops_per_sample
 
 ROOT = Path(__file__).parent.parent
-NOT_THERE = "sklearn scipy mlxtend pandas filelock dvc dvclive matplotlib tensorflow_model_optimization PIL"
+NOT_THERE = (
+    "sklearn scipy mlxtend pandas filelock dvc dvclive matplotlib tensorflow_model_optimization PIL"
+)
 
 
 def benchmark(folder, *arguments, path=()):

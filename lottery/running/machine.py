@@ -65,7 +65,7 @@ def prepare(threads: int, code: Code, worker: int) -> None:
 
     Raises LotteryError where this process has other code.
     """
-    with _without_startup_noise():
+    with without_startup_noise():
         from lottery.training import trainer
 
         for name, _ in code.modules:  # now: what is imported later might have changed
@@ -77,7 +77,7 @@ def prepare(threads: int, code: Code, worker: int) -> None:
 
 
 @contextlib.contextmanager
-def _without_startup_noise() -> Iterator[None]:
+def without_startup_noise() -> Iterator[None]:
     """Drops what TensorFlow's C++ prints as it looks for GPUs, and lets everything else through."""
     noise = (
         "absl::InitializeLog",

@@ -193,8 +193,9 @@ def _compute(
     unwanted = {"slots"} if run.keep_trained else {"slots", "weights"}
     groups = {name: group for name, group in _groups(state).items() if name not in unwanted}
     begun = run.start if resume is None else resume.iteration
-    facts = {"name": run.name, "begun": begun, "seconds": time.perf_counter() - began}
-    return groups, facts
+    trained = state.iteration - begun
+    seconds = time.perf_counter() - began
+    return groups, {"name": run.name, "begun": begun, "trained": trained, "seconds": seconds}
 
 
 def _checkpoint(fingerprint: str) -> Any:
