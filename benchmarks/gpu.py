@@ -142,7 +142,7 @@ def device() -> dict[str, str]:
     """What TensorFlow says of the device; no compute capability: there is no GPU."""
     import tensorflow as tf
 
-    from lottery.training.trainer import device_name
+    from lottery.training.device import device_name
 
     found = {"Device": device_name(), "TensorFlow": tf.__version__}
     gpus = tf.config.list_physical_devices("GPU")
@@ -240,10 +240,12 @@ TASKS = {f.__name__: f for f in (device, matrix_rate, largest_difference, digest
 def serve(connection: Any) -> None:
     """A worker's life: tasks in, results out."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from lottery.training import trainer
+    import tensorflow as tf
 
-    trainer.tf.get_logger().setLevel("ERROR")  # that it traces again and again is meant
-    trainer.configure(1)
+    from lottery.training.device import configure
+
+    tf.get_logger().setLevel("ERROR")  # that it traces again and again is meant
+    configure(1)
     while True:
         name, arguments = connection.recv()
         try:

@@ -80,10 +80,10 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
     from lottery.datasets.split import Split
     from lottery.masks import Mask
     from lottery.params import Model, Train
-    from lottery.training import models, trainer
+    from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
 
-    trainer.configure(threads)
+    device.configure(threads)
     images, labels = data(model)
     dataset = Dataset(images, labels, {"image_shape": SHAPES[model], "classes": 10, "test": 10})
     train = Train(
@@ -109,9 +109,9 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
 def _keras(model: str, precision: str, threads: int):
     import tensorflow as tf
 
-    from lottery.training import models, trainer
+    from lottery.training import device, models
 
-    trainer.configure(threads)
+    device.configure(threads)
     tf.random.set_seed(0)  # Model.fit shuffles
     network = models.build(model, SHAPES[model], 10, precision)
     images, labels = data(model)
@@ -166,9 +166,9 @@ def notebook(model: str, precision: str, threads: int, seconds: float) -> float:
 def ceiling(model: str, precision: str, threads: int, seconds: float) -> float:
     import tensorflow as tf
 
-    from lottery.training import trainer
+    from lottery.training import device
 
-    trainer.configure(threads)
+    device.configure(threads)
     n = 1024
     a, b = (tf.cast(tf.random.stateless_normal((n, n), (1, i)), precision) for i in (0, 1))
     multiply = tf.function(lambda: tf.reduce_sum(tf.cast(tf.matmul(a, b)[0, :1], tf.float32)))

@@ -10,14 +10,14 @@ ROOT = Path(__file__).parent.parent
 
 SCRIPT = """
 import sys
-from lottery.training import trainer
+from lottery.training import device as training_device
 import tensorflow as tf
 gpus = [tf.config.PhysicalDevice(f"GPU:{i}", "GPU") for i in range(int(sys.argv[1]))]
 said = []
 tf.config.list_physical_devices = lambda kind: gpus
 tf.config.set_visible_devices = lambda device, kind: said.append(("visible", device.name, kind))
 tf.config.experimental.set_memory_growth = lambda device, on: said.append(("growth", device.name, on))
-trainer.configure(1, worker=int(sys.argv[2]))
+training_device.configure(1, worker=int(sys.argv[2]))
 print(said)
 """
 

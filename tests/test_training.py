@@ -12,12 +12,11 @@ from lottery.datasets.packaged import digits
 from lottery.datasets.split import Split
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Model, Train
-from lottery.training import models
-from lottery.training import trainer as training
+from lottery.training import device, models
 from lottery.training.schedule import Order, learning_rates
 from lottery.training.trainer import InvariantBroken, Trainer
 
-training.configure(1)
+device.configure(1)
 IMAGES, LABELS = digits()
 FACTS = {"image_shape": [8, 8, 1], "classes": 10, "test": 400}
 DATASET = Dataset(IMAGES, LABELS, FACTS)

@@ -66,12 +66,12 @@ def prepare(threads: int, code: Code, worker: int) -> None:
     Raises LotteryError where this process has other code.
     """
     with without_startup_noise():
-        from lottery.training import trainer
+        from lottery.training import device
 
         for name, _ in code.modules:  # now: what is imported later might have changed
             importlib.import_module(name)
-        trainer.configure(threads, worker)
-        trainer.device_name()
+        device.configure(threads, worker)
+        device.device_name()
     if changed := code.changed():
         raise LotteryError(f"{', '.join(changed)}: changed since the stage began; start it again")
 

@@ -117,7 +117,7 @@ class Experiment:
 
     def _determined_by(self, run: Run) -> dict[str, Any]:
         """All that determines the result of a run, but its arrays."""
-        from lottery.training import trainer
+        from lottery.training import device
 
         return {
             "dataset": self.dataset.facts["files"],
@@ -128,7 +128,7 @@ class Experiment:
             "iterations": run.iterations,
             "keep": list(run.keep),
             "keep trained": run.keep_trained,
-            "environment": machine.environment(trainer.device_name(), run.train.threads),
+            "environment": machine.environment(device.device_name(), run.train.threads),
             "cpu": machine.cpu_model(),
             "variables": machine.variables(),
             "code": self.code,

@@ -229,9 +229,9 @@ def main(arguments: list[str] | None = None) -> None:
         ticket = read_ticket(loaded, seed, round_, initial=options.initial)
         print(f"export: {ticket.name}", flush=True)
         with formats.attempt("TensorFlow: cannot be set up"):
-            from lottery.training import trainer
+            from lottery.training import device
 
-            trainer.configure(loaded.train.threads)
+            device.configure(loaded.train.threads)
         names = [name for name in formats.FORMATS if name in options.formats]
         print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
         print(f"export: written to {options.out}")

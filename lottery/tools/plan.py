@@ -95,10 +95,10 @@ def _computing(train: Train) -> dict[str, object]:
 def timed(params: Params, shape: tuple[int, int, int], classes: int) -> float:
     """Seconds an iteration of the dense network, timed for TIMED seconds; evaluations by their share."""
     from lottery.datasets.split import Split
-    from lottery.training import models, trainer
+    from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
 
-    trainer.configure(params.train.threads)
+    device.configure(params.train.threads)
     known = DATASETS.get(params.data.name)
     test, validation = known.test if known else 1000, params.data.validation_size
     generator, held_out = np.random.default_rng(0), min(1000, test + validation)

@@ -1,0 +1,231 @@
+"""The compiled part of training: the loop between two evaluations, and evaluation.
+
+An Engine is traced once for an architecture and serves every run of it: a run only assigns weights
+and masks. The loop over the iterations between two evaluations runs inside one ``tf.function``;
+the images lie on the device as uint8 and are gathered and scaled there.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from lottery.datasets.dataset import Dataset
+from lottery.datasets.split import Split
+from lottery.params import Model, Train
+from lottery.training.models import Dropout, Weights, build, kinds, variables
+from lottery.training.schedule import ADAM, Order, step_sizes
+
+import tensorflow as tf  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
+from tf_keras.layers import BatchNormalization  # isort: skip
+
+
+def changed(images: tf.Tensor, changes: tf.Tensor, crop: int) -> tf.Tensor:
+    """Images ``[n, height, width, channels]``, each flipped left to right where ``changes[:, 0]``, padded by ``crop``
+    zeros on each side and cut to its size again at the top and left of ``changes[:, 1:]`` (He et al. 2016, section 4.2)."""
+    _, height, width, _ = images.shape
+    flip, top, left = (changes[:, i, tf.newaxis] for i in range(3))
+    columns = tf.range(width)
+    padded = tf.pad(images, [[0, 0], [crop, crop], [crop, crop], [0, 0]])
+    rows = tf.gather(padded, top + tf.range(height), axis=1, batch_dims=1)
+    across = left + tf.where(flip > 0, width - 1 - columns, columns)
+    return tf.gather(rows, across, axis=2, batch_dims=1)
+
+
+class Engine:
+    """Computes with the networks of one architecture on one dataset.
+
+    Args:
+        model, train: which network, and how it is trained.
+        dataset: its images lie on the device; a run names the rows that it trains and evaluates on.
+        evaluation_batch: images evaluated at once; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        train: Train,
+        dataset: Dataset,
+        evaluation_batch: int = 500,
+    ) -> None:
+        self.train = train
+        self._evaluation_batch = evaluation_batch
+        self._images = tf.constant(dataset.images)
+        self._labels = tf.constant(dataset.labels, tf.int64)
+        classes = dataset.classes
+        shape = dataset.image_shape
+        self._model = build(
+            model.name, shape, classes, train.precision, width=model.width, dropout=model.dropout
+        )
+        self._dropout = [layer for layer in self._model.layers if isinstance(layer, Dropout)]
+        self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
+        self._variables = variables(self._model)
+        self._trained = {name: v for name, v in self._variables.items() if v.trainable}
+        slot_names = {"adam": ("m", "v"), "sgd": ("momentum",)}[train.optimizer]
+        self._slots = {
+            f"{slot}/{name}": tf.Variable(tf.zeros(v.shape), trainable=False)
+            for slot in slot_names
+            for name, v in self._trained.items()
+        }
+        self._masks = {
+            name: tf.Variable(tf.ones(self._variables[name].shape), trainable=False)
+            for name in kinds(self._model)
+        }
+        image = tf.TensorSpec((None, *shape), tf.uint8)
+        label = tf.TensorSpec((None,), tf.int64)
+        rows = tf.TensorSpec((None, train.batch_size), tf.int32)
+        changes = tf.TensorSpec((None, train.batch_size, 3), tf.int32)
+        self._interval = tf.function(
+            self._train_interval,
+            input_signature=[image, label, rows, tf.TensorSpec((None,), tf.float32)]
+            + ([changes] if train.augmentation else [])
+            + ([tf.TensorSpec((None, 2), tf.int32)] if self._dropout else []),
+            jit_compile=train.jit_compile or None,
+            autograph=False,  # translating Python loops takes longer than tracing: 0.5 s a process
+        )
+        self._evaluate = tf.function(
+            self._evaluate_all,
+            input_signature=[image, label, tf.TensorSpec((None,), tf.int32)],
+            autograph=False,
+        )
+
+    def _logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
+        scaled = tf.cast(images, tf.float32) / 255.0
+        return self._model(tf.cast(scaled, self._input_type), training=training)
+
+    def _train_interval(
+        self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any
+    ) -> Any:
+        def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
+            batch = tf.gather(images, rows[i])
+            if self.train.augmentation:
+                batch = changed(batch, noise[0][i], self.train.augmentation.crop)
+            for layer in self._dropout:
+                layer.seed = noise[-1][i]
+            truth = tf.gather(labels, rows[i])
+            with tf.GradientTape() as tape:
+                logits = self._logits(batch, training=True)
+                losses = tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits)
+                loss = tf.reduce_mean(losses)
+            gradients = tape.gradient(loss, list(self._trained.values()))
+            for (name, variable), gradient in zip(self._trained.items(), gradients, strict=True):
+                self._update(name, variable, gradient, step_sizes[i])
+            return (
+                i + 1,
+                loss_sum + loss,
+                correct + tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth),
+            )
+
+        steps = tf.shape(rows)[0]
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0, tf.int64))
+        _, loss_sum, correct = tf.while_loop(
+            lambda i, *_: i < steps, iteration, start, parallel_iterations=1
+        )
+        return loss_sum, correct
+
+    def _update(self, name: str, variable: Any, gradient: Any, step_size: Any) -> None:
+        """One optimiser update, by TensorFlow's fused kernels.
+
+        A pruned weight has gradient 0 and slots 0, so its update is 0 as well: it stays 0 by itself.
+        """
+        if self.train.weight_decay:
+            gradient += self.train.weight_decay * variable
+        if name in self._masks:
+            gradient *= self._masks[name]
+        if self.train.optimizer == "adam":
+            # The bias correction (Kingma & Ba 2015, section 2, last paragraph) is in the step size.
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=self._slots[f"m/{name}"].handle,
+                v=self._slots[f"v/{name}"].handle,
+                beta1_power=0.0,
+                beta2_power=0.0,
+                lr=step_size,
+                grad=gradient,
+                **ADAM,
+            )
+        else:
+            tf.raw_ops.ResourceApplyMomentum(
+                var=variable.handle,
+                accum=self._slots[f"momentum/{name}"].handle,
+                lr=step_size,
+                grad=gradient,
+                momentum=self.train.momentum,
+            )
+
+    def _evaluate_all(self, images: Any, labels: Any, rows: Any) -> Any:
+        size = self._evaluation_batch
+
+        def part(i: Any, losses: Any, hits: Any) -> Any:
+            some = rows[i * size : (i + 1) * size]
+            truth = tf.gather(labels, some)
+            logits = self._logits(tf.gather(images, some), training=False)
+            losses = losses.write(i, tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits))
+            return i + 1, losses, hits.write(i, tf.argmax(logits, axis=1) == truth)
+
+        parts = (tf.shape(rows)[0] + size - 1) // size
+        collected = [
+            tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)
+        ]
+        _, losses, hits = tf.while_loop(
+            lambda i, *_: i < parts, part, (tf.constant(0), *collected), parallel_iterations=1
+        )
+        return losses.concat(), hits.concat()
+
+    def evaluate(self, rows: np.ndarray, weights: Weights | None = None) -> tuple[float, float]:
+        """Mean loss and accuracy on these rows: of ``weights``, or of those that the network has now."""
+        if weights is not None:
+            self._assign(self._variables, weights)
+        losses, hits = self._evaluate(self._images, self._labels, rows)
+        return float(losses.numpy().astype(np.float64).mean()), float(hits.numpy().mean())
+
+    def with_statistics_of(self, rows: np.ndarray, weights: Weights) -> Weights:
+        """``weights`` with moving means and variances of batch normalisation estimated on these rows.
+
+        They are the means over batches of ``evaluation_batch`` images, each normalised by its own
+        statistics as in training; images of a last, smaller batch are left out. Without batch
+        normalisation they come back as they are. (Izmailov et al. 2018, section 3.3.)
+        """
+        norms = [one for one in self._model.layers if isinstance(one, BatchNormalization)]
+        if not norms:
+            return weights
+        self._assign(self._variables, weights)
+        for dropout in self._dropout:
+            dropout.seed = None  # nothing is dropped
+        momenta = [norm.momentum for norm in norms]
+        size = min(self._evaluation_batch, len(rows))
+        batches = rows[: len(rows) // size * size].reshape(-1, size)
+        sums: dict[str, Any] = {
+            f"{norm.name}/moving_{part}": 0.0 for norm in norms for part in ("mean", "variance")
+        }
+        try:
+            for norm in norms:
+                norm.momentum = 0.0  # the moving statistics become those of the last batch
+            for batch in batches:
+                self._logits(tf.gather(self._images, batch), training=True)
+                for name in sums:
+                    sums[name] += self._variables[name].numpy().astype(np.float64)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
+        found = {name: (total / len(batches)).astype(np.float32) for name, total in sums.items()}
+        return {**weights, **found}
+
+    def train_interval(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
+        """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and correct answers."""
+        images, train = len(split.train), self.train
+        rows = split.train[order.batches(start, stop, images, train.batch_size)]
+        inputs = [self._images, self._labels, rows, step_sizes(train, first, start, stop)]
+        if train.augmentation:
+            inputs.append(order.changes(start, stop, images, train))
+        if self._dropout:
+            inputs.append(order.dropout_seeds(start, stop))
+        return self._interval(*inputs)
+
+    @staticmethod
+    def _assign(group: dict[str, Any], values: Weights) -> None:
+        for name, variable in group.items():
+            variable.assign(values[name])
+
+    @staticmethod
+    def _read(group: dict[str, Any]) -> Weights:
+        return {name: variable.numpy() for name, variable in group.items()}
