@@ -9,7 +9,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Model, Train
 from lottery.training import models, trainer
-from lottery.training.models import Dropout
+from lottery.training.architectures import Dropout
 from lottery.training.schedule import Order
 
 SHAPE, CLASSES = (8, 8, 1), 4

@@ -7,6 +7,7 @@ from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 from lottery.params import SMALLEST_IMAGE
 from lottery.training import models
+from lottery.training.architectures import ARCHITECTURES
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 
@@ -121,7 +122,7 @@ def fits(name, side):
         return False
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_smallest_image_that_fits_is_the_one_documented(name):
     assert fits(name, SMALLEST_IMAGE[name])
     assert not fits(name, SMALLEST_IMAGE[name] - 1)

@@ -10,6 +10,7 @@ from lottery.masks import Mask, random_mask
 from lottery.params import Augmentation, Model, Train
 from lottery.streams import stream
 from lottery.training import models, trainer
+from lottery.training.engine import changed
 from lottery.training.schedule import Order, learning_rates
 
 SHAPE, CLASSES = (8, 8, 3), 4
@@ -169,7 +170,7 @@ def conv(images, kernel):
 def test_changed_images_are_flipped_padded_and_cut():
     images = np.random.default_rng(0).integers(1, 256, (50, 5, 6, 2), np.uint8)
     changes = np.random.default_rng(1).integers(0, [2, 5, 5], (50, 3)).astype(np.int32)
-    found = trainer.changed(images, changes, 2).numpy()
+    found = changed(images, changes, 2).numpy()
     for image, (flip, top, left), result in zip(images, changes, found, strict=True):
         cut = np.pad(image, ((2, 2), (2, 2), (0, 0)))[top : top + 5, left : left + 6]
         assert np.array_equal(result, cut[:, ::-1] if flip else cut)

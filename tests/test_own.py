@@ -14,7 +14,7 @@ import numpy as np
 from tf_keras import layers
 
 from mine.sizes import HIDDEN
-from lottery.training.models import Dropout
+from lottery.training.architectures import Dropout
 from lottery.tickets.variants import Start
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from lottery.training.models import Dropout, variables
+from lottery.training.architectures import Dropout
+from lottery.training.models import variables
 
 import tf_keras  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
 

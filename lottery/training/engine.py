@@ -12,7 +12,8 @@ import numpy as np
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
 from lottery.params import Model, Train
-from lottery.training.models import Dropout, Weights, build, kinds, variables
+from lottery.training.architectures import Dropout
+from lottery.training.models import Weights, build, kinds, variables
 from lottery.training.schedule import ADAM, Order, step_sizes
 
 import tensorflow as tf  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
