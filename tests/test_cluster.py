@@ -24,7 +24,8 @@ from test_execution import (
 )
 
 from lottery.errors import LotteryError
-from lottery.running import cluster, executors, store
+from lottery.running import cluster, executors
+from lottery.tools.runs import kept
 
 PATIENCE = 120  # seconds, at most, for something that takes a few on an idle machine
 
@@ -113,7 +114,9 @@ def test_a_task_that_kills_its_worker_is_taken_up_again_twice(on_ray, tmp_path, 
 
 def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, monkeypatch):
     monkeypatch.setattr(os, "getcwd", lambda: "/on/the/head/alone")
-    with pytest.raises(LotteryError, match=r"seed 0: a node .*: No module named 'lottery': all nod"):
+    with pytest.raises(
+        LotteryError, match=r"seed 0: a node .*: No module named 'lottery': all nod"
+    ):
         run(draws(1))
 
 
@@ -172,9 +175,9 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, m
 
     def under_way(what):
         def seen():
-            return any(what in k.name and re.match("at [1-9]", k.status) for k in store.kept())
+            return any(what in k.name and re.match("at [1-9]", k.status) for k in kept())
 
-        wait_for(seen, lambda: f"{what} in {store.kept()}\n{log.read_text()}")
+        wait_for(seen, lambda: f"{what} in {kept()}\n{log.read_text()}")
 
     def replace_nodes():
         for node in two_nodes.computing:

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -145,44 +144,6 @@ def used() -> set[str]:
         except (KeyError, TypeError) as error:
             raise LotteryError(f"{path}: no list of runs ({error!r}); delete it") from None
     return found
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One run of the store, for people."""
-
-    fingerprint: str
-    name: str
-    status: str
-    bytes: int
-    age: float  # seconds since it was last used
-    files: tuple[Path, ...]
-
-
-def kept() -> list[Kept]:
-    """What the store holds, the last used first. Unreadable files count as damaged; files that vanish meanwhile are left out."""
-    by_fingerprint: dict[str, list[Path]] = {}
-    for path in folder().glob("*.*"):
-        fingerprint, _, ending = path.name.partition(".")
-        if len(fingerprint) == 64 and ending:
-            by_fingerprint.setdefault(fingerprint, []).append(path)
-    found = []
-    for fingerprint, paths in by_fingerprint.items():
-        name, status = "?", "damaged"
-        for ending in (FINISHED, CHECKPOINT, PREVIOUS):
-            if facts := read_facts(file(fingerprint, ending)):
-                at = f"at {facts.get('iteration')} of {facts.get('iterations')}"
-                name = str(facts.get("name", "?"))
-                status = "finished" if ending == FINISHED else at
-                break
-        sizes = []
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append(path.stat())
-        if sizes:
-            size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
-            found.append(Kept(fingerprint, name, status, size, age, tuple(paths)))
-    return sorted(found, key=lambda k: (k.age, k.fingerprint))
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:
