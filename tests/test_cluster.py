@@ -1,4 +1,6 @@
-"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed and interrupted."""
+"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed
+and interrupted.
+"""
 
 import os
 import re
@@ -146,7 +148,9 @@ report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
 
 @pytest.mark.timeout(1200)
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
-    """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added, then the driver."""
+    """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added,
+    then the driver.
+    """
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     for clone in (local, ray):
         (clone.path / "params.yaml").write_text(LONGER)

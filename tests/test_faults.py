@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is another's: kills, full disks, two writers, inputs that change meanwhile."""
+"""Nothing is lost: kills, full disks, two writers, inputs that change while a stage computes."""
 
 import os
 import random

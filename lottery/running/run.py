@@ -27,7 +27,8 @@ Weights = dict[str, np.ndarray]
 class Run:
     """One training from given weights under a given mask.
 
-    ``seed``, ``variant`` and ``round`` name it; with the seed's split, the other fields determine its result.
+    ``seed``, ``variant`` and ``round`` name it; with the seed's split, the other fields determine
+    its result.
     """
 
     seed: int
@@ -59,7 +60,10 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs of a stage have in common: its parameters and, as a hash, its code, as they were when it began."""
+    """What all runs of a stage have in common: its parameters and its code, as when it began.
+
+    ``code``: the sha256 of what determines a run's result.
+    """
 
     params: Params
     code: str

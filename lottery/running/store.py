@@ -1,8 +1,8 @@
 """The run store: finished runs, and the checkpoints of each unfinished one, under its fingerprint.
 
-``LOTTERY_RUNS`` names its folder, which all clones, queued experiments and nodes of a cluster may share. What
-lies under a fingerprint is a function of it and files appear whole, so writers need no lock. Deleting the store
-costs time, never correctness.
+``LOTTERY_RUNS`` names its folder, which all clones, queued experiments and nodes of a cluster may
+share. What lies under a fingerprint is a function of it and files appear whole, so writers need no
+lock. Deleting the store costs time, never correctness.
 """
 
 import contextlib
@@ -28,13 +28,17 @@ Nested = dict[str, dict[str, np.ndarray]]
 
 
 def folder() -> Path:
-    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets (``LOTTERY_CACHE``)."""
+    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets
+    (``LOTTERY_CACHE``).
+    """
     given = os.environ.get("LOTTERY_RUNS")
     return Path(given).expanduser() if given else files.cache_folder() / "runs"
 
 
 def checkpoint_seconds() -> float:
-    """``LOTTERY_CHECKPOINT_SECONDS``: the least time between two checkpoints of a run, by default 30."""
+    """``LOTTERY_CHECKPOINT_SECONDS``: the least time between two checkpoints of a run, by default
+    30.
+    """
     given = os.environ.get("LOTTERY_CHECKPOINT_SECONDS", "30")
     try:
         seconds = float(given)
@@ -69,7 +73,10 @@ def save(path: Path, groups: Nested, facts: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
-    """What save() wrote; None where there is nothing, or where it is damaged: then it is set aside, with a warning."""
+    """What save() wrote; None where there is nothing, or where it is damaged.
+
+    Then it is set aside, with a warning.
+    """
     try:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
     except FileNotFoundError:

@@ -23,7 +23,10 @@ class Kept:
 
 
 def kept() -> list[Kept]:
-    """What the store holds, the last used first. Unreadable files count as damaged; files that vanish meanwhile are left out."""
+    """What the store holds, the last used first.
+
+    Unreadable files count as damaged; those that vanish meanwhile are left out.
+    """
     by_fingerprint: dict[str, list[Path]] = {}
     for path in store.folder().glob("*.*"):
         fingerprint, _, ending = path.name.partition(".")
