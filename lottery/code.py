@@ -1,7 +1,7 @@
-"""What code means: its syntax trees without docstrings and comments. Read from the source; nothing is run.
+"""What code means: its syntax trees without docstrings and comments. Nothing is run.
 
-A reworded docstring means the same, a changed operator does not. The modules that one imports count with it,
-as far as they are the project's or the user's: installed packages count by their versions.
+A reworded docstring means the same, a changed operator does not. The modules that one imports count
+with it, as far as they are the project's or the user's: installed packages count by their versions.
 """
 
 import ast
@@ -23,8 +23,9 @@ COMPUTE_A_RUN = (
     "lottery.training.schedule",
     "lottery.training.trainer",
 )
-"""The modules that a run's result depends on. What else they import (parameters, files, the dataset) hands them
-values, which the run's fingerprint holds. A test compares with the imports."""
+"""The modules that a run's result depends on. What else they import (parameters, files, the
+dataset) hands them values, which the run's fingerprint holds. A test compares with the imports.
+"""
 
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 
@@ -38,7 +39,10 @@ class Module(NamedTuple):
 
 @dataclass(frozen=True)
 class Code:
-    """The code that a stage computes with, as it was when it began; ``run`` is what determines a run's result."""
+    """The code that a stage computes with, as it was when it began.
+
+    ``run`` is what determines a run's result.
+    """
 
     modules: tuple[tuple[str, Module], ...]
     run: str
@@ -61,7 +65,9 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
 
 
 def read(*roots: str) -> dict[str, Module]:
-    """The modules ``roots`` and all that they import, directly or through others, in the order of their names."""
+    """The modules ``roots`` and all that they import, directly or through others, in the order of
+    their names.
+    """
     packages = {root.partition(".")[0] for root in roots}
     todo, seen = list(roots), dict[str, Module | None]()
     while todo:

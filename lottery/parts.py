@@ -1,4 +1,4 @@
-"""Parts of one's own: an architecture, a criterion or a variant, named ``package.module:function`` in params.yaml."""
+"""Parts of one's own: architectures, criteria, variants, named ``module:function`` in params.yaml."""
 
 import functools
 import importlib
@@ -52,10 +52,10 @@ def find(table: Mapping[str, T], name: str) -> T:
 
 
 def warn(names: Iterable[str], stage: str, deps: Iterable[str]) -> None:
-    """Says on standard error which sources of one's own DVC does not watch: not among the stage's ``deps``.
+    """Says on standard error which sources of one's own are not among the stage's ``deps``.
 
-    Those are the files that the parts are in, and the modules of the user's that they import. Raises
-    LotteryError where a part cannot be imported.
+    Those are the files that the parts are in, and the modules of the user's that they import.
+    Raises LotteryError where a part cannot be imported.
     """
     watched = {Path(dep).resolve() for dep in deps}
     for name in names:

@@ -1,4 +1,4 @@
-"""What every stage does around its work: arguments, parameters, one stage at a time in a folder, errors."""
+"""What every stage does around its work: arguments, parameters, a lock on the folder, errors."""
 
 import argparse
 import contextlib
@@ -66,8 +66,9 @@ def _interrupt(*_: object) -> None:
 def run(name: str) -> None:
     """Runs a stage in this process.
 
-    Parameters are checked whole, before anything else. They and the code are taken once, at the start, and
-    compared at the end: DVC looks at them only afterwards, and would take a result for another's.
+    Parameters are checked whole, before anything else. They and the code are taken once, at the
+    start, and compared at the end: DVC looks at them only afterwards, and would take a result for
+    another's.
 
     Raises LotteryError.
     """
@@ -113,7 +114,10 @@ def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _one_stage_at_a_time(name: str) -> Iterator[None]:
-    """Waits, saying for whom, while another stage writes in this folder. The lock is gone with its holder, however that ends."""
+    """Waits, saying for whom, while another stage writes in this folder.
+
+    The lock is gone with its holder, however that ends.
+    """
     try:
         LOCK.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(LOCK)
@@ -138,7 +142,7 @@ def _holder() -> str:
     with contextlib.suppress(LotteryError, KeyError, TypeError):
         h = files.read_json(HOLDER)
         return (
-            f"{h['stage']} with pid {h['pid']} on {h['host']} has written in this folder since {h['since']}; "
-            f"it goes on by itself when that ends (or end it: kill {h['pid']})"
+            f"{h['stage']} with pid {h['pid']} on {h['host']} has written in this folder since "
+            f"{h['since']}; it goes on by itself when that ends (or end it: kill {h['pid']})"
         )
     return "another stage writes in this folder; it goes on by itself when that ends"

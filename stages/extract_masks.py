@@ -1,5 +1,5 @@
-"""Extracts the masks: bit-packed, checked; density and dead units per layer, the first layer's inputs,
-overlap between seeds.
+"""Extracts the masks: bit-packed, checked; density and dead units per layer, the first layer's
+inputs, overlap between seeds.
 
 Reads   data/pruned/; params.yaml: seeds, prune
 Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors);
@@ -35,9 +35,8 @@ def main(stage: command.Stage) -> None:
         mask_tables.write_overlap(
             folder / "overlap.csv", masks, list(combinations(params.seeds, 2))
         )
-    print(
-        f"extract_masks: {len(masks)} masks, down to {min(m.weights_remaining for m in masks.values()):.2%} of the weights"
-    )
+    least = min(mask.weights_remaining for mask in masks.values())
+    print(f"extract_masks: {len(masks)} masks, down to {least:.2%} of the weights")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ Reads   data/dataset/, data/dense/; params.yaml: seeds, model, train, prune
 Writes  data/pruned/: per seed and round the mask and the trained weights that survive
         (seed-N/round-NN.safetensors); history.csv, environment.json
 
-One shot, and pruning at initialisation, train nothing here: the weights that survive are those that were scored.
+One shot, and pruning at initialisation, train nothing here: the weights that survive are those that
+were scored.
 """
 
 from functools import partial

@@ -1,8 +1,9 @@
 """Trains the tickets and their controls, in a data order other than the one that found them.
 
-Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds, model, train, prune,
-        retrain
-Writes  data/retrained/: history.csv, stability.csv (empty unless retrain.analysis asks for it), environment.json
+Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds, model, train,
+        prune, retrain
+Writes  data/retrained/: history.csv, environment.json, stability.csv (empty unless
+        retrain.analysis asks for it)
 """
 
 from functools import partial

@@ -1,8 +1,8 @@
 """Trains the dense network, once per seed.
 
 Reads   data/dataset/; params.yaml: seeds, model, train, prune.rewind_iteration
-Writes  data/dense/: per seed the weights at initialisation, at the rewind iteration and after training
-        (seed-N/{initial,rewind,trained}.safetensors); history.csv, environment.json
+Writes  data/dense/: per seed the weights at initialisation, at the rewind iteration and after
+        training (seed-N/{initial,rewind,trained}.safetensors); history.csv, environment.json
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the stages that train have in common: workers that compute their runs, and what is written and said of these."""
+"""What the stages that train share: workers that compute runs, what is written and said of them."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from stages.command import Stage
 
 
 def experiment(stage: Stage) -> Experiment:
-    """What the stage's runs have in common; LotteryError where the parameters do not fit the dataset."""
+    """What the runs have in common; LotteryError where the parameters do not fit the dataset."""
     store.checkpoint_seconds()  # refused now rather than in a worker
     store.tidy()
     found = Experiment(stage.params, stage.code.run)
@@ -41,7 +41,7 @@ def write(folder: Path, records: Iterable[Record]) -> None:
 
 
 def conclude(stage: Stage, records: Sequence[Record]) -> None:
-    """Notes which runs the stage used; says what came out, which runs diverged and what computed them."""
+    """Notes which runs the stage used; says what came out, which diverged, what computed them."""
     store.save_used(stage.name, [record.fingerprint for record in records])
     ends: dict[str, list[float]] = {}
     for record in records:

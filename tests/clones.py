@@ -40,7 +40,7 @@ class Clone:
     environment: dict[str, str] = field(default_factory=dict)
 
     def env(self) -> dict[str, str]:
-        """The environment that the clone's commands run in: this Python's, no git identity of the user."""
+        """What the clone's commands run in: this Python, no git identity of the user."""
         return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -112,7 +112,10 @@ class Clone:
 
 
 def make_clone(path: Path) -> Clone:
-    """What git would clone: tracked files and those not ignored, in a repository of their own; no results."""
+    """What git would clone: tracked files and those not ignored, in a repository of their own.
+
+    No results.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, the same bytes for the same content, damage always noticed."""
+"""Files: written whole or not at all, the same bytes for the same content, damage noticed."""
 
 import errno
 import itertools
@@ -55,7 +55,7 @@ def write_example_dataset(folder):
 
 
 def overwrite(path, content):
-    """In place of the file, not into it: truncating a file makes some file systems wait for the disk."""
+    """In place of the file, not into it: truncating one makes some file systems wait."""
     path.unlink(missing_ok=True)
     path.write_bytes(content)
 

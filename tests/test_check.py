@@ -1,8 +1,12 @@
-"""The pipeline check: what it finds in a clone without data, and what it says."""
+"""The pipeline check: what it finds in a clone without data; and whether results come out again."""
 
+import json
+import re
 import shutil
 
 import pytest
+
+from lottery.tools.verify import differences
 
 UP_TO_DATE = "dvc.lock and reports/ belong to the parameters and the code\n"
 
@@ -96,3 +100,30 @@ def test_a_pipeline_that_has_not_run_is_said_so(checkout):
     status, lines, advice = check(checkout)
     assert (status, lines) == (1, [])
     assert advice.startswith("check: no dvc.lock: the pipeline has not run here: `dvc repro`")
+
+
+def test_results_that_come_out_again_bit_for_bit_are_said_so(checkout):
+    append(checkout.path / "params.yaml", "# not committed, so no part of it\n")
+    assert checkout.run("python", "-m", "lottery", "verify").stdout.endswith(
+        "\nreproduced bit for bit\n"
+    )
+
+
+def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout):
+    assert list(differences(checkout.path)) == []
+    metrics = checkout.path / "reports" / "metrics.json"
+    before = json.loads(metrics.read_text())
+    metrics.write_text(json.dumps({**before, "verdict": "another"}, indent=2))
+    lock = checkout.path / "dvc.lock"
+    lock.write_text(
+        re.sub(r"(path: data/dense\n +hash: md5\n +md5: )\w+", r"\1" + 32 * "0", lock.read_text())
+    )
+    append(checkout.path / "reports" / "report.md", " ")
+    assert list(differences(checkout.path)) == [
+        "train_dense wrote another data/dense",
+        "prune reads another data/dense",
+        "retrain reads another data/dense",
+        "reports/metrics.json: differs",
+        "reports/report.md: differs",
+        f"  verdict: committed {before['verdict']}, now another",
+    ]

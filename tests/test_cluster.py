@@ -1,4 +1,6 @@
-"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed and interrupted."""
+"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed
+and interrupted.
+"""
 
 import os
 import re
@@ -24,7 +26,8 @@ from test_execution import (
 )
 
 from lottery.errors import LotteryError
-from lottery.running import cluster, executors, store
+from lottery.running import cluster, executors
+from lottery.tools.runs import kept
 
 PATIENCE = 120  # seconds, at most, for something that takes a few on an idle machine
 
@@ -145,7 +148,9 @@ report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
 
 @pytest.mark.timeout(1200)
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
-    """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added, then the driver."""
+    """A worker in train_dense, both nodes in prune and in retrain, each time with new ones added,
+    then the driver.
+    """
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     for clone in (local, ray):
         (clone.path / "params.yaml").write_text(LONGER)
@@ -174,9 +179,9 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, m
 
     def under_way(what):
         def seen():
-            return any(what in k.name and re.match("at [1-9]", k.status) for k in store.kept())
+            return any(what in k.name and re.match("at [1-9]", k.status) for k in kept())
 
-        wait_for(seen, lambda: f"{what} in {store.kept()}\n{log.read_text()}")
+        wait_for(seen, lambda: f"{what} in {kept()}\n{log.read_text()}")
 
     def replace_nodes():
         for node in two_nodes.computing:

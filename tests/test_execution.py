@@ -64,7 +64,7 @@ def meet(folder, me, other, report):
 
 
 def kill_own_worker(counter, times, further, report):
-    """Kills its worker the first ``times`` times; each time ``further`` on than before, as a run with checkpoints is."""
+    """Kills its worker ``times`` times; each time ``further`` on, as a run with checkpoints is."""
     with open(counter, "a") as file:
         file.write("x")
     attempt = counter.stat().st_size
@@ -266,7 +266,7 @@ def drive(folder):
 
 @pytest.fixture
 def driver(tmp_path):
-    """A driver in a process group of its own with both of its workers at work; all of its processes."""
+    """A driver in a process group of its own, with both workers at work; all its processes."""
     code = f"import pathlib, test_execution; test_execution.drive(pathlib.Path({str(tmp_path)!r}))"
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     command = [sys.executable, "-c", code]

@@ -1,4 +1,4 @@
-"""Nothing is lost and nothing is another's: kills, full disks, two writers, inputs that change meanwhile."""
+"""Nothing is lost: kills, full disks, two writers, inputs that change while a stage computes."""
 
 import os
 import random
@@ -21,6 +21,7 @@ from lottery.artifacts import files
 from lottery.datasets.dataset import open_dataset
 from lottery.errors import LotteryError
 from lottery.running import machine, store
+from lottery.tools.runs import kept
 
 CAN_MOUNT = (
     subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
@@ -463,4 +464,4 @@ def test_a_run_that_ends_while_the_store_is_listed_is_left_out(runs, monkeypatch
         return facts
 
     monkeypatch.setattr(store, "read_facts", ends_after)
-    assert [run.name for run in store.kept()] == ["a"]
+    assert [run.name for run in kept()] == ["a"]

@@ -30,7 +30,9 @@ def smallest(w, w0, g):
 
 def zeroed(t):
     """The ticket with its biases at zero and all its weights at their mean magnitude."""
-    weights = {n: np.sign(v) * np.abs(v).mean() if n in t.mask.layers else np.zeros_like(v) for n, v in t.weights.items()}
+    weights = {n: np.zeros_like(v) for n, v in t.weights.items()}
+    for name in t.mask.layers:
+        weights[name] = np.sign(t.weights[name]) * np.abs(t.weights[name]).mean()
     return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.train)
 '''
 

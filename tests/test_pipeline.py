@@ -28,7 +28,9 @@ def test_a_stage_depends_on_the_subjects_that_it_imports(stage):
 
 
 def test_the_modules_that_compute_a_run_are_all_that_do():
-    """What else they import hands them values, which the fingerprint holds, or keeps and shows results."""
+    """What else they import hands them values, which the fingerprint holds, or keeps and shows
+    results.
+    """
     imported = code.read(*code.COMPUTE_A_RUN)
     values = ("artifacts", "datasets", "errors", "params")
     beside = ("code", "running.store", "running.machine", "running.progress")

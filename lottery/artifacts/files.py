@@ -30,7 +30,7 @@ CHECKSUMS = "checksums.json"
 
 
 def cache_folder() -> Path:
-    """What all clones share: ``LOTTERY_CACHE``, or ``lottery`` in the user's cache folder: ``~/.cache`` on Linux."""
+    """What all clones share: ``LOTTERY_CACHE``, or ``lottery`` in ``~/.cache`` (on Linux)."""
     return Path(os.environ.get("LOTTERY_CACHE") or user_cache_dir("lottery")).expanduser()
 
 
@@ -44,7 +44,8 @@ def broken(path: Path, why: str) -> LotteryError:
 def write(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all: temporary file, fsync, rename.
 
-    Raises LotteryError where the disk is full or the folder cannot be written; what was there before stays.
+    Raises LotteryError where the disk is full or the folder cannot be written; what was there
+    before stays.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -67,7 +68,8 @@ def write(path: Path, content: bytes) -> None:
 def folder_written_whole(path: Path, *, checksums: bool = False) -> Iterator[Path]:
     """A new, empty folder that takes the place of ``path`` when the block ends without an error.
 
-    With ``checksums``, it gets a ``checksums.json`` of its CSV and JSON files, which are checked when they are read.
+    With ``checksums``, it gets a ``checksums.json`` of its CSV and JSON files, which are checked
+    when they are read.
     """
     partial, before = (
         path.with_name(f".{path.name}.partial"),
@@ -113,7 +115,9 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path) -> bytes:
-    """A file's content; LotteryError where it is missing, or not what the folder's ``checksums.json`` says."""
+    """A file's content; LotteryError where it is missing, or not what the folder's
+    ``checksums.json`` says.
+    """
     try:
         content = path.read_bytes()
         checksums = path.with_name(CHECKSUMS)
@@ -131,7 +135,8 @@ def read(path: Path) -> bytes:
 
 
 def tensors_to_bytes(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> bytes:
-    """A safetensors file with, in its metadata, the facts (JSON), the tensors' order and a checksum of everything.
+    """A safetensors file with, in its metadata, the facts (JSON), the tensors' order and a checksum
+    of everything.
 
     The order is part of the content: it is that of a network's layers.
     """

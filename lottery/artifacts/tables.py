@@ -59,7 +59,9 @@ class Record(NamedTuple):
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """Writes the histories sorted by seed, variant and round; metrics with seven significant digits.
+    """Writes the histories sorted by seed, variant and round.
+
+    Metrics with seven significant digits.
 
     A metric that is not measured (NaN) is left empty.
     """

@@ -1,6 +1,7 @@
 """Tasks on a Ray cluster: the one at ``RAY_ADDRESS``, or one of this machine alone.
 
-The stage drives, on a node of the cluster. All nodes see its folder, and the run store, under the same path.
+The stage drives, on a node of the cluster. All nodes see its folder, and the run store, under the
+same path.
 """
 
 import contextlib
@@ -38,11 +39,13 @@ def resource(variable: str, default: float) -> float:
 class Ray(Workers):
     """Computes tasks on a Ray cluster.
 
-    One run takes ``LOTTERY_CPUS_PER_RUN`` CPUs, by default its threads, and ``LOTTERY_GPUS_PER_RUN`` GPUs, by default
-    one where the cluster has any. ``LOTTERY_WORKERS`` bounds the tasks given to Ray at a time; by default twice as
-    many as the cluster has room for, which also makes an autoscaling cluster grow.
+    One run takes ``LOTTERY_CPUS_PER_RUN`` CPUs, by default its threads, and
+    ``LOTTERY_GPUS_PER_RUN`` GPUs, by default one where the cluster has any. ``LOTTERY_WORKERS``
+    bounds the tasks given to Ray at a time; by default twice as many as the cluster has room for,
+    which also makes an autoscaling cluster grow.
 
-    Raises LotteryError where a variable has an impossible value, Ray is not installed or no cluster answers.
+    Raises LotteryError where a variable has an impossible value, Ray is not installed or no cluster
+    answers.
     """
 
     def __init__(self, prepare: Prepare, tell: Tell, threads: int) -> None:
@@ -108,8 +111,8 @@ class Ray(Workers):
             told = error.cause if isinstance(error.cause, LotteryError) else error
             if missing := re.search(r"No module named '[\w.]+'|No such file.*: '.+'", str(error)):
                 told = LotteryError(
-                    f"a node of the cluster: {missing[0]}: all nodes need the packages, the project's "
-                    "folder and LOTTERY_RUNS under the same path"
+                    f"a node of the cluster: {missing[0]}: all nodes need the packages, the "
+                    "project's folder and LOTTERY_RUNS under the same path"
                 )
             future.set_exception(told)
         else:  # the worker, its node, or the node that kept the result is gone
@@ -173,8 +176,8 @@ def _connect(ray: Any, address: str) -> None:
     """Makes this process the driver of a cluster; LotteryError where that cannot be."""
     if address.startswith("ray://"):
         raise LotteryError(
-            f"RAY_ADDRESS: got {address!r}; accepted: host:port of the cluster's head, from one of its "
-            "nodes: run the stage there, for instance with `ray exec` or `ray job submit`"
+            f"RAY_ADDRESS: got {address!r}; accepted: host:port of the cluster's head, from one "
+            "of its nodes: run the stage there, for instance with `ray exec` or `ray job submit`"
         )
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():

@@ -1,8 +1,8 @@
-"""Where tasks are computed: processes of this machine, this process itself, or a Ray cluster; ``LOTTERY_EXECUTOR`` says.
+"""Where tasks are computed: processes of this machine, this process, or a Ray cluster.
 
-Each is a ``concurrent.futures`` executor. A task is a function that runs whole in one worker; a killed worker's
-task is begun again, and finds in the run store what it had got to. A result never depends on which worker
-computed it, nor on how many there are.
+``LOTTERY_EXECUTOR`` says. Each is a ``concurrent.futures`` executor. A task is a function that runs whole in one worker; a
+killed worker's task is begun again, and finds in the run store what it had got to. A result never
+depends on which worker computed it, nor on how many there are.
 """
 
 import contextlib
@@ -34,7 +34,10 @@ LOOK_SECONDS = 2.0  # between two looks at how many tasks an executor takes
 
 
 class Task(NamedTuple):
-    """Something that a worker computes: ``call``, picklable, is given a Report. Its runs and their iterations are for the progress."""
+    """Something that a worker computes: ``call``, picklable, is given a Report.
+
+    Its runs and their iterations are for the progress.
+    """
 
     name: str
     call: Callable[[Report], Any]
@@ -65,8 +68,8 @@ def chosen(prepare: Prepare, tell: Tell, threads: int, tasks: int) -> Workers:
 def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int) -> list[Any]:
     """The results of all tasks, in their order.
 
-    A task that fails leaves the others to go on; so does one whose worker dies ``ATTEMPTS`` times without
-    getting further. Until then it is begun again.
+    A task that fails leaves the others to go on; so does one whose worker dies ``ATTEMPTS`` times
+    without getting further. Until then it is begun again.
 
     Raises:
         LotteryError: tasks failed; one line each.

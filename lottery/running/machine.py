@@ -36,7 +36,8 @@ def variables() -> dict[str, str]:
 
 @functools.cache
 def cpu_model() -> str:
-    """The CPU's name, family and model, and the instructions by which TensorFlow chooses its kernels.
+    """The CPU's name, family and model, and the instructions by which TensorFlow chooses its
+    kernels.
 
     The name alone is not enough: virtual machines call several generations the same.
     """
@@ -56,7 +57,9 @@ def cpu_model() -> str:
 
 @functools.lru_cache(maxsize=1)
 def prepare(threads: int, code: Code, worker: int) -> None:
-    """Makes this process ready for runs: imports the stage's code and TensorFlow, fixes the threads.
+    """Makes this process ready for runs.
+
+    Imports the stage's code and TensorFlow, fixes the threads.
 
     Args:
         threads: of one run.

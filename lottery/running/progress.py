@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 Report = Callable[[str, int, int, str | None], None]
-"""Called by a task as it computes: a run's name, its iterations done, how many it has, how it came about once it has ended."""
+"""Called by a task as it computes, with a run's name, its iterations done, how many it has and, once
+it has ended, how it came about."""
 
 
 class Progress:
@@ -72,7 +73,10 @@ class Progress:
         return f"{self.ended}/{self._runs} runs done, {running} running, {took}{self._left()}"
 
     def _left(self) -> str:
-        """The time that the iterations still to be done take at the pace of those trained here; nothing where none were."""
+        """The time that the iterations still to be done take at the pace of those trained here.
+
+        Nothing where none were.
+        """
         left = max(0, self._iterations - sum(self._done.values()))
         if not self._trained and left:
             return ""

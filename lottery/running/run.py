@@ -1,11 +1,11 @@
 """What a run is, its fingerprint, and how it is computed or taken from the run store."""
 
-import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,8 @@ Weights = dict[str, np.ndarray]
 class Run:
     """One training from given weights under a given mask.
 
-    ``seed``, ``variant`` and ``round`` name it; with the seed's split, the other fields determine its result.
+    ``seed``, ``variant`` and ``round`` name it; with the seed's split, the other fields determine
+    its result.
     """
 
     seed: int
@@ -59,7 +60,10 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Experiment:
-    """What all runs of a stage have in common: its parameters and, as a hash, its code, as they were when it began."""
+    """What all runs of a stage have in common: its parameters and its code, as when it began.
+
+    ``code``: the sha256 of what determines a run's result.
+    """
 
     params: Params
     code: str
@@ -85,13 +89,12 @@ class Experiment:
 
     def train(self, run: Run, report: Report) -> Result:
         """Computes the run in this process, or takes it from the store."""
-        trainer = self.trainer(run.model, run.train)
         split, determined_by = self.split(run.seed), self._determined_by(run)
         fingerprint = _fingerprint(determined_by, run, split)
         stored = store.load_finished(fingerprint)
         how = "from the run store"
         if stored is None:
-            told = functools.partial(_report, report, run)
+            told, trainer = partial(_report, report, run), self.trainer(run.model, run.train)
             groups, facts = _compute(trainer, run, split, fingerprint, told)
             facts["determined by"] = determined_by
             store.save_finished(fingerprint, groups, facts)
@@ -135,13 +138,13 @@ class Experiment:
         }
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _dataset(folder: Path, facts: bytes) -> Dataset:
     """The dataset of a folder with that ``dataset.json``."""
     return open_dataset(folder)
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _trainer(model: Model, train: Train, folder: Path, facts: bytes) -> Any:
     from lottery.training.trainer import Trainer
 

@@ -1,8 +1,8 @@
 """The run store: finished runs, and the checkpoints of each unfinished one, under its fingerprint.
 
-``LOTTERY_RUNS`` names its folder, which all clones, queued experiments and nodes of a cluster may share. What
-lies under a fingerprint is a function of it and files appear whole, so writers need no lock. Deleting the store
-costs time, never correctness.
+``LOTTERY_RUNS`` names its folder, which all clones, queued experiments and nodes of a cluster may
+share. What lies under a fingerprint is a function of it and files appear whole, so writers need no
+lock. Deleting the store costs time, never correctness.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,17 @@ Nested = dict[str, dict[str, np.ndarray]]
 
 
 def folder() -> Path:
-    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets (``LOTTERY_CACHE``)."""
+    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets
+    (``LOTTERY_CACHE``).
+    """
     given = os.environ.get("LOTTERY_RUNS")
     return Path(given).expanduser() if given else files.cache_folder() / "runs"
 
 
 def checkpoint_seconds() -> float:
-    """``LOTTERY_CHECKPOINT_SECONDS``: the least time between two checkpoints of a run, by default 30."""
+    """``LOTTERY_CHECKPOINT_SECONDS``: the least time between two checkpoints of a run, by default
+    30.
+    """
     given = os.environ.get("LOTTERY_CHECKPOINT_SECONDS", "30")
     try:
         seconds = float(given)
@@ -70,7 +73,10 @@ def save(path: Path, groups: Nested, facts: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
-    """What save() wrote; None where there is nothing, or where it is damaged: then it is set aside, with a warning."""
+    """What save() wrote; None where there is nothing, or where it is damaged.
+
+    Then it is set aside, with a warning.
+    """
     try:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
     except FileNotFoundError:
@@ -145,44 +151,6 @@ def used() -> set[str]:
         except (KeyError, TypeError) as error:
             raise LotteryError(f"{path}: no list of runs ({error!r}); delete it") from None
     return found
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One run of the store, for people."""
-
-    fingerprint: str
-    name: str
-    status: str
-    bytes: int
-    age: float  # seconds since it was last used
-    files: tuple[Path, ...]
-
-
-def kept() -> list[Kept]:
-    """What the store holds, the last used first. Unreadable files count as damaged; files that vanish meanwhile are left out."""
-    by_fingerprint: dict[str, list[Path]] = {}
-    for path in folder().glob("*.*"):
-        fingerprint, _, ending = path.name.partition(".")
-        if len(fingerprint) == 64 and ending:
-            by_fingerprint.setdefault(fingerprint, []).append(path)
-    found = []
-    for fingerprint, paths in by_fingerprint.items():
-        name, status = "?", "damaged"
-        for ending in (FINISHED, CHECKPOINT, PREVIOUS):
-            if facts := read_facts(file(fingerprint, ending)):
-                at = f"at {facts.get('iteration')} of {facts.get('iterations')}"
-                name = str(facts.get("name", "?"))
-                status = "finished" if ending == FINISHED else at
-                break
-        sizes = []
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):
-                sizes.append(path.stat())
-        if sizes:
-            size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
-            found.append(Kept(fingerprint, name, status, size, age, tuple(paths)))
-    return sorted(found, key=lambda k: (k.age, k.fingerprint))
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:

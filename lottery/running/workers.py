@@ -21,13 +21,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Prepare = Callable[[int], None]
-"""Called in a worker, with its number, before each of its tasks; does something the first time only."""
+"""Called in a worker, with its number, before each of its tasks; does its work the first time."""
 Tell = Callable[[int, str, int, int, str | None], None]
 """A Report with the number of the task before it."""
 
 
 class Workers(Executor):
-    """An executor of this project: ``where`` describes it, and takes at most ``room()`` tasks at a time.
+    """An executor of this project: ``where`` describes it.
 
     A future whose worker died raises BrokenExecutor; the executor goes on.
     """
@@ -52,7 +52,9 @@ def given_workers() -> int | None:
 
 
 def worker_count(threads: int) -> int:
-    """``LOTTERY_WORKERS``, by default one process of ``threads`` threads for each that the cores can take."""
+    """``LOTTERY_WORKERS``, by default one process of ``threads`` threads for each that the cores
+    can take.
+    """
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -71,7 +73,7 @@ _here: Callable[[Callable[[Report], Any], int], Any]
 
 
 def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
-    """Makes this process worker number ``worker``: it computes tasks, and tells how far they are."""
+    """Makes this process worker number ``worker``, which computes tasks and tells how far they are."""
     global _here
 
     def compute(call: Callable[[Report], Any], task: int) -> Any:
@@ -112,7 +114,7 @@ class InProcess(Workers):
 
 
 class Processes(Workers):
-    """Processes of this machine side by side, each a pool of its own, so that one's death is its own task's.
+    """Processes of this machine, each a pool of its own: a death is its own task's.
 
     They end with this process, however it ends: each waits for the far end of a pipe to close.
     """
@@ -175,7 +177,10 @@ class Processes(Workers):
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Ctrl-C is for the stage, which then ends its workers: those begun here inherit that it is blocked."""
+    """Ctrl-C is for the stage, which then ends its workers.
+
+    Those begun here inherit that it is blocked.
+    """
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts, so it has to run before
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

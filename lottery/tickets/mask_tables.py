@@ -1,4 +1,4 @@
-"""Masks checked against what pruning promises, and as tables: density per layer, overlap between seeds."""
+"""Masks checked against what pruning promises, and as tables: density, overlap, dead units."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +12,9 @@ ALL = "all"  # in the layer column: the whole network
 
 
 def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, path: Path) -> None:
-    """Raises LotteryError unless the expected number of weights survives, by layer or in all, and masks are nested."""
+    """Raises LotteryError unless the expected number of weights survives, by layer or in all, and
+    masks are nested.
+    """
     counts = mask.counts
     if isinstance(expected, int):
         counts, expected = {ALL: sum(counts.values())}, {ALL: expected}
@@ -24,7 +26,9 @@ def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, pa
 
 
 def write_density(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
-    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and for the whole network."""
+    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and for the whole
+    network.
+    """
     rows = []
     for (seed, round_), mask in masks.items():
         sizes, counts = mask.sizes, mask.counts
@@ -64,7 +68,10 @@ def write_overlap(
 
 
 def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
-    """``seed, round, layer, units, dead``: a neuron or filter is dead when none of its incoming weights survives."""
+    """``seed, round, layer, units, dead``, by layer.
+
+    A neuron or filter is dead when none of its incoming weights survives.
+    """
     rows = []
     for (seed, round_), mask in masks.items():
         for name, keep in mask.layers.items():
@@ -76,9 +83,10 @@ def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
 
 
 def write_first_layer(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
-    """``round, input, weights_remaining``: the share of each input's weights that survive in the first layer, over seeds.
+    """``round, input, weights_remaining``: of each input of the first layer, over seeds.
 
-    Inputs are numbered in C order: pixels and channels of the image for a dense layer, of the kernel for a convolution.
+    Inputs are numbered in C order: pixels and channels of the image for a dense layer, of the
+    kernel for a convolution.
     """
     rows = []
     for round_ in sorted({r for _, r in masks}):

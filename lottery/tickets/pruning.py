@@ -31,7 +31,8 @@ def pruned(
     whole: Collection[str] = (),
     scoring_rounds: int = 1,
 ) -> Mask:
-    """What is left of ``mask``, in ``scoring_rounds`` steps of equal shares, each scored without what is gone.
+    """What is left of ``mask``, in ``scoring_rounds`` steps of equal shares, each scored without
+    what is gone.
 
     Args:
         weights: those that are scored, float32, zero where ``mask`` prunes.

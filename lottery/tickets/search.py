@@ -1,4 +1,7 @@
-"""Finding tickets: the dense network of a seed, pruned round by round. Each function runs whole in one worker."""
+"""Finding tickets: the dense network of a seed, pruned round by round.
+
+Each function runs whole in one worker.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +24,9 @@ DATA_ORDER = "data order of pruning"  # of the dense network and of each round
 
 
 class Dense(NamedTuple):
-    """A seed's dense network: its weights at the rewind iteration and at the end, the kinds of its prunable ones."""
+    """A seed's dense network: its weights at the rewind iteration and at the end, the kinds of its
+    prunable ones.
+    """
 
     rewound: Weights
     trained: Weights
@@ -29,7 +34,9 @@ class Dense(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What a pruning round ends with: its mask, and the weights that survive, trained where rounds train."""
+    """What a pruning round ends with: its mask, and the weights that survive, trained where rounds
+    train.
+    """
 
     number: int
     mask: Mask
@@ -42,10 +49,11 @@ def search(
     pruned: Callable[[Mask, Weights, int], Mask],
     train: Callable[[Weights, Mask, int], Weights],
 ) -> Iterator[Round]:
-    """Iterative pruning of one seed (Frankle & Carbin 2019, section 2), or what ``prune`` makes of it.
+    """Iterative pruning of one seed (Frankle & Carbin 2019, section 2), as ``prune`` has it.
 
     Args:
-        pruned: from the mask before, the weights that are scored and the round's number to the round's mask.
+        pruned: from the mask before, the weights that are scored and the round's number to the
+            round's mask.
         train: from weights, their mask and the round's number to the trained weights.
     """
     mask = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
@@ -110,7 +118,10 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
 
 
 def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
-    """Trains the dense network of a seed; writes its weights before, at the rewind iteration and after. One record."""
+    """Trains the dense network of a seed; one record.
+
+    Writes its weights at initialisation, at the rewind iteration and after training.
+    """
     params, dataset = experiment.params, experiment.dataset
     shape = (dataset.image_shape, dataset.classes)
     initial, kinds = fresh_weights(params.model, *shape, "initialisation", seed)
@@ -131,8 +142,8 @@ def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report)
     last = int(record.history["iteration"][-1])
     if rewind not in kept:
         raise LotteryError(
-            f"params.yaml: prune.rewind_iteration: got {rewind}; accepted: iterations that the dense "
-            f"network reaches: with seed {seed}, train.early_stopping ends it at {last}"
+            f"params.yaml: prune.rewind_iteration: got {rewind}; accepted: iterations that the "
+            f"dense network reaches: with seed {seed}, train.early_stopping ends it at {last}"
         )
     for name, weights, iteration in (
         ("initial", initial, 0),
@@ -155,7 +166,7 @@ def read_dense(seed: int) -> Dense:
 def fresh_weights(
     model: Model, image_shape: tuple[int, int, int], classes: int, purpose: str, *key: int
 ) -> tuple[Weights, dict[str, str]]:
-    """Fresh weights of a network, a function of (purpose, key), and the kinds of its prunable ones."""
+    """Fresh weights, a function of (purpose, key), and the kinds of the prunable ones."""
     from lottery.training import models
 
     network = models.build(model.name, image_shape, classes, width=model.width)
@@ -166,7 +177,7 @@ def fresh_weights(
 
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:
-    """Raises LotteryError where ``prune.rounds`` rounds leave no weight of a layer, or none at all."""
+    """Raises LotteryError where the rounds leave no weight of a layer, or none at all."""
     sizes = {name: dense.trained[name].size for name in dense.kinds}
     last = prune.surviving(sizes, dense.kinds, prune.rounds)
     fewer = f"a lower rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these"
@@ -180,5 +191,6 @@ def check_that_something_survives(prune: Prune, dense: Dense) -> None:
     whole = sum(sizes[name] for name in prune.left_whole(dense.kinds))
     if isinstance(last, int) and last <= whole < sum(sizes.values()):
         raise LotteryError(
-            f"params.yaml: prune.rates.dense: got {prune.rates.dense}; accepted: {fewer} no weight survives"
+            f"params.yaml: prune.rates.dense: got {prune.rates.dense}; accepted: {fewer} "
+            "no weight survives"
         )

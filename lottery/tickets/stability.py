@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def interpolate(trainer: Any, split: Split, one: Weights, other: Weights) -> list[dict[str, float]]:
-    """Of POINTS from one network to another: position in [0, 1], loss and accuracy on training and test images.
+    """POINTS between two networks: position in [0, 1], training and test loss and accuracy.
 
     All variables are interpolated in float32, but for the statistics of batch normalisation, which
     are estimated anew: those of two networks say nothing of a third.
@@ -65,7 +65,9 @@ class Line(NamedTuple):
 def connect(
     experiment: Experiment, seed: int, round_: int, report: Report
 ) -> tuple[Line, list[Record]]:
-    """Trains two copies of the ticket of a round, of round 0 the dense network, and evaluates the line between them."""
+    """Trains two copies of the ticket of a round, of round 0 the dense network, and evaluates the
+    line between them.
+    """
     start = ticket(ticket_of(experiment, seed, round_))
     start = replace(start, train=start.train.stretched(1))  # so that both end at one iteration
     copies, records = [], []
@@ -80,7 +82,10 @@ def connect(
 
 
 def write(path: Path, lines: Iterable[Line]) -> None:
-    """``stability.csv``: one row a point of each line, sorted by seed and round; empty where nothing was asked for."""
+    """``stability.csv``: one row a point of each line, sorted by seed and round.
+
+    Empty where nothing was asked for.
+    """
     rows = [
         [*line[:2], *(f"{value:.7g}" for value in (line.weights_remaining, *point.values()))]
         for line in sorted(lines, key=lambda line: line[:2])

@@ -96,12 +96,14 @@ def last_iteration(variant: str, prune: Prune, round_: int, iterations: int) -> 
 
 
 def ticket(t: Ticket) -> Start:
-    """The winning-ticket candidate: the mask, and the weights it keeps, by default the initial (or rewound) ones."""
+    """The winning-ticket candidate: the mask, and the weights it keeps, by default the rewound."""
     return Start(t.mask.apply(t.weights), t.mask, t.rewind_iteration, t.train)
 
 
 def random_reinit(t: Ticket) -> Start:
-    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019, section 2)."""
+    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019,
+    section 2).
+    """
     key = ("re-initialisation", t.seed, t.round)
     fresh, _ = fresh_weights(t.model, t.image_shape, t.classes, *key)
     return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
@@ -119,7 +121,8 @@ def _signed_constants(t: Ticket, signs: Weights) -> Start:
 
 
 def sign_preserving_reinit(t: Ticket) -> Start:
-    """The same mask; each initial (or rewound) weight replaced by its sign times the standard deviation of its layer's.
+    """The same mask; each initial (or rewound) weight replaced by its sign times the standard
+    deviation of its layer's.
 
     Source: Zhou et al. 2019, section 4, "constant, keep sign".
     """
@@ -127,7 +130,8 @@ def sign_preserving_reinit(t: Ticket) -> Start:
 
 
 def random_sign_constant(t: Ticket) -> Start:
-    """The same mask and the constants of ``sign_preserving_reinit``, each with a sign drawn at random.
+    """The same mask and the constants of ``sign_preserving_reinit``, each with a sign drawn at
+    random.
 
     Source: Zhou et al. 2019, section 4, "constant, random sign".
     """
@@ -140,7 +144,8 @@ def random_sign_constant(t: Ticket) -> Start:
 
 
 def signed_reinit(t: Ticket) -> Start:
-    """``random_reinit`` with its fresh magnitudes, each given the sign of the initial (or rewound) weight.
+    """``random_reinit`` with its fresh magnitudes, each given the sign of the initial (or rewound)
+    weight.
 
     Source: Zhou et al. 2019, section 4, "reinit, keep sign".
     """
@@ -211,7 +216,8 @@ def small_dense(t: Ticket) -> Start:
 
 
 def dense_longer(t: Ticket) -> Start:
-    """The dense network, trained from its initial (or rewound) weights for as many iterations as finding and training the ticket take.
+    """The dense network, trained from its initial (or rewound) weights for as many iterations as
+    finding and training the ticket take.
 
     From its initial (or rewound) weights. Source: the "same computation budget" of Liu et al. 2019,
     section 3 (Scratch-B), given to the dense network: the learning-rate schedule is stretched over
@@ -268,7 +274,7 @@ def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
 
 
 def retrain(experiment: Experiment, seed: int, variant: str, round_: int, report: Report) -> Record:
-    """Trains a variant of the ticket of a round, in a data order other than the one that found it."""
+    """Trains a variant of the ticket of a round, in another data order than found it."""
     of = ticket_of(experiment, seed, round_)
     start: Start = parts.find(VARIANTS, variant)(of)
     run = start.run(experiment, seed, variant, round_, "data order of retraining")

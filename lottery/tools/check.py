@@ -1,7 +1,7 @@
-"""Whether ``dvc.lock`` and ``reports/`` belong to the parameters and the code: ``python -m lottery check``.
+"""Whether dvc.lock and reports/ belong to parameters and code: ``python -m lottery check``.
 
-Needs neither data nor cache nor network. Prints a line for each cause, by stage, and exits with 1 where
-there is one; where params.yaml itself is at fault, a line for each mistake in it.
+Needs neither data nor cache nor network. Prints a line for each cause, by stage, and exits with 1
+where there is one; where params.yaml itself is at fault, a line for each mistake in it.
 """
 
 import argparse
@@ -111,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not Path("dvc.lock").exists():
         parser.exit(
             1,
-            "check: no dvc.lock: the pipeline has not run here: `dvc repro`, then commit dvc.lock and reports/\n",
+            "check: no dvc.lock: the pipeline has not run here: `dvc repro`, then commit dvc.lock "
+            "and reports/\n",
         )
     done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
     if done.returncode:
@@ -125,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         stages = list(dict.fromkeys(stage for stage, _ in found))
         parser.exit(
             1,
-            f"check: out of date: {', '.join(stages)}: `dvc repro`, then commit dvc.lock and reports/\n",
+            f"check: out of date: {', '.join(stages)}: `dvc repro`, then commit dvc.lock "
+            "and reports/\n",
         )
     print("dvc.lock and reports/ belong to the parameters and the code")

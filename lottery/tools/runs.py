@@ -1,9 +1,54 @@
 """The run store, shared by all clones: ``python -m lottery runs`` lists it and prunes it."""
 
 import argparse
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 from lottery.errors import LotteryError
 from lottery.running import store
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One run of the store, for people."""
+
+    fingerprint: str
+    name: str
+    status: str
+    bytes: int
+    age: float  # seconds since it was last used
+    files: tuple[Path, ...]
+
+
+def kept() -> list[Kept]:
+    """What the store holds, the last used first.
+
+    Unreadable files count as damaged; those that vanish meanwhile are left out.
+    """
+    by_fingerprint: dict[str, list[Path]] = {}
+    for path in store.folder().glob("*.*"):
+        fingerprint, _, ending = path.name.partition(".")
+        if len(fingerprint) == 64 and ending:
+            by_fingerprint.setdefault(fingerprint, []).append(path)
+    found = []
+    for fingerprint, paths in by_fingerprint.items():
+        name, status = "?", "damaged"
+        for ending in (store.FINISHED, store.CHECKPOINT, store.PREVIOUS):
+            if facts := store.read_facts(store.file(fingerprint, ending)):
+                at = f"at {facts.get('iteration')} of {facts.get('iterations')}"
+                name = str(facts.get("name", "?"))
+                status = "finished" if ending == store.FINISHED else at
+                break
+        sizes = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                sizes.append(path.stat())
+        if sizes:
+            size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
+            found.append(Kept(fingerprint, name, status, size, age, tuple(paths)))
+    return sorted(found, key=lambda k: (k.age, k.fingerprint))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,13 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        kept, used = store.kept(), store.used()
+        all_runs, used = kept(), store.used()
         if options.older_than is None and not options.keep_used:
-            _list(kept, used)
+            _list(all_runs, used)
             return
         going = [
             run
-            for run in kept
+            for run in all_runs
             if (options.older_than is None or run.age > options.older_than)
             and not (options.keep_used and run.fingerprint in used)
         ]
@@ -42,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.exit(1, f"lottery runs: {error}\n")
 
 
-def _list(runs: list[store.Kept], used: set[str]) -> None:
+def _list(runs: list[Kept], used: set[str]) -> None:
     for run in runs:
         mark = "used" if run.fingerprint in used else ""
         size, age = _bytes(run.bytes), _since(run.age)

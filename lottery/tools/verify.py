@@ -1,8 +1,9 @@
 """Whether the committed results come out again: ``python -m lottery verify``.
 
-Computes everything anew in a clean clone of the last commit, in a temporary folder with an empty run store and
-cache, then compares what git tracks there: dvc.lock, which has the hash of every artifact, and reports/. What is
-not committed is no part of it; downloaded datasets come from the usual cache. Exits with 1 where anything differs.
+Computes everything anew in a clean clone of the last commit, in a temporary folder with an empty
+run store and cache, then compares what git tracks there: dvc.lock, which has the hash of every
+artifact, and reports/. What is not committed is no part of it; downloaded datasets come from the
+usual cache. Exits with 1 where anything differs.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def reproduced(folder: Path) -> Path:
-    """A clone of the last commit in which everything was computed anew; the project's folder there."""
+    """The project's folder in a clone of the last commit, with everything computed anew."""
     top, prefix = _git(Path.cwd(), "rev-parse", "--show-toplevel", "--show-prefix").split("\n")[:2]
     subprocess.run(["git", "clone", "-q", top, str(folder / "clone")], check=True)
     project = folder / "clone" / prefix
@@ -67,7 +68,7 @@ def differences(project: Path) -> Iterator[str]:
                 old, new = (_hashes(of.get(stage, {}), part) for of in (before, now))
                 yield from (f"{stage} {what} {path}" for path in new if new[path] != old.get(path))
             if now[stage].get("params") != before.get(stage, {}).get("params"):
-                yield f"{stage}: dvc.lock has other parameters: `python -m lottery check` says which"
+                yield f"{stage} has other parameters: `python -m lottery check` says which"
     yield from (f"{name}: differs" for name in names if not name.endswith(LOCK))
     if any(name.endswith(METRICS) for name in names):
         before, now = (
