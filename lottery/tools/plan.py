@@ -20,7 +20,7 @@ from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Model, Params, Train
 from lottery.running import machine, store
-from lottery.running.executors import worker_count
+from lottery.running.workers import worker_count
 from lottery.tickets.variants import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
@@ -73,8 +73,8 @@ def pace_of(params: Params, shape: tuple[int, int, int], classes: int) -> tuple[
     wanted = (params.model.model_dump(mode="json"), _computing(params.train))
     here = {"cpu": machine.cpu_model(), "threads": params.train.threads}
     found = []
-    for run in store.kept():
-        facts = store.read_facts(store.file(run.fingerprint, store.FINISHED)) or {}
+    for path in store.folder().glob(f"*{store.FINISHED}"):
+        facts = store.read_facts(path) or {}
         by = facts.get("determined by", {})
         if not by or facts.get("trained", 0) < 1:
             continue
