@@ -1,6 +1,9 @@
 """The report in Markdown: the verdict first, then the numbers behind it."""
 
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,7 +13,31 @@ from lottery.report.outcomes import by_round, instabilities
 from lottery.report.statistics import FEWEST, MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Claim, Conclusion, Judgement
 
+T = TypeVar("T")
 STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
+
+
+def alone(name: str, make: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+    """What ``make`` gives; where it fails, what ``otherwise`` makes of the reason, said on standard error.
+
+    A report is written after hours of training: one part that fails must not take the others with it.
+    """
+    try:
+        return make()
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"report: {name} is left out: {why}", file=sys.stderr)
+        return otherwise(why)
+
+
+def _section(name: str, make: Callable[[], str]) -> str:
+    return alone(name, make, lambda why: f"Left out, because it could not be written: {plain(why)}.")
+
+
+def plain(name: str) -> str:
+    """A name in Markdown, where none of its characters is markup."""
+    text = " ".join(name.split())
+    return re.sub(r"[\\`*\[\]<>|$~#&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def sentence(conclusion: Conclusion, params: Params) -> str:
@@ -52,15 +79,23 @@ def markdown(
     runs: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
+    failed: Mapping[str, str],
 ) -> str:
-    """The whole of ``reports/report.md``; ``lines`` is the content of ``stability.csv``."""
-    template = Environment(
+    """The whole of ``reports/report.md``.
+
+    Args:
+        lines: the content of ``stability.csv``.
+        failed: figures that could not be drawn, with the reason.
+    """
+    environment = Environment(
         loader=PackageLoader("lottery.report", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("report.md.j2")
+    )
+    environment.filters["plain"] = plain
+    template = environment.get_template("report.md.j2")
     rounds, report = conclusion.rounds, params.report
     level = 1 - (1 - report.confidence) / max(len(rounds), 1)
     validation = params.data.validation_size
@@ -72,18 +107,25 @@ def markdown(
         claim=conclusion.claim,
         sentence=sentence(conclusion, params),
         setting=_setting(params, conclusion.seeds),
-        results=_results(runs),
-        ended=_ended(runs, params),
+        failed=failed,
+        results=_section("section results", lambda: _results(runs)),
+        ended=_section("section censored", lambda: _ended(runs, params)),
         judged=bool(rounds),
-        compared=_compared(rounds, conclusion.claim) if rounds else "",
+        compared=_section("section comparison", lambda: _compared(rounds, conclusion.claim))
+        if rounds
+        else "",
         interval=f"its {report.confidence:.0%} interval, simultaneous over {len(rounds)} rounds"
         if len(rounds) > 1
         else f"its {level:.0%} interval",
         generalises=_generalises(params, facts),
-        criteria=_criteria(rounds, report.confidence) if rounds else "",
+        criteria=_section("section criteria", lambda: _criteria(rounds, report.confidence))
+        if rounds
+        else "",
         rule=_rule(params, conclusion.claim),
         notes=_notes(conclusion),
-        stability="" if lines.empty else _stability(lines),
+        stability=""
+        if lines.empty
+        else _section("section linear mode connectivity", lambda: _stability(lines)),
         environments="\n".join(_environment(e) for e in environments),
         parts=f"{training:,} train, {validation:,} validation, {facts['test']:,} test",
     )
@@ -176,7 +218,7 @@ def _results(runs: pd.DataFrame) -> str:
     return _table(
         [
             {
-                "variant": str(key[0]),
+                "variant": plain(str(key[0])),
                 "round": str(key[1]),
                 "weights remaining": f"{accuracy.loc[key, 'weights_remaining']:.2%}",
                 "test accuracy (%)": _range(accuracy.loc[key] * 100, 2),
@@ -201,7 +243,7 @@ def _ended(runs: pd.DataFrame, params: Params) -> str:
     ):
         counts = runs.groupby(["variant", "round"])[column].agg(["sum", "count"])
         some = [
-            f"{variant}{f' {number}' if number else ''} {hits} of {n}"
+            f"{plain(str(variant))}{f' {number}' if number else ''} {hits} of {n}"
             for (variant, number), hits, n in counts[counts["sum"] > 0].itertuples()
         ]
         if some:
@@ -219,7 +261,7 @@ def _compared(rounds: tuple[Judgement, ...], claim: Claim) -> str:
     rows = []
     for j in rounds:
         row = {"round": str(j.round), "weights remaining": f"{j.weights_remaining:.2%}"}
-        row |= {f"− {name}": _interval(j.compared.get(name), 100, 2) for name in others}
+        row |= {f"− {plain(name)}": _interval(j.compared.get(name), 100, 2) for name in others}
         row["early stop / dense"] = _interval(j.early_stop_ratio, 1, 2, sign=False)
         row[claim.subject] = _outcome(j)
         rows.append(row)
