@@ -85,14 +85,18 @@ def test_published_results_are_drawn_where_network_and_data_fit():
     network = params.Model(name="conv4", initializer="glorot_normal")
     fitting = figures.fitting(anchors, network, "CIFAR-10")
     drawn = figures.anchored(fitting, 0.75, percent=True).set_index("label")["value"]
-    assert drawn["Frankle & Carbin 2019, winning ticket"] == pytest.approx(0.785)  # 3.5 points above
+    assert drawn["Frankle & Carbin 2019, winning ticket"] == pytest.approx(
+        0.785
+    )  # 3.5 points above
     assert drawn["TensorFlow 2 notebook, winning ticket"] == 0.7629
     stops = figures.anchored(fitting, 1000, percent=False)
     assert stops[["density", "value"]].values.tolist() == [[0.092, 286.0]]
     assert figures.fitting(anchors, network, "CIFAR-100").empty
 
 
-NAMES = st.sampled_from(["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"])
+NAMES = st.sampled_from(
+    ["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"]
+)
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 
@@ -100,7 +104,9 @@ SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 def results(draw):
     """Histories and mask tables of legal runs; of each a few seeds, rounds and evaluations."""
     seeds, rounds = draw(st.integers(1, 6)), draw(st.sampled_from([[1], [1, 2], [2, 1, 3]]))
-    variants = draw(st.lists(st.sampled_from(["ticket", "random_reinit", *OWN]), unique=True, min_size=1))
+    variants = draw(
+        st.lists(st.sampled_from(["ticket", "random_reinit", *OWN]), unique=True, min_size=1)
+    )
     losses = st.sampled_from([0.1, 1.0, 2.0, math.nan])
     layers = draw(st.lists(NAMES, unique=True, min_size=1, max_size=3))
 
@@ -116,14 +122,21 @@ def results(draw):
     retrained = [(v, r) for v in variants for r in rounds]
     pruned = draw(st.sampled_from([[], [("pruning", r) for r in rounds]]))
     history, pruning = (
-        pd.DataFrame(runs(names), columns=[*columns, "test_accuracy"]).assign(validation_accuracy=0.5)
+        pd.DataFrame(runs(names), columns=[*columns, "test_accuracy"]).assign(
+            validation_accuracy=0.5
+        )
         for names in ([("dense", 0), *retrained], pruned)
     )
     cells = [(r, layer) for r in sorted(rounds) for layer in layers]
     masks = pd.DataFrame(cells, columns=["round", "layer"])
     shares = [draw(SHARES) for _ in cells]
-    masks = masks.assign(weights_remaining=shares, units=3, dead=0, jaccard=0.5, jaccard_by_chance=shares)
-    inputs = pd.DataFrame([(r, i, 0.5) for r in rounds for i in range(6)], columns=["round", "input", "weights_remaining"])
+    masks = masks.assign(
+        weights_remaining=shares, units=3, dead=0, jaccard=0.5, jaccard_by_chance=shares
+    )
+    inputs = pd.DataFrame(
+        [(r, i, 0.5) for r in rounds for i in range(6)],
+        columns=["round", "input", "weights_remaining"],
+    )
     tables_ = {"density": masks, "units": masks, "overlap": masks, "first_layer": inputs}
     return rounds, variants, history, pruning, tables_
 

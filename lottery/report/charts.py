@@ -131,7 +131,7 @@ def training_curves(
         limits, revision = list(curve_limits(table)), []
     places = list(range(2, len(names) + 2))  # the first is the dense network's
     radio = alt.binding_radio(options=places, labels=names, name="round ")
-    chosen = alt.param("chosen", value=places[-1], bind=radio)
+    chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
 
     def of_round(chart: Any) -> Any:
         by = [field.removesuffix(":N") for field in revision]

@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-
 ANCHORS = Path("docs/results/anchors.csv")  # published results
 
 
@@ -290,7 +289,7 @@ def density_map(table: pd.DataFrame) -> Figure:
     values = table.pivot(index="layer", columns="round", values="weights_remaining").loc[layers]
     grid = values.to_numpy() * 100
     height, width = grid.shape
-    figure, axes = plt.subplots(figsize=(min(max(5, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
+    figure, axes = plt.subplots(figsize=(min(max(7, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
     axes.grid(visible=False)
     norm = LogNorm(min(grid[grid > 0].min(initial=50), 50), 100)
     shown = axes.imshow(np.ma.masked_less_equal(grid, 0), cmap="cividis", norm=norm, aspect="auto")
