@@ -101,7 +101,7 @@ def read(path: Path) -> pd.DataFrame:
     words = [
         name
         for name in COLUMNS
-        if name != "variant" and not pd.api.types.is_numeric_dtype(table[name])
+        if name != "variant" and len(table) and not pd.api.types.is_numeric_dtype(table[name])
     ]
     if words:
         raise files.broken(path, f"holds something else than numbers in {', '.join(words)}")
@@ -116,7 +116,9 @@ def read_table(path: Path) -> pd.DataFrame:
     if not content.endswith(b"\n"):
         raise files.broken(path, "truncated: its last line has no end")
     try:
-        return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
+        # a layer may be named "NA" or "1": names are words, and only nothing is a missing value
+        words = dict.fromkeys(("variant", "layer", "source", "network", "dataset", "method"), str)
+        return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""], dtype=words)
     except ValueError as error:
         raise files.broken(path, f"cannot be read as a table ({error})") from None
 
@@ -124,3 +126,10 @@ def read_table(path: Path) -> pd.DataFrame:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """CSV with six significant digits: the last bits of a mean are no result."""
     files.write(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
+
+
+def write_folder(path: Path, contents: Mapping[str, pd.DataFrame]) -> None:
+    """A folder of such tables by name."""
+    with files.folder_written_whole(path) as folder:
+        for name, table in contents.items():
+            write_table(folder / f"{name}.csv", table)

@@ -1,438 +1,261 @@
-"""``reports/report.html``: the report in Markdown, with interactive plots and the anatomy of the masks."""
+"""Vega-Lite charts through Altair, for report.html, compare.html and `dvc plots`.
 
-import base64
-import html
-import io
-import re
-from pathlib import Path
+Colours and markers are worked out in the chart, from figures.STYLES, so that those of one's own
+variants, of which a committed template of DVC's cannot know, are drawn there too, and alike.
+"""
+
+import json
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import altair as alt
 import pandas as pd
-from ruamel.yaml import YAML
 
-from lottery.params import Params
-from lottery.report import page
-from lottery.report.figures import COLOURS, OWN_COLOUR
-from lottery.report.text import in_order
+from lottery.report.figures import OWN_COLOURS, OWN_MARKERS, STYLES, curve_limits
 
-Chart = dict[str, Any]
+ANCHOR = "<DVC_METRIC_{}>".format
+NUMBERS = ("round", "iteration", "weights_remaining", "mean", "min", "max", "n")
+Labels = tuple[str, str, str]
+"""A chart's title, and those of its axes."""
+BY_COLOUR = alt.Color("colour:N", scale=None)
+SHADES = alt.SchemeParams(name="cividis", extent=[0.2, 1])  # the darkest is seen on black
+PICKED = alt.selection_point("shown", fields=["variant"], toggle="true", bind="legend")
 
 
-def write(
-    text: str,
-    params: Params,
-    figures: Path,
-    runs: pd.DataFrame,
-    history: pd.DataFrame,
-    masks: dict[str, pd.DataFrame],
-    image_shape: list[int],
-) -> str:
-    """The page.
+def data(table: pd.DataFrame | None) -> alt.Data:
+    """Inline data, with six significant digits; None: DVC's, in which numbers are words."""
+    if table is None:
+        parse = alt.DataFormat(parse=dict.fromkeys(NUMBERS, "number"))
+        return alt.InlineData(values=[], format=parse)
+    text = table.to_json(orient="records", double_precision=10)
+    return alt.InlineData(json.loads(text, parse_float=lambda v: float(f"{float(v):.6g}")))
+
+
+def styled(chart: Any) -> Any:
+    """With the fields ``colour`` and ``marker`` of each variant; the data has the dense network."""
+    known = {name: [style.colour, style.symbol] for name, style in STYLES.items()}
+    own = f"({json.dumps(OWN_COLOURS)})[(datum.place - 2) % {len(OWN_COLOURS)}]"
+    symbols = json.dumps([symbol for _, symbol in OWN_MARKERS])
+    own_marker = f"({symbols})[(datum.place - 2) % {len(OWN_MARKERS)}]"
+    chart = chart.transform_calculate(style=f"({json.dumps(known)})[datum.variant]")
+    chart = chart.transform_calculate(own="datum.style ? '' : datum.variant")  # '' is first
+    chart = chart.transform_window(place="dense_rank()", sort=[alt.SortField("own")], groupby=[])
+    return chart.transform_calculate(
+        colour=f"datum.style ? datum.style[0] : {own}",
+        marker=f"datum.style ? datum.style[1] : {own_marker}",
+    )
+
+
+def _opacity(visible: float) -> Any:
+    return alt.when(PICKED).then(alt.value(visible)).otherwise(alt.value(0.04))
+
+
+def _legend(channel: Any, field: str) -> Any:
+    return channel("variant:N", title=None, scale=alt.Scale(range=alt.FieldRange(field=field)))
+
+
+def _revisions(names: Sequence[str]) -> Any:
+    """Dashes by revision, in this order; by name where none is given."""
+    scale = alt.Scale(domain=list(names)) if names else alt.Undefined
+    look = alt.Legend(symbolFillColor="transparent", symbolType="stroke")
+    return alt.StrokeDash("rev:N", title="revision", legend=look, scale=scale)
+
+
+def by_density(
+    table: pd.DataFrame | None,
+    labels: Labels,
+    digits: str,
+    revisions: Sequence[str] | None = None,
+) -> Any:
+    """Means and range against weights remaining, tickets joined to the dense network at 100 %.
 
     Args:
-        text: the content of ``reports/report.md``.
-        figures: the folder of its static figures.
-        runs: outcomes() of all runs.
-        history: of the runs whose training curves are shown.
-        masks: the tables of ``data/masks/`` by name: density, overlap, units, first_layer.
-        image_shape: height, width, channels.
+        table: by_round(), with the column ``rev`` where there are revisions; None: DVC's.
+        digits: the format of values.
+        revisions: told apart by dashes; empty: those in the data.
     """
-    charts = {
-        "accuracy": by_density(runs, "test_accuracy", "test accuracy at early stop", ".2%"),
-        "early_stop": by_density(runs, "early_stop_iteration", "early-stop iteration", ",.0f"),
-        "training_curves": training_curves(history),
-        "density": by_layer(
-            masks["density"], "weights_remaining", "weights remaining", ".1%", scale="log"
-        ),
-        "units": by_layer(
-            masks["units"].assign(share=lambda t: t["dead"] / t["units"]),
-            "share",
-            "dead units",
-            ".1%",
-            scale="linear",
-        ),
-        "first_layer": first_layer(masks["first_layer"], image_shape),
-    }
-    if not masks["overlap"].empty:
-        charts["overlap"] = overlap(masks["overlap"])
-    body = page.from_markdown(text)
-    for name in ("accuracy", "early_stop", "training_curves", "density"):
-        place = re.compile(rf'<p><img src="figures/{name}\.svg" alt="([^"]*)" /></p>')
-        static = rf'<img alt="\1" src="{_inline(figures / f"{name}.svg")}">'
-        body = place.sub(page.chart(name, static), body)
-    title = text.partition("\n")[0].removeprefix("# ")
-    return page.page(title, body + _anatomy(charts, masks) + _reproduce(params), charts)
-
-
-def _inline(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
-
-
-def _anatomy(charts: dict[str, Chart], masks: dict[str, pd.DataFrame]) -> str:
-    units = masks["units"]
-    last = units[units["round"] == units["round"].max()]
-    dead = last.groupby("layer", sort=False)[["units", "dead"]].mean()
-    rows = "".join(
-        f"<tr><td>{html.escape(str(layer))}</td><td>{of['units']:.0f}</td><td>{of['dead']:.1f}</td></tr>"
-        for layer, of in dead.iterrows()
+    log = alt.Scale(type="log", reverse=True, nice=False, padding=12, domainMax=1)
+    x = alt.X("weights_remaining:Q", title=labels[1], scale=log).axis(format="~p", tickCount=6)
+    y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False)).axis(format=digits)
+    low, high = alt.Y("min:Q"), alt.Y2("max:Q")
+    dash: Any = alt.Undefined
+    detail, dashed = ["variant:N"], [5, 4]
+    tips = ["variant:N", "round:Q", alt.Tooltip("weights_remaining:Q", format=".2%"), "n:Q"]
+    tips += [alt.Tooltip(f"{name}:Q", format=digits) for name in ("mean", "min", "max")]
+    if revisions is not None:
+        dash, dashed = _revisions(revisions), [1, 0]
+        detail, tips = [*detail, "rev:N"], ["rev:N", *tips]
+    rows = alt.Chart().encode(color=BY_COLOUR)  # but for points, which have fill and outline
+    dense = rows.transform_filter("datum.variant === 'dense'")
+    joined = rows.encode(x=x, detail=detail).transform_calculate(
+        colour=f"datum.variant === 'dense' ? '{STYLES['ticket'].colour}' : datum.colour",
+        variant="datum.variant === 'dense' ? 'ticket' : datum.variant",
     )
-    parts = [
-        "<h2>Anatomy of the masks</h2>",
-        "<p>Dead units: neurons or filters of which no incoming weight survives, mean over seeds.</p>",
-        page.chart("units"),
-        f"<details><summary>after the last round, {int(units['round'].max())}</summary><div class='wide'><table><tr>"
-        f"<th>layer</th><th>units</th><th>dead</th></tr>{rows}</table></div></details>",
-        "<p>First layer: the share of each input's weights that survive, mean over seeds, units and channels; "
-        "choose the round below.</p>",
-        page.chart("first_layer"),
-    ]
-    if "overlap" in charts:
-        parts += [
-            "<p>Overlap of two seeds' masks: the share of the weights kept by either that both keep (Jaccard index), "
-            "mean over pairs of seeds; dashed: what random masks with the same counts would share.</p>",
-            page.chart("overlap"),
-        ]
-    return "\n".join(parts)
-
-
-def _reproduce(params: Params) -> str:
-    text = io.StringIO()
-    YAML(typ="safe").dump(params.model_dump(exclude={"data": {"source"}}), text)
-    return (
-        "<h2>Parameters</h2><details><summary>params.yaml as it was read, defaults included</summary><pre>"
-        f"{html.escape(text.getvalue())}</pre></details>"
-        "<h2>How to reproduce it</h2><p>In a clone of the repository at the commit that holds this report:</p>"
-        "<pre>make repro      # the environment, then the pipeline: dvc repro\nmake check      # whether results belong to "
-        "parameters and code</pre>"
+    marked = alt.Chart().encode(x=x).transform_filter("datum.variant !== 'pruning'")
+    thin = alt.when("datum.variant === 'pruning'").then(alt.value(0.7)).otherwise(alt.value(1.6))
+    points = marked.mark_point(filled=True, size=60, strokeWidth=1.5).encode(
+        y=y,
+        fill=_legend(alt.Fill, "colour"),
+        shape=_legend(alt.Shape, "marker"),
+        tooltip=tips,
+        opacity=_opacity(1),
     )
-
-
-# Charts: Vega-Lite 5
-
-
-def _rows(table: pd.DataFrame) -> dict[str, Any]:
-    """Inline data; six significant digits, no NaN."""
-    plain = [
-        {k: (float(f"{v:.6g}") if isinstance(v, float) else v) for k, v in row.items() if v == v}
-        for row in table.to_dict("records")
-    ]
-    return {"values": plain}
-
-
-def _colour(variants: list[str]) -> dict[str, Any]:
-    colours = [COLOURS.get(v, OWN_COLOUR) for v in variants]
-    return {
-        "field": "variant",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": variants, "range": colours},
-    }
-
-
-def _densities(title: str = "weights remaining") -> dict[str, Any]:
-    return {
-        "field": "weights_remaining",
-        "type": "quantitative",
-        "title": title,
-        "scale": {"type": "log", "reverse": True, "nice": False, "padding": 12},
-        "axis": {"format": "~p", "tickCount": 6},
-    }
-
-
-def _picker(seeds: list[int]) -> Chart:
-    """A menu that leaves the runs of one seed."""
-    options = [None, *seeds]
-    labels = ["all", *map(str, seeds)]
-    menu = {"input": "select", "options": options, "labels": labels, "name": "seed "}
-    return {
-        "name": "chosen",
-        "select": {"type": "point", "fields": ["seed"]},
-        "bind": {"seed": menu},
-    }
-
-
-LEGEND = {
-    "name": "shown",
-    "select": {"type": "point", "fields": ["variant"], "toggle": "true"},
-    "bind": "legend",
-}
-
-
-def _faded(visible: float, names: tuple[str, ...] = ("shown",)) -> dict[str, Any]:
-    test = {"and": [{"param": name} for name in names]}
-    return {"condition": {"test": test, "value": visible}, "value": 0.03}
-
-
-def by_density(runs: pd.DataFrame, column: str, title: str, digits: str) -> Chart:
-    """A column of outcomes() against weights remaining: range and mean over seeds, each run as a point; dense dashed."""
-    tips = [
-        {"field": "variant"},
-        {"field": "seed"},
-        {"field": "round"},
-        {"field": "weights_remaining", "format": ".2%"},
-        {"field": column, "format": digits, "title": title},
-    ]
-    y = {
-        "field": column,
-        "type": "quantitative",
-        "title": title,
-        "scale": {"zero": False},
-        "axis": {"format": digits},
-    }
-    variants = sorted(set(runs["variant"]), key=in_order)
-    tickets = {"filter": "datum.variant !== 'dense'"}
-    mean = [
-        {
-            "aggregate": [{"op": "mean", "field": column, "as": column}],
-            "groupby": ["variant", "weights_remaining"],
-        }
-    ]
-    band = [
-        {
-            "aggregate": [
-                {"op": "min", "field": column, "as": "low"},
-                {"op": "max", "field": column, "as": "high"},
-            ],
-            "groupby": ["variant", "weights_remaining"],
-        }
-    ]
-    colour = _colour(variants)
-    return {
-        "width": "container",
-        "height": 300,
-        "title": f"{title[:1].upper()}{title[1:]}",
-        "data": _rows(runs[["seed", "variant", "round", "weights_remaining", column]]),
-        "layer": [
-            {
-                "transform": [tickets, *band],
-                "mark": {"type": "area"},
-                "encoding": {
-                    "x": _densities(),
-                    "y": {"field": "low", "type": "quantitative", "title": title},
-                    "y2": {"field": "high"},
-                    "color": colour,
-                    "opacity": _faded(0.12),
-                },
-            },
-            {
-                "transform": [tickets, *mean],
-                "mark": {"type": "line"},
-                "encoding": {"x": _densities(), "y": y, "color": colour, "opacity": _faded(1)},
-            },
-            {
-                "transform": [{"filter": "datum.variant === 'dense'"}, *mean],
-                "mark": {"type": "rule", "strokeDash": [5, 4]},
-                "encoding": {"y": y, "color": colour, "opacity": _faded(1)},
-            },
-            {
-                "params": [LEGEND, _picker(sorted(map(int, set(runs["seed"]))))],
-                "mark": {"type": "point", "filled": True, "size": 45},
-                "encoding": {
-                    "x": _densities(),
-                    "y": y,
-                    "color": colour,
-                    "tooltip": tips,
-                    "opacity": _faded(0.75, ("shown", "chosen")),
-                },
-            },
-        ],
-    }
-
-
-def training_curves(history: pd.DataFrame) -> Chart:
-    """Test accuracy during training: a line a run, a colour a density."""
-    table = history[
-        ["seed", "variant", "round", "iteration", "weights_remaining", "test_accuracy"]
-    ].copy()
-    table["curve"] = [
-        "dense" if v == "dense" else f"{v}, {w:.1%}"
-        for v, w in zip(table["variant"], table["weights_remaining"], strict=True)
-    ]
-    curves = list(dict.fromkeys(table.sort_values("round")["curve"]))
-    greys = ["#000000", "#440154", "#3b528b", "#21918c", "#5ec962", "#d8b000"][: len(curves)]
-    shown = {
-        "name": "shown",
-        "select": {"type": "point", "fields": ["curve"], "toggle": "true"},
-        "bind": "legend",
-    }
-    x = {"field": "iteration", "type": "quantitative"}
-    colour = {
-        "field": "curve",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": curves, "range": greys},
-    }
-    tips = [
-        {"field": "curve"},
-        {"field": "seed"},
-        {"field": "iteration"},
-        {"field": "test_accuracy", "format": ".2%", "title": "test accuracy"},
-    ]
-    y = {
-        "field": "test_accuracy",
-        "type": "quantitative",
-        "title": "test accuracy",
-        "scale": {
-            "zero": False,
-            "domainMin": max(0.0, float(table["test_accuracy"].quantile(0.15)) - 0.02),
-            "clamp": True,
-        },
-        "axis": {"format": "%"},
-    }
-    return {
-        "width": "container",
-        "height": 300,
-        "title": "Training curves: a line a run",
-        "data": _rows(table.drop(columns=["variant", "weights_remaining"])),
-        "layer": [
-            {
-                "params": [shown, _picker(sorted(map(int, set(table["seed"]))))],
-                "mark": {"type": "line", "clip": True},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": colour,
-                    "detail": {"field": "seed"},
-                    "opacity": _faded(0.7, ("shown", "chosen")),
-                },
-            },
-            {
-                "mark": {"type": "point", "size": 60, "opacity": 0, "clip": True},  # to hover over
-                "encoding": {"x": x, "y": y, "tooltip": tips},
-            },
-        ],
-    }
-
-
-def by_layer(table: pd.DataFrame, column: str, title: str, digits: str, *, scale: str) -> Chart:
-    """A column of a mask table by layer and round, mean over seeds."""
-    means = table.groupby(["round", "layer"], sort=False)[column].mean().reset_index()
-    layers = list(dict.fromkeys(means["layer"]))
-    y: Chart = {"field": column, "type": "quantitative", "title": title, "axis": {"format": digits}}
-    if scale == "log" and (means[column] > 0).all():
-        y["scale"] = {"type": "log", "nice": False, "padding": 8}
-        y["axis"]["tickCount"] = 6
-    return {
-        "width": "container",
-        "height": 240,
-        "title": f"{title[:1].upper()}{title[1:]} by layer and round",
-        "data": _rows(means),
-        "params": [
-            {
-                "name": "shown",
-                "select": {"type": "point", "fields": ["layer"], "toggle": "true"},
-                "bind": "legend",
-            }
-        ],
-        "mark": {"type": "line", "point": True},
-        "encoding": {
-            "x": {
-                "field": "round",
-                "type": "quantitative",
-                "axis": {"tickMinStep": 1, "format": "d"},
-            },
-            "y": y,
-            "color": {
-                "field": "layer",
-                "type": "nominal",
-                "title": None,
-                "scale": {"domain": layers, "scheme": "tableau10"},
-            },
-            "opacity": _faded(1),
-            "tooltip": [
-                {"field": "layer"},
-                {"field": "round"},
-                {"field": column, "format": digits, "title": title},
-            ],
-        },
-    }
-
-
-def overlap(table: pd.DataFrame) -> Chart:
-    """Jaccard index between seeds by layer and round, and the one by chance, dashed."""
-    means = (
-        table.groupby(["round", "layer"], sort=False)[["jaccard", "jaccard_by_chance"]]
-        .mean()
-        .reset_index()
+    chart = alt.layer(
+        joined.transform_filter("datum.variant !== 'pruning'")
+        .mark_area()
+        .encode(y=low, y2=high, opacity=_opacity(0.12)),
+        dense.mark_rule(strokeDash=dashed).encode(y=y, strokeDash=dash, opacity=_opacity(1)),
+        joined.mark_line().encode(y=y, strokeDash=dash, strokeWidth=thin, opacity=_opacity(1)),
+        marked.mark_rule().encode(y=low, y2=high, color=BY_COLOUR, opacity=_opacity(0.5)),
+        points.add_params(PICKED),
+        data=data(table),
     )
-    layers = list(dict.fromkeys(means["layer"]))
-    x = {"field": "round", "type": "quantitative", "axis": {"tickMinStep": 1, "format": "d"}}
-    colour = {
-        "field": "layer",
-        "type": "nominal",
-        "title": None,
-        "scale": {"domain": layers, "scheme": "tableau10"},
-    }
-    tips = [
-        {"field": "layer"},
-        {"field": "round"},
-        {"field": "jaccard", "format": ".3f"},
-        {"field": "jaccard_by_chance", "format": ".3f", "title": "by chance"},
-    ]
-
-    def line(column: str, dash: list[int]) -> Chart:
-        y = {"field": column, "type": "quantitative", "title": "Jaccard index"}
-        return {
-            "mark": {"type": "line", "point": not dash, "strokeDash": dash},
-            "encoding": {"x": x, "y": y, "color": colour, "tooltip": tips, "opacity": _faded(1)},
-        }
-
-    shown = {
-        "name": "shown",
-        "select": {"type": "point", "fields": ["layer"], "toggle": "true"},
-        "bind": "legend",
-    }
-    return {
-        "width": "container",
-        "height": 240,
-        "title": "Overlap between seeds by layer and round",
-        "data": _rows(means),
-        "layer": [{"params": [shown], **line("jaccard", [])}, line("jaccard_by_chance", [4, 3])],
-    }
+    chart = styled(chart).transform_filter("datum.weights_remaining > 0")
+    return chart.properties(title=labels[0], width="container", height=300)
 
 
-def first_layer(table: pd.DataFrame, image_shape: list[int]) -> Chart:
-    """Where the first layer's weights survive: in the image for a dense layer, in the kernel for a convolution."""
+def training_curves(
+    table: pd.DataFrame | None, labels: Labels, runs: pd.DataFrame | None = None
+) -> Any:
+    """Means and range during training, of one round at a time beside the dense network.
+
+    Args:
+        table: curves(); None: DVC's, whose rounds are known by their place only.
+        runs: the history from which the curves are, of which one seed is shown on demand.
+    """
+    limits: Any = alt.Undefined
+    across: Any = alt.Undefined
+    names, revision = ["1st", "2nd", "3rd", "4th"], ["rev:N"]
+    if table is not None:
+        rounds = table[table["round"] > 0].groupby("round")["weights_remaining"].mean()
+        names = [f"{number} ({share:.1%})" for number, share in rounds.items()] or ["none"]
+        limits, revision = list(curve_limits(table)), []
+        across = [0, max(map(int, table["iteration"]), default=1)]
+    places = list(range(2, len(names) + 2))  # the first is the dense network's
+    radio = alt.binding_radio(options=places, labels=names, name="round ")
+    chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
+
+    def of_round(chart: Any) -> Any:
+        by = [field.removesuffix(":N") for field in revision]
+        chart = styled(chart).transform_window(
+            nth="dense_rank()", sort=[alt.SortField("round")], groupby=by
+        )
+        return chart.transform_filter("datum.round == 0 || datum.nth == chosen")
+
+    rows = (
+        alt.Chart()
+        .mark_line(clip=True)
+        .encode(alt.X("iteration:Q", title=labels[1], scale=alt.Scale(domain=across, nice=False)))
+    )
+    rows = rows.encode(detail=["variant:N", "round:N", *revision])
+    band = rows.mark_area(clip=True).encode(alt.Y("min:Q"), alt.Y2("max:Q"), color=BY_COLOUR)
+    y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False, domain=limits))
+    shares = [alt.Tooltip(f"{name}:Q", format=".2%") for name in ("weights_remaining", "mean")]
+    line = rows.encode(
+        y=y.axis(format="~%"),
+        stroke=_legend(alt.Stroke, "colour"),
+        strokeDash=_revisions(()) if revision else alt.Undefined,
+        tooltip=[*revision, "variant:N", "round:Q", "iteration:Q", *shares],
+        opacity=_opacity(1),
+    ).add_params(PICKED)
+    chart = of_round(alt.layer(band.encode(opacity=_opacity(0.12)), line, data=data(table)))
+    if table is None:
+        chart = chart.transform_filter("datum.iteration > 0")
+    if runs is not None:
+        columns = ["seed", "variant", "round", "iteration", "test_accuracy"]
+        seeds = sorted({int(seed) for seed in runs["seed"]})
+        menu = alt.binding_select(
+            options=[None, *seeds], labels=["none", *map(str, seeds)], name="one seed, dotted "
+        )
+        one = rows.mark_line(clip=True, strokeDash=[2, 3]).encode(
+            y="test_accuracy:Q", color=BY_COLOUR
+        )
+        one = of_round(one.properties(data=data(runs[columns])))
+        chart = alt.layer(chart, one.transform_filter("datum.seed === seed"))
+        chart = chart.add_params(alt.param("seed", bind=menu))
+    return chart.add_params(chosen).properties(title=labels[0], width="container", height=300)
+
+
+def by_layer(
+    table: pd.DataFrame | None, labels: Labels, digits: str, bright: float, *, log: bool = False
+) -> Any:
+    """A heat map of the column ``value`` by layer and round, with numbers where they fit.
+
+    Args:
+        bright: values above it are written in black.
+    """
+    wide = f"width > {30 * table['round'].nunique()}" if table is not None else "true"
+    fits = alt.when(wide).then(alt.value(1)).otherwise(alt.value(0))
+    ink = alt.when(f"datum.value > {bright:.4g}").then(alt.value("black"))
+    rows = alt.Chart().encode(
+        x=alt.X("round:O", title=labels[1]).axis(labelAngle=0),
+        y=alt.Y("layer:N", title=labels[2], sort=None),
+    )
+    scale = alt.Scale(scheme=SHADES, type="log" if log else "linear")
+    cells = rows.mark_rect().encode(
+        color=alt.Color("value:Q", title=None, scale=scale).legend(format=digits),
+        tooltip=["layer:N", "round:O", alt.Tooltip("value:Q", format=digits)],
+    )
+    words = rows.mark_text(fontSize=9).encode(
+        text=alt.Text("value:Q", format=digits),
+        color=ink.otherwise(alt.value("white")),
+        opacity=fits,
+    )
+    chart = alt.layer(cells, words, data=data(table))
+    if table is None:
+        return chart.transform_calculate(value="toNumber(datum.weights_remaining)")
+    height = 30 + 24 * table["layer"].nunique()
+    return chart.properties(title=labels[0], width="container", height=height)
+
+
+def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
+    """Where the first layer's weights survive: in a dense layer's image, another's kernel."""
     inputs = int(table["input"].max()) + 1
     height, width, channels = image_shape
-    if inputs != height * width * channels:  # a square kernel
-        height = width = round((inputs / channels) ** 0.5)
-    rounds = sorted(map(int, set(table["round"])))
-    means = []
-    for round_ in rounds:
-        shares = (
-            table.loc[table["round"] == round_].sort_values("input")["weights_remaining"].to_numpy()
+    if inputs != height * width * channels:  # a kernel: square, or else shown as a strip
+        side = round((inputs / channels) ** 0.5)
+        height, width = (side, side) if side * side * channels == inputs else (1, inputs)
+    place = table["input"] * height * width // inputs
+    cells = table.assign(row=place // width, column=place % width)
+    means = cells.groupby(["round", "row", "column"], as_index=False)["weights_remaining"].mean()
+    rounds = [int(number) for number in sorted(set(means["round"]))]
+    slider = alt.binding_range(min=rounds[0], max=rounds[-1], step=1, name="round ")
+    share = alt.Color("weights_remaining:Q", title=None, scale=alt.Scale(scheme=SHADES))
+    chart = (
+        alt.Chart(data(means))
+        .mark_rect()
+        .encode(
+            x=alt.X("column:O", axis=None),
+            y=alt.Y("row:O", axis=None),
+            color=share.legend(format=".0%"),
+            tooltip=["row:O", "column:O", alt.Tooltip("weights_remaining:Q", format=".1%")],
         )
-        shares = shares.reshape(height, width, -1).mean(axis=2)
-        for (row, column), share in np.ndenumerate(shares):
-            means.append(
-                {"round": round_, "row": row, "column": column, "share": float(f"{share:.3g}")}
-            )
-    slider = {"input": "range", "min": rounds[0], "max": rounds[-1], "step": 1, "name": "round "}
-    cell = {"type": "ordinal", "axis": None}
-    return {
-        "width": 280,
-        "height": 280 * height // width,
-        "title": "Weights remaining by input of the first layer",
-        "data": {"values": means},
-        "params": [{"name": "chosen", "value": rounds[-1], "bind": slider}],
-        "transform": [{"filter": "datum.round === chosen"}],
-        "mark": {"type": "rect"},
-        "encoding": {
-            "x": {"field": "column", **cell},
-            "y": {"field": "row", **cell},
-            "color": {
-                "field": "share",
-                "type": "quantitative",
-                "title": "weights remaining",
-                "legend": {"format": "%", "orient": "right"},
-                "scale": {"scheme": "viridis"},
-            },
-            "tooltip": [
-                {"field": "row"},
-                {"field": "column"},
-                {"field": "share", "format": ".1%", "title": "weights remaining"},
-            ],
-        },
+    )
+    chart = chart.add_params(alt.param("chosen", value=rounds[-1], bind=slider))
+    chart = chart.transform_filter("datum.round == chosen")
+    return chart.properties(width=280, height=max(280 * height // width, 20))
+
+
+def templates() -> dict[str, str]:
+    """``.dvc/plots/*.json`` by name, with the anchors that DVC and its editors replace."""
+    labels = (ANCHOR("TITLE"), ANCHOR("X_LABEL"), ANCHOR("Y_LABEL"))
+    density = by_layer(None, labels, ".3~p", 0.35, log=True)
+    charts = {
+        "weights_remaining": by_density(None, labels, ".4~g", revisions=()),
+        "training_curves": training_curves(None, labels),
+        "density": density.facet(column=alt.Column("rev:N", title=None)),
     }
+    return {f"{name}.json": _with_anchors(chart) for name, chart in charts.items()}
+
+
+def _with_anchors(chart: Any) -> str:
+    spec = chart.to_dict()
+    for name in ("config", "datasets"):
+        spec.pop(name)
+    spec["title"], spec["data"] = ANCHOR("TITLE"), {**spec["data"], "values": ANCHOR("DATA")}
+    inner = spec.get("spec", spec)
+    inner |= {"width": ANCHOR("PLOT_WIDTH"), "height": ANCHOR("PLOT_HEIGHT")}
+    for layer in inner["layer"]:
+        if layer["mark"]["type"] == "point":  # outlined in the colour of the revision
+            layer["encoding"]["stroke"] = ANCHOR("COLOR")
+    return json.dumps(spec, indent=1, ensure_ascii=False) + "\n"

@@ -1,142 +1,210 @@
-"""matplotlib figures: the same colour for a variant everywhere, spread as a band, dense as a dashed line."""
+"""Matplotlib figures, and the colours and markers that every picture of a variant has.
+
+Names of variants, layers and data sets are data: nothing in them is read as markup.
+"""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 import pandas as pd
 
 from lottery.artifacts import files
+from lottery.params import Model
+from lottery.report.text import alone, in_order
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-# Okabe & Ito's palette, told apart by the colour-blind; the markers tell it in grey.
-COLOURS = {
-    "dense": "#000000",
-    "ticket": "#0072B2",
-    "random_reinit": "#D55E00",
-    "sign_preserving_reinit": "#E69F00",
-    "random_sign_constant": "#882255",
-    "signed_reinit": "#332288",
-    "random_mask": "#009E73",
-    "random_mask_global": "#56B4E9",
-    "shuffled_mask": "#CC79A7",
-    "small_dense": "#7F5F00",
-    "dense_longer": "#5B5B5B",
-}
-OWN_COLOUR = "#999999"  # of variants of one's own
-MARKERS = {
-    "ticket": "o",
-    "random_reinit": "s",
-    "sign_preserving_reinit": "D",
-    "random_sign_constant": "d",
-    "signed_reinit": "h",
-    "random_mask": "^",
-    "random_mask_global": "v",
-    "shuffled_mask": "X",
-    "small_dense": "p",
-    "dense_longer": "*",
-}
-LABELS = {
-    "dense": "dense network",
-    "ticket": "ticket",
-    "random_reinit": "random re-initialisation",
-    "sign_preserving_reinit": "constants, signs kept",
-    "random_sign_constant": "constants, random signs",
-    "signed_reinit": "re-initialisation, signs kept",
-    "random_mask": "random mask",
-    "random_mask_global": "random mask, all layers together",
-    "shuffled_mask": "shuffled mask",
-    "small_dense": "small dense network",
-    "dense_longer": "dense network, trained longer",
-}
-STYLE: Any = {
-    "figure.figsize": (7.0, 4.3),
-    "figure.dpi": 120,
-    "figure.constrained_layout.use": True,
-    "font.size": 10,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.hashsalt": "lottery",  # the same bytes each time
-    "legend.frameon": False,
-}
+ANCHORS = Path("docs/results/anchors.csv")  # published results
 
 
-def save(figure: Figure, path: Path) -> None:
+class Style(NamedTuple):
+    """How a variant is drawn: colour, marker in Matplotlib and in Vega, words in a legend."""
+
+    colour: str
+    marker: str
+    symbol: str
+    label: str
+
+
+PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
+HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
+THIN_DIAMOND = "M0,-1L0.6,0L0,1L-0.6,0Z"
+X = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
+STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
+# After Okabe & Ito's palette, told apart by the colour-blind, on white and black.
+STYLES = {
+    "dense": Style("#767676", "o", "circle", "dense network"),
+    "ticket": Style("#0072B2", "o", "circle", "ticket"),
+    "random_reinit": Style("#D55E00", "s", "square", "random re-initialisation"),
+    "sign_preserving_reinit": Style("#E69F00", "D", "diamond", "constants, signs kept"),
+    "random_sign_constant": Style("#A23B72", "d", THIN_DIAMOND, "constants, random signs"),
+    "signed_reinit": Style("#6A6ADB", "h", HEXAGON, "re-initialisation, signs kept"),
+    "random_mask": Style("#009E73", "^", "triangle-up", "random mask"),
+    "random_mask_global": Style(
+        "#56B4E9", "v", "triangle-down", "random mask, all layers together"
+    ),
+    "shuffled_mask": Style("#CC79A7", "P", "cross", "shuffled mask"),
+    "small_dense": Style("#94702B", "p", PENTAGON, "small dense network"),
+    "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
+    "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
+}
+OWN_COLOURS = ("#7A8B00", "#00A5B5", "#A66F5B", "#D81B60")  # of one's own, in order of name
+OWN_MARKERS = ((">", "triangle-right"), ("<", "triangle-left"), ("X", X))
+STYLE: Any = [
+    "default",  # and nothing of the user's matplotlibrc
+    {
+        "figure.figsize": (7.0, 4.3),
+        "figure.dpi": 120,
+        "savefig.dpi": 120,
+        "figure.constrained_layout.use": True,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "svg.hashsalt": "lottery",  # the same bytes each time
+        "legend.frameon": False,
+        "text.parse_math": False,
+    },
+]
+
+
+def styles(variants: Iterable[str]) -> dict[str, Style]:
+    """The style of each variant, in the order of legends."""
+    found, own = {}, 0
+    for variant in sorted(set(variants), key=in_order):
+        if variant in STYLES:
+            found[variant] = STYLES[variant]
+        else:
+            marker, symbol = OWN_MARKERS[own % len(OWN_MARKERS)]
+            colour = OWN_COLOURS[own % len(OWN_COLOURS)]
+            found[variant] = Style(colour, marker, symbol, printable(variant))
+            own += 1
+    return found
+
+
+def printable(name: str, most: int = 60) -> str:
+    """The name in one line of at most so many characters, each of which Matplotlib's own font has.
+
+    Another is written as its code, ``\\u4e2d``: fonts of the machine would make other bytes.
+    """
+    known = get_font(findfont(FontProperties(family=["DejaVu Sans"]))).get_charmap()
+    name = " ".join(name.split())
+    codes = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
+    written = "".join(codes)
+    return written if len(written) <= most else f"{written[: most - 11]}…{written[-10:]}"
+
+
+def write(
+    path: Path, plots: dict[str, pd.DataFrame], title: str, anchors: pd.DataFrame
+) -> dict[str, str]:
+    """Writes the folder of figures of ``plots()``; gives those not drawn, and why not.
+
+    Args:
+        title: of the experiment: the network and the data.
+        anchors: fitting() published results.
+    """
+    title = printable(title)
+    accuracy, stop = "test accuracy at early stop", "early-stop iteration"
+    makers: dict[str, Callable[[], Figure]] = {
+        "accuracy": lambda: against_weights_remaining(
+            plots["accuracy"], accuracy, f"Test accuracy: {title}", anchors, percent=True
+        ),
+        "early_stop": lambda: against_weights_remaining(
+            plots["early_stop"], stop, f"Early-stop iteration: {title}", anchors, percent=False
+        ),
+        "training_curves": lambda: training_curves(plots["training_curves"], title),
+        "density": lambda: density_map(plots["density"]),
+    }
+    failed = {}
+    with files.folder_written_whole(path) as folder:
+        for name, make in makers.items():
+            if why := alone(f"figure {name}", partial(_save, make, folder / name), str):
+                failed[name] = why
+            plt.close("all")
+    return failed
+
+
+def _save(make: Callable[[], Figure], path: Path) -> str:
     """Writes ``path`` with the endings .svg and .png; the same figure gives the same bytes."""
-    for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
-        buffer = io.BytesIO()
-        with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
+        figure = make()
+        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+            buffer = io.BytesIO()
             figure.savefig(buffer, format=ending[1:], metadata=metadata)
-        files.write(path.with_suffix(ending), buffer.getvalue())
-    plt.close(figure)
+            files.write(path.with_suffix(ending), buffer.getvalue())
+    return ""
 
 
-def all_of(plots: dict[str, pd.DataFrame], title: str, seeds: int) -> Iterator[tuple[str, Figure]]:
-    """The figures of ``plots()`` by name, one at a time."""
-    yield (
-        "accuracy",
-        against_weights_remaining(
-            plots["accuracy"],
-            "test accuracy at early stop",
-            f"Test accuracy: {title}",
-            percent=True,
-        ),
-    )
-    yield (
-        "early_stop",
-        against_weights_remaining(
-            plots["early_stop"],
-            "early-stop iteration",
-            f"Early-stop iteration (lowest validation loss): {title}",
-            percent=False,
-        ),
-    )
-    yield "training_curves", training_curves(plots["training_curves"], seeds)
-    yield "density", density_map(plots["density"])
+def fitting(anchors: pd.DataFrame, model: Model, dataset: str) -> pd.DataFrame:
+    """Published results of this network on these data, at known densities."""
+    fits = (anchors["network"] == model.name) & (anchors["dataset"] == dataset)
+    return anchors[fits & (anchors["density"] > 0) & (model.width == 1)]
+
+
+def anchored(anchors: pd.DataFrame, dense: float, *, percent: bool) -> pd.DataFrame:
+    """``label, density, value`` of published results, gains relative to this dense network."""
+    if percent:
+        value = anchors["accuracy"].fillna(dense + anchors["gain"])
+    else:
+        value = dense * anchors["early_stop_ratio"]
+    label = anchors["source"] + ", " + anchors["method"]
+    return anchors.assign(label=label, value=value).dropna(subset="value")
 
 
 def against_weights_remaining(
-    table: pd.DataFrame, ylabel: str, title: str, *, percent: bool
+    table: pd.DataFrame, ylabel: str, title: str, anchors: pd.DataFrame, *, percent: bool
 ) -> Figure:
-    """by_round() of a column: mean and min-max band for each variant, the dense network dashed."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots()
-        dense = table[table["variant"] == "dense"].iloc[0]
-        axes.axhline(
-            dense["mean"],
-            color=COLOURS["dense"],
-            linestyle="--",
-            linewidth=1.2,
-            label=LABELS["dense"],
-        )
-        axes.axhspan(dense["min"], dense["max"], color=COLOURS["dense"], alpha=0.08, linewidth=0)
-        for variant in dict.fromkeys([*LABELS, *sorted(table["variant"])]):
-            rows = table[(table["variant"] == variant) & (table["round"] > 0)].sort_values("round")
-            if rows.empty:
-                continue
-            x = rows["weights_remaining"] * 100
-            colour, label = COLOURS.get(variant, OWN_COLOUR), LABELS.get(variant, variant)
-            axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.15, linewidth=0)
-            axes.plot(x, rows["mean"], color=colour, marker=MARKERS.get(variant, "P"), label=label)
-        _weights_remaining_axis(axes, table["weights_remaining"])
-        axes.set_ylabel(ylabel)
-        if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axes.set_title(
-            f"{title}\nmean and range over {int(dense['n'])} seeds", loc="left", fontsize=10
-        )
-        axes.legend()
-        return figure
+    """by_round() of a column: mean and range by variant, dense dashed, published ones hollow."""
+    figure, axes = plt.subplots()
+    table = table[table["weights_remaining"] > 0]
+    dense = table[table["variant"] == "dense"].iloc[0]
+    handles = []
+    for variant, style in styles(table["variant"]).items():
+        rows = table[table["variant"] == variant].sort_values("round")
+        if variant == "dense":
+            handles.append(axes.axhline(dense["mean"], color=style.colour, linestyle="--"))
+            axes.axhspan(dense["min"], dense["max"], color=style.colour, alpha=0.1, linewidth=0)
+            continue
+        if variant in ("ticket", "pruning"):
+            rows = pd.concat([table[table["variant"] == "dense"], rows])
+        x, mean = rows["weights_remaining"] * 100, rows["mean"]
+        if variant == "pruning":
+            handles += axes.plot(x, mean, color=style.colour, linewidth=0.7, alpha=0.7)
+            continue
+        if len(rows) == 1:
+            spread = [mean - rows["min"], rows["max"] - mean]
+            axes.errorbar(x, mean, spread, color=style.colour, capsize=3, linewidth=1.2)
+        axes.fill_between(x, rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
+        handles += axes.plot(x, mean, color=style.colour, marker=style.marker)
+    labels = [style.label for style in styles(table["variant"]).values()]
+    drawn = anchored(anchors, float(dense["mean"]), percent=percent)
+    for marker, (label, rows) in zip(cycle("os^Dv*ph"), drawn.groupby("label", sort=False)):
+        look: Any = {"color": "#333333", "marker": marker, "mfc": "none", "linestyle": ""}
+        handles += axes.plot(rows["density"] * 100, rows["value"], **look)
+        labels.append(printable(label))
+    _weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
+    axes.set_ylabel(ylabel)
+    if percent:
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_title(f"{title}\nmean and range over {int(dense['n'])} seeds")
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure
 
 
 def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
@@ -149,74 +217,80 @@ def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
             ticks.append(value)
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights remaining (%, logarithmic)")
 
 
-def training_curves(table: pd.DataFrame, seeds: int) -> Figure:
-    """curves() of test accuracy: the dense network and some tickets, darker the denser."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots()
-        rounds = sorted(table.loc[table["variant"] == "ticket", "round"].unique())
-        shades = plt.get_cmap("viridis")(np.linspace(0.1, 0.9, max(len(rounds), 1)))
-        lines = [("dense", 0, COLOURS["dense"], "--", LABELS["dense"])]
-        for round_, shade in zip(rounds, shades, strict=False):
-            rows = table[(table["variant"] == "ticket") & (table["round"] == round_)]
-            lines.append(
-                (
-                    "ticket",
-                    round_,
-                    shade,
-                    "-",
-                    f"ticket, {rows['weights_remaining'].iloc[0]:.1%} of weights",
-                )
-            )
-        for variant, round_, colour, dashes, label in lines:
-            rows = table[(table["variant"] == variant) & (table["round"] == round_)]
+def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """The range of accuracies in which curves are drawn: without the first climb."""
+    later = table[table["iteration"] > 0]
+    low, high = float(later["min"].quantile(0.1)), float(later["max"].max())
+    if not low < high:  # one value, or none at all
+        low, high = (low - 0.05, low + 0.05) if low == low else (0.0, 1.0)
+    return low - 0.02 * (high - low), high + 0.05 * (high - low)
+
+
+def training_curves(table: pd.DataFrame, title: str) -> Figure:
+    """curves() of test accuracy: a panel a round, with the dense network."""
+    rounds = sorted(set(table.loc[table["round"] > 0, "round"])) or [0]
+    lines = -(-len(rounds) // 2)
+    figure, panels = plt.subplots(
+        lines,
+        min(len(rounds), 2),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        figsize=(7.0, 1.2 + 2.6 * lines),
+    )
+    drawn = styles(table["variant"])
+    handles: dict[str, Any] = {}
+    for axes, number in zip(panels.flat, rounds, strict=False):
+        for variant, style in drawn.items():
+            rows = table[(table["variant"] == variant) & table["round"].isin([0, number])]
+            if variant != "dense":
+                rows = rows[rows["round"] == number]
             axes.fill_between(
-                rows["iteration"], rows["min"], rows["max"], color=colour, alpha=0.12, linewidth=0
+                rows["iteration"], rows["min"], rows["max"], color=style.colour, alpha=0.12, lw=0
             )
-            axes.plot(rows["iteration"], rows["mean"], color=colour, linestyle=dashes, label=label)
-        later = table[table["iteration"] > 0]
-        low, high = later["min"].quantile(0.02), later["max"].max()
-        axes.set_ylim(low - 0.02 * (high - low), high + 0.05 * (high - low))
-        axes.set_xlabel("iteration")
-        axes.set_ylabel("test accuracy")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axes.set_title(
-            f"Test accuracy during training\nmean and range over {seeds} seeds",
-            loc="left",
-            fontsize=10,
-        )
-        axes.legend(loc="lower right")
-        return figure
+            dashes = "--" if variant == "dense" else "-"
+            (handles[variant],) = axes.plot(
+                rows["iteration"], rows["mean"], color=style.colour, linestyle=dashes
+            )
+        remaining = table.loc[table["round"] == number, "weights_remaining"]
+        axes.set(xlabel="iteration", ylabel="test accuracy")
+        axes.label_outer()
+        axes.set_title(f"round {number}: {remaining.mean():.1%} of the weights")
+    for axes in panels.flat[len(rounds) :]:
+        axes.set_axis_off()
+    panels[0, 0].set_ylim(*curve_limits(table))
+    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
+    figure.suptitle(f"Training: {title}; mean and range over seeds", fontsize=10, ha="left", x=0.02)
+    labels = [style.label for style in drawn.values()]
+    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=3)
+    return figure
 
 
 def density_map(table: pd.DataFrame) -> Figure:
-    """Weights remaining by layer and round: ``round, layer, weights_remaining``, mean over seeds."""
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        grid = (
-            table.pivot(index="layer", columns="round", values="weights_remaining").loc[
-                table["layer"].unique()
-            ]
-            * 100
-        )
-        rounds, layers = len(grid.columns), len(grid.index)
-        figure, axes = plt.subplots(figsize=(max(5.0, 1.8 + 0.62 * rounds), 1.4 + 0.5 * layers))
-        norm = matplotlib.colors.LogNorm(min(grid.to_numpy().min(), 50), 100)
-        image = axes.imshow(grid, cmap="cividis", norm=norm, aspect="auto")
-        for i in range(layers):
-            for j in range(rounds):
-                value = grid.iat[i, j]
-                colour = "black" if norm(value) > 0.55 else "white"
-                axes.text(j, i, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=8)
-        axes.set_xticks(range(rounds), [str(r) for r in grid.columns])
-        axes.set_yticks(range(layers), list(grid.index))
-        axes.set_xlabel("pruning round")
-        axes.set_title(
-            "Weights remaining in each layer (%), mean over seeds", loc="left", fontsize=10
-        )
-        bar = figure.colorbar(image, ax=axes, label="weights remaining (%)")
-        bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        bar.ax.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: ""))
-        return figure
+    """Weights remaining by layer and round: ``round, layer, weights_remaining``."""
+    layers = list(dict.fromkeys(table["layer"]))
+    values = table.pivot(index="layer", columns="round", values="weights_remaining").loc[layers]
+    grid = values.to_numpy() * 100
+    height, width = grid.shape
+    figure, axes = plt.subplots(figsize=(min(max(7, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
+    axes.grid(visible=False)
+    lowest = float(grid[grid > 0].min(initial=50))
+    norm = LogNorm(lowest, 100)
+    shown = axes.imshow(np.ma.masked_less_equal(grid, 0), cmap="cividis", norm=norm, aspect="auto")
+    for (row, column), value in np.ndenumerate(grid):
+        colour = "white" if value > 0 and norm(value) < 0.55 else "black"
+        axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(width), [str(number) for number in values.columns])
+    axes.set_yticks(range(height), [printable(str(layer), 30) for layer in layers])
+    axes.set_xlabel("pruning round")
+    axes.set_title("Weights remaining in each layer (%), mean over seeds")
+    bar = figure.colorbar(shown, ax=axes, label="weights remaining (%)")
+    ticks = LogLocator(subs=(1, 2, 5)).tick_values(lowest, 100)
+    bar.ax.yaxis.set_major_locator(FixedLocator([v for v in ticks if lowest <= v <= 100]))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    return figure

@@ -95,20 +95,24 @@ def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def shown(history: pd.DataFrame) -> pd.DataFrame:
-    """The part of the history whose curves are drawn: the dense network and at most five tickets."""
-    tickets = history.loc[history["variant"] == "ticket", "round"].unique().tolist()
-    rounds = [0, *spread_out(tickets, 5)]
-    return history[history["variant"].isin(["dense", "ticket"]) & history["round"].isin(rounds)]
+    """The part of the history whose curves are drawn: the dense network and at most four rounds."""
+    rounds = history.loc[history["round"] > 0, "round"].unique().tolist()
+    return history[history["round"].isin([0, *spread_out(rounds, 4)])]
 
 
 def plots(
-    runs: pd.DataFrame, history: pd.DataFrame, density: pd.DataFrame
+    runs: pd.DataFrame, pruning: pd.DataFrame, history: pd.DataFrame, density: pd.DataFrame
 ) -> dict[str, pd.DataFrame]:
-    """``reports/plots/*.csv`` by name: accuracy, early_stop, training_curves, density."""
+    """``reports/plots/*.csv`` by name: accuracy, early_stop, training_curves, density.
+
+    Args:
+        pruning: outcomes of the networks trained while pruning, drawn beside those retrained.
+    """
     by_layer = density.groupby(["round", "layer"], sort=False)["weights_remaining"].mean()
+    both = pd.concat([runs, pruning])
     return {
-        "accuracy": by_round(runs, "test_accuracy"),
-        "early_stop": by_round(runs, "early_stop_iteration"),
+        "accuracy": by_round(both, "test_accuracy"),
+        "early_stop": by_round(both, "early_stop_iteration"),
         "training_curves": curves(shown(history), "test_accuracy"),
         "density": by_layer.reset_index(),
     }

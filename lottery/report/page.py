@@ -1,100 +1,205 @@
-"""A self-contained HTML page with Vega-Lite charts: opens offline, on a phone, in dark mode, and prints."""
+"""Self-contained HTML pages with charts: offline, on a phone, in the dark, printed."""
 
+import base64
 import html
+import io
 import json
+import re
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-NO_NETWORK = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline' 'unsafe-eval'"
-STYLE = """
-:root { color-scheme: light dark; --text: #1a1a1a; --faint: #666; --line: #ddd; --back: #fff; --panel: #f6f6f6; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e6e6; --faint: #a0a0a0; --line: #444; --back: #161616; --panel: #222; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-code, pre { font-size: .85rem; background: var(--panel); border-radius: .2rem; overflow-wrap: anywhere; }
-pre { padding: .8rem; overflow-x: auto; }
-figure { margin: 1rem 0; } figcaption, summary { color: var(--faint); font-size: .9rem; }
-img { max-width: 100%; background: #fff; }
-.chart { width: 100%; } .chart.vega-embed { display: block; padding: 0; }
-.vega-bindings { font-size: .9rem; padding-top: .3rem; } .vega-bind { margin-right: 1rem; }
-@media print {
-  :root { --text: #000; --faint: #444; --line: #bbb; --back: #fff; --panel: #fff; }
-  body { max-width: none; padding: 0; } .drawn-twice .chart, .vega-bindings, figcaption { display: none !important; }
-  h2, figure, tr { break-inside: avoid; } h2 { break-after: avoid; } pre { white-space: pre-wrap; }
-  .wide { overflow: visible; } table { font-size: .65rem; } th, td { white-space: normal; padding: .1rem .3rem; }
-  details::details-content { content-visibility: visible; display: block; } summary { display: none; }
-}
-"""
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from ruamel.yaml import YAML
 
-SCRIPT = """
-const dark = matchMedia("(prefers-color-scheme: dark)");
-function config() {
-  const ink = dark.matches ? "#e6e6e6" : "#1a1a1a", grid = dark.matches ? "#444" : "#ddd";
-  return {background: null, view: {stroke: null}, title: {color: ink, anchor: "start", fontSize: 13},
-    axis: {labelColor: ink, titleColor: ink, gridColor: grid, domainColor: grid, tickColor: grid},
-    legend: {labelColor: ink, titleColor: ink, orient: "bottom", symbolOpacity: 1, columns: innerWidth < 600 ? 1 : 4, labelLimit: 300}};
-}
-async function draw() {
-  for (const [id, spec] of Object.entries(charts)) {
-    const text = JSON.stringify(spec);
-    const shown = JSON.parse(dark.matches ? text.replaceAll("#000000", "#ffffff") : text);
-    await vegaEmbed("#" + id, shown, {config: config(), actions: false, renderer: "svg"});
-  }
-  document.documentElement.dataset.drawn = Object.keys(charts).length;
-}
-dark.addEventListener("change", draw);
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => d.open = true));
-draw();
-"""
+from lottery.artifacts import files
+from lottery.params import Params
+from lottery.report.text import alone
+
+DVC = Path(".dvc")
+TEMPLATES = Environment(
+    loader=PackageLoader("lottery.report", "."),
+    undefined=StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+)
+HINT = (
+    "Click a legend entry to show only that, others to add them; double-click to show all. "
+    "Hover for values."
+)
+
+THIN = " The thin line: while pruning, every round."
 
 
-def page(title: str, body: str, charts: dict[str, dict[str, Any]]) -> str:
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script element; 0.9 MB."""
+    import vl_convert  # takes a second: only what writes pages needs it
+
+    # "</script" and "<!--" must not occur inside a script element
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return "<script>{}</script>".format(script.replace("</script", "<\\/script"))
+
+
+def for_dvc() -> str:
+    """``.dvc/plots.html``, the page of `dvc plots`, which asks the network for nothing."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Plots</title>\n'
+        f"{{refresh_tag}}\n{library()}\n</head>\n<body>\n{{plot_divs}}\n</body>\n</html>\n"
+    )
+
+
+def page(title: str, body: str, charts: dict[str, Any]) -> str:
     """The whole page.
 
     Args:
         body: HTML; each chart has a ``<div class="chart" id="…">``.
         charts: Vega-Lite specifications by id.
     """
-    import vl_convert  # takes a second: only the stage and the command that write pages need it
-
-    # "</script" and "<!--" must not occur inside a script element
-    library = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
-        "</script", "<\\/script"
-    )
     specs = json.dumps(charts, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{NO_NETWORK}">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n{body}\n"
-        f"<script>{library}</script>\n"
-        f"<script>const charts = {specs};\n{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    return _rendered("page.html.j2", title=title, body=body, library=library(), charts=specs)
 
 
-def chart(name: str, alternative: str = "") -> str:
-    """The place of a chart; ``alternative`` is HTML for print, folded up on the screen."""
-    hint = "Click a legend entry to show only that, others to add them; double-click to show all. Hover for values."
-    folded = (
-        f"<details><summary>as a static figure</summary>{alternative}</details>"
-        if alternative
-        else ""
-    )
-    kind = ' class="drawn-twice"' if alternative else ""
-    return f'<figure{kind}><div class="chart" id="{name}"></div><figcaption>{hint}</figcaption>{folded}</figure>'
+def _rendered(template: str, **values: Any) -> str:
+    return TEMPLATES.get_template(template).render(**values)
+
+
+def chart(name: str, hint: str = "", static: str = "") -> str:
+    """The place of a chart; ``static`` is HTML for print, folded up on the screen."""
+    caption = f"<figcaption>{hint}</figcaption>" if hint else ""
+    folded = f"<details><summary>as a static figure</summary>{static}</details>" if static else ""
+    kind = ' class="drawn-twice"' if static else ""
+    return f'<figure{kind}><div class="chart" id="{name}"></div>{caption}{folded}</figure>'
 
 
 def from_markdown(text: str) -> str:
-    """HTML of Markdown with tables; wide tables scroll in a box of their own."""
+    """HTML of Markdown; cells carry their column's name, as rows are cards on a phone."""
     from markdown_it import MarkdownIt
 
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    return rendered.replace("<table>", '<div class="wide"><table>').replace(
-        "</table>", "</table></div>"
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(text)
+    columns: list[str] = []
+    cell = 0
+    for token, inner in pairwise(tokens):
+        if token.type == "table_open":
+            columns, cell = [], 0
+        elif token.type == "th_open":
+            columns.append(re.sub(r"\\(.)", r"\1", inner.content))
+        elif token.type == "td_open":
+            token.attrSet("data-label", columns[cell % len(columns)])
+            cell += 1
+    rendered = markdown.renderer.render(tokens, markdown.options, {})
+    return re.sub(r"(?<=\d )(\[[^\]<]*\]|\([^)<]*\))(?=</td>)", r"<span>\1</span>", rendered)
+
+
+def report(
+    text: str,
+    params: Params,
+    plots: dict[str, pd.DataFrame],
+    history: pd.DataFrame,
+    masks: dict[str, pd.DataFrame],
+    image_shape: list[int],
+) -> str:
+    """``reports/report.html``: the report in Markdown, with charts and the anatomy of the masks.
+
+    Args:
+        text: the content of ``reports/report.md``, whose figures lie beside it.
+        plots: the tables of ``reports/plots``.
+        history: of the runs whose training curves are shown.
+        masks: the tables of ``data/masks/`` by name: density, overlap, units, first_layer.
+        image_shape: height, width, channels.
+    """
+    makers = _charts(plots, history, masks, image_shape)
+    made: dict[str, dict[str, Any] | str] = {
+        name: alone(f"chart {name}", partial(_specification, make), str)
+        for name, make in makers.items()
+    }
+
+    def place(name: str, static: str = "") -> str:
+        why = made[name]
+        if isinstance(why, str):
+            return f"<p>The chart {name} could not be made: {html.escape(why)}.</p>{static}"
+        hint = HINT if "shown" in json.dumps(why.get("params")) else ""
+        return chart(name, hint + (THIN if name in ("accuracy", "early_stop") else ""), static)
+
+    def interactive(found: re.Match[str]) -> str:
+        image = files.read(files.REPORTS / "figures" / f"{found[1]}.svg")
+        source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
+        return place(found[1], f'<img alt="{found[2]}" src="{source}">')
+
+    figure = r'<p><img src="figures/(\w+)\.svg" alt="([^"]*)" /></p>'
+    parameters = io.StringIO()
+    YAML(typ="safe").dump(params.model_dump(exclude={"data": {"source"}}), parameters)
+    body = re.sub(figure, interactive, from_markdown(text))
+    body += _rendered(
+        "anatomy.html.j2",
+        charts=makers,
+        place=lambda name: Markup(place(name)),
+        parameters=parameters.getvalue(),
     )
+    drawn = {name: spec for name, spec in made.items() if not isinstance(spec, str)}
+    title = re.sub(r"\\(.)", r"\1", text.partition("\n")[0].removeprefix("# "))
+    return page(title, body, drawn)
+
+
+def _specification(make: Callable[[], Any]) -> dict[str, Any] | str:
+    specification: dict[str, Any] = make().to_dict()
+    return specification
+
+
+def _charts(
+    plots: dict[str, pd.DataFrame],
+    history: pd.DataFrame,
+    masks: dict[str, pd.DataFrame],
+    image_shape: list[int],
+) -> dict[str, Callable[[], Any]]:
+    """What makes each chart, by name; those that would show nothing are left out."""
+    from lottery.report import charts
+
+    def means(table: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
+        groups = table.assign(value=value).groupby(["round", "layer"], sort=False)
+        return groups["value"].mean().reset_index()
+
+    def heat(title: str, table: pd.DataFrame, digits: str) -> Any:
+        middle = (table["value"].min() + table["value"].max()) / 2
+        return charts.by_layer(table, (title, "pruning round", "layer"), digits, middle)
+
+    remaining = "weights remaining"
+    density = plots["density"].rename(columns={"weights_remaining": "value"})
+    units, overlap = masks["units"], masks["overlap"]
+    dead = means(units, units["dead"] / units["units"])
+    excess = means(overlap, overlap["jaccard"] - overlap["jaccard_by_chance"])
+    accuracy = ("Test accuracy at early stop", remaining, "test accuracy")
+    stop = ("Early-stop iteration", remaining, "early-stop iteration")
+    training = ("Training curves", "iteration", "test accuracy")
+    makers: dict[str, Callable[[], Any]] = {
+        "accuracy": lambda: charts.by_density(plots["accuracy"], accuracy, ".1%"),
+        "early_stop": lambda: charts.by_density(plots["early_stop"], stop, ",.0f"),
+        "training_curves": lambda: charts.training_curves(
+            plots["training_curves"], training, history
+        ),
+        "density": lambda: heat("Weights remaining by layer and round", density, ".3~p"),
+        "first_layer": lambda: charts.first_layer(masks["first_layer"], image_shape),
+    }
+    if dead["value"].any():
+        makers["units"] = lambda: heat("Dead units by layer and round", dead, ".1%")
+    if excess["value"].abs().max() >= 0.0005:
+        makers["overlap"] = lambda: heat("Overlap of seeds, above chance", excess, ".1%")
+    return makers
+
+
+def main() -> None:
+    """Writes what DVC draws with, after a change of a chart: ``python -m lottery.report.page``."""
+    from lottery.report import charts
+
+    for name, text in charts.templates().items():
+        files.write(DVC / "plots" / name, text.encode())
+    files.write(DVC / "plots.html", for_dvc().encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
 """The report in Markdown: the verdict first, then the numbers behind it."""
 
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,7 +13,33 @@ from lottery.report.outcomes import by_round, instabilities
 from lottery.report.statistics import FEWEST, MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Claim, Conclusion, Judgement
 
+T = TypeVar("T")
 STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
+
+
+def alone(name: str, make: Callable[[], T], otherwise: Callable[[str], T]) -> T:
+    """What ``make`` gives; where it fails, what ``otherwise`` makes of the reason, which is said.
+
+    A report is written after hours of training: a part that fails must not take others with it.
+    """
+    try:
+        return make()
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        print(f"report: {name} is left out: {why}", file=sys.stderr)
+        return otherwise(why)
+
+
+def _section(name: str, make: Callable[[], str]) -> str:
+    return alone(
+        name, make, lambda why: f"Left out, because it could not be written: {plain(why)}."
+    )
+
+
+def plain(name: str) -> str:
+    """A name in Markdown, where none of its characters is markup."""
+    text = " ".join(name.split())
+    return re.sub(r"[\\`*\[\]<>|$~#&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def sentence(conclusion: Conclusion, params: Params) -> str:
@@ -52,15 +81,23 @@ def markdown(
     runs: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
+    failed: Mapping[str, str],
 ) -> str:
-    """The whole of ``reports/report.md``; ``lines`` is the content of ``stability.csv``."""
-    template = Environment(
+    """The whole of ``reports/report.md``.
+
+    Args:
+        lines: the content of ``stability.csv``.
+        failed: figures that could not be drawn, with the reason.
+    """
+    environment = Environment(
         loader=PackageLoader("lottery.report", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("report.md.j2")
+    )
+    environment.filters["plain"] = plain
+    template = environment.get_template("report.md.j2")
     rounds, report = conclusion.rounds, params.report
     level = 1 - (1 - report.confidence) / max(len(rounds), 1)
     validation = params.data.validation_size
@@ -72,18 +109,25 @@ def markdown(
         claim=conclusion.claim,
         sentence=sentence(conclusion, params),
         setting=_setting(params, conclusion.seeds),
-        results=_results(runs),
-        ended=_ended(runs, params),
+        failed=failed,
+        results=_section("section results", lambda: _results(runs)),
+        ended=_section("section censored", lambda: _ended(runs, params)),
         judged=bool(rounds),
-        compared=_compared(rounds, conclusion.claim) if rounds else "",
+        compared=_section("section comparison", lambda: _compared(rounds, conclusion.claim))
+        if rounds
+        else "",
         interval=f"its {report.confidence:.0%} interval, simultaneous over {len(rounds)} rounds"
         if len(rounds) > 1
         else f"its {level:.0%} interval",
         generalises=_generalises(params, facts),
-        criteria=_criteria(rounds, report.confidence) if rounds else "",
+        criteria=_section("section criteria", lambda: _criteria(rounds, report.confidence))
+        if rounds
+        else "",
         rule=_rule(params, conclusion.claim),
         notes=_notes(conclusion),
-        stability="" if lines.empty else _stability(lines),
+        stability=""
+        if lines.empty
+        else _section("section linear mode connectivity", lambda: _stability(lines)),
         environments="\n".join(_environment(e) for e in environments),
         parts=f"{training:,} train, {validation:,} validation, {facts['test']:,} test",
     )
@@ -150,7 +194,7 @@ def in_order(variant: str) -> tuple[int, str]:
     return known.index(variant) if variant in known else len(known), variant
 
 
-def _table(rows: list[dict[str, str]], *, words: int = 1) -> str:
+def table(rows: list[dict[str, str]], *, words: int = 1) -> str:
     """A Markdown table; the first so many columns hold words, the others numbers."""
     columns = list(rows[0])
     align = ["left"] * words + ["right"] * (len(columns) - words)
@@ -173,10 +217,10 @@ def _results(runs: pd.DataFrame) -> str:
     order = [
         k for v in sorted(set(runs["variant"]), key=in_order) for k in accuracy.index if k[0] == v
     ]
-    return _table(
+    return table(
         [
             {
-                "variant": str(key[0]),
+                "variant": plain(str(key[0])),
                 "round": str(key[1]),
                 "weights remaining": f"{accuracy.loc[key, 'weights_remaining']:.2%}",
                 "test accuracy (%)": _range(accuracy.loc[key] * 100, 2),
@@ -201,7 +245,7 @@ def _ended(runs: pd.DataFrame, params: Params) -> str:
     ):
         counts = runs.groupby(["variant", "round"])[column].agg(["sum", "count"])
         some = [
-            f"{variant}{f' {number}' if number else ''} {hits} of {n}"
+            f"{plain(str(variant))}{f' {number}' if number else ''} {hits} of {n}"
             for (variant, number), hits, n in counts[counts["sum"] > 0].itertuples()
         ]
         if some:
@@ -219,11 +263,11 @@ def _compared(rounds: tuple[Judgement, ...], claim: Claim) -> str:
     rows = []
     for j in rounds:
         row = {"round": str(j.round), "weights remaining": f"{j.weights_remaining:.2%}"}
-        row |= {f"− {name}": _interval(j.compared.get(name), 100, 2) for name in others}
+        row |= {f"− {plain(name)}": _interval(j.compared.get(name), 100, 2) for name in others}
         row["early stop / dense"] = _interval(j.early_stop_ratio, 1, 2, sign=False)
         row[claim.subject] = _outcome(j)
         rows.append(row)
-    return _table(rows)
+    return table(rows)
 
 
 def _outcome(j: Judgement) -> str:
@@ -249,7 +293,7 @@ def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
             bound = at_most(c.misses, c.seeds, confidence)
             row[f"seeds that miss: {name}"] = f"{c.misses} of {c.seeds} (at most {bound:.0%})"
         rows.append(row | {"p": f"{j.p_win:.2g}"})
-    return _table(rows)
+    return table(rows)
 
 
 def _rule(params: Params, claim: Claim) -> str:
@@ -320,7 +364,7 @@ def _stability(lines: pd.DataFrame) -> str:
             }
         )
     return (
-        f"{_table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
+        f"{table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
         "data orders: the highest test error on the line between them "
         f"({lines['position'].nunique()} points) minus the mean error of its ends, mean [smallest, "
         f"largest] over seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. "
