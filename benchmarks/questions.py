@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def main() -> None:
             tables.write_table(options.out / "results.csv", pd.concat(found))
             print(f"{name}: done", file=sys.stderr, flush=True)
             if name == "controls":
-                draw(runs, options.out / "controls")
+                draw(accuracy, options.out / "controls")
             if name == "stability of SGD":
                 lines = clone.path / files.RETRAINED / "stability.csv"
                 shutil.copy(lines, options.out / "stability.csv")
@@ -104,6 +105,24 @@ def ask(clone: Clone, changes: dict[str, Any]) -> None:
     for key, value in {**common, **changes}.items():
         clone.change(key, value)
     clone.repro("retrain")
+
+
+def draw(accuracy: pd.DataFrame, path: Path) -> None:
+    """The controls against weights remaining."""
+    shown = accuracy[accuracy["variant"] != "dense_longer"]
+    title = "Test accuracy: LeNet-300-100, MNIST, 5,000 images"
+    none = tables.read_table(ROOT / figures.ANCHORS).iloc[:0]
+    figures.save(
+        partial(
+            figures.against_weights_remaining,
+            shown,
+            "test accuracy at early stop",
+            title,
+            none,
+            percent=True,
+        ),
+        path,
+    )
 
 
 def outcomes_of(clone: Clone) -> pd.DataFrame:

@@ -132,13 +132,13 @@ def write(
     failed = {}
     with files.folder_written_whole(path) as folder:
         for name, make in makers.items():
-            if why := alone(f"figure {name}", partial(_save, make, folder / name), str):
+            if why := alone(f"figure {name}", partial(save, make, folder / name), str):
                 failed[name] = why
             plt.close("all")
     return failed
 
 
-def _save(make: Callable[[], Figure], path: Path) -> str:
+def save(make: Callable[[], Figure], path: Path) -> str:
     """Writes ``path`` with the endings .svg and .png; the same figure gives the same bytes."""
     with plt.style.context(STYLE):
         figure = make()
