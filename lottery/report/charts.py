@@ -18,6 +18,7 @@ NUMBERS = ("round", "iteration", "weights_remaining", "mean", "min", "max", "n")
 Labels = tuple[str, str, str]
 """A chart's title, and those of its axes."""
 BY_COLOUR = alt.Color("colour:N", scale=None)
+SHADES = alt.SchemeParams(name="cividis", extent=[0.2, 1])  # the darkest is seen on black
 PICKED = alt.selection_point("shown", fields=["variant"], toggle="true", bind="legend")
 
 
@@ -38,7 +39,7 @@ def styled(chart: Any) -> Any:
     own_marker = f"({symbols})[(datum.place - 2) % {len(OWN_MARKERS)}]"
     chart = chart.transform_calculate(style=f"({json.dumps(known)})[datum.variant]")
     chart = chart.transform_calculate(own="datum.style ? '' : datum.variant")  # '' is first
-    chart = chart.transform_window(place="dense_rank()", sort=[alt.SortField("own")])
+    chart = chart.transform_window(place="dense_rank()", sort=[alt.SortField("own")], groupby=[])
     return chart.transform_calculate(
         colour=f"datum.style ? datum.style[0] : {own}",
         marker=f"datum.style ? datum.style[1] : {own_marker}",
@@ -51,6 +52,13 @@ def _opacity(visible: float) -> Any:
 
 def _legend(channel: Any, field: str) -> Any:
     return channel("variant:N", title=None, scale=alt.Scale(range=alt.FieldRange(field=field)))
+
+
+def _revisions(names: Sequence[str]) -> Any:
+    """Dashes by revision, in this order; by name where none is given."""
+    scale = alt.Scale(domain=list(names)) if names else alt.Undefined
+    look = alt.Legend(symbolFillColor="transparent", symbolType="stroke")
+    return alt.StrokeDash("rev:N", title="revision", legend=look, scale=scale)
 
 
 def by_density(
@@ -70,22 +78,20 @@ def by_density(
     x = alt.X("weights_remaining:Q", title=labels[1], scale=log).axis(format="~p", tickCount=6)
     y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False)).axis(format=digits)
     low, high = alt.Y("min:Q"), alt.Y2("max:Q")
-    dash, detail = alt.Undefined, ["variant:N"]
+    dash: Any = alt.Undefined
+    detail, dashed = ["variant:N"], [5, 4]
     tips = ["variant:N", "round:Q", alt.Tooltip("weights_remaining:Q", format=".2%"), "n:Q"]
     tips += [alt.Tooltip(f"{name}:Q", format=digits) for name in ("mean", "min", "max")]
     if revisions is not None:
-        order = alt.Scale(domain=list(revisions)) if revisions else alt.Undefined
-        look = alt.Legend(symbolFillColor="transparent", symbolType="stroke")
-        dash = alt.StrokeDash("rev:N", title="revision", legend=look, scale=order)
+        dash, dashed = _revisions(revisions), [1, 0]
         detail, tips = [*detail, "rev:N"], ["rev:N", *tips]
-    rows = alt.Chart().encode(color=BY_COLOUR)
+    rows = alt.Chart().encode(color=BY_COLOUR)  # but for points, which have fill and outline
     dense = rows.transform_filter("datum.variant === 'dense'")
     joined = rows.encode(x=x, detail=detail).transform_calculate(
         colour=f"datum.variant === 'dense' ? '{STYLES['ticket'].colour}' : datum.colour",
         variant="datum.variant === 'dense' ? 'ticket' : datum.variant",
     )
-    marked = rows.encode(x=x).transform_filter("datum.variant !== 'pruning'")
-    rule = dense.mark_rule(**({"strokeDash": [5, 4]} if revisions is None else {}))
+    marked = alt.Chart().encode(x=x).transform_filter("datum.variant !== 'pruning'")
     thin = alt.when("datum.variant === 'pruning'").then(alt.value(0.7)).otherwise(alt.value(1.6))
     points = marked.mark_point(filled=True, size=60, strokeWidth=1.5).encode(
         y=y,
@@ -98,9 +104,9 @@ def by_density(
         joined.transform_filter("datum.variant !== 'pruning'")
         .mark_area()
         .encode(y=low, y2=high, opacity=_opacity(0.12)),
-        rule.encode(y=y, strokeDash=dash, opacity=_opacity(1)),
+        dense.mark_rule(strokeDash=dashed).encode(y=y, strokeDash=dash, opacity=_opacity(1)),
         joined.mark_line().encode(y=y, strokeDash=dash, strokeWidth=thin, opacity=_opacity(1)),
-        marked.mark_rule().encode(y=low, y2=high, opacity=_opacity(0.5)),
+        marked.mark_rule().encode(y=low, y2=high, color=BY_COLOUR, opacity=_opacity(0.5)),
         points.add_params(PICKED),
         data=data(table),
     )
@@ -108,50 +114,64 @@ def by_density(
     return chart.properties(title=labels[0], width="container", height=300)
 
 
-def curves(table: pd.DataFrame | None, labels: Labels) -> Any:
-    """Means with their range during training: curves(), with a colour a variant; None: DVC's data."""
-    limits = alt.Undefined if table is None else list(curve_limits(table))
-    y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False, domain=limits))
-    tips = ["variant:N", "round:Q", "iteration:Q", alt.Tooltip("mean:Q", format=".2%")]
-    rows = alt.Chart().encode(
-        x=alt.X("iteration:Q", title=labels[1]), detail=["variant:N", "round:N"]
-    )
-    band = rows.mark_area(clip=True).encode(alt.Y("min:Q"), alt.Y2("max:Q"), color=BY_COLOUR)
-    line = rows.mark_line(clip=True).encode(
-        y=y.axis(format="~%"), stroke=_legend(alt.Stroke, "colour"), tooltip=tips
-    )
-    line = line.encode(opacity=_opacity(1)).add_params(PICKED)
-    return styled(alt.layer(band.encode(opacity=_opacity(0.12)), line, data=data(table)))
-
-
-def training_curves(table: pd.DataFrame, runs: pd.DataFrame, labels: Labels) -> Any:
-    """curves() of one round beside the dense network's; the round is chosen below, and a seed to add.
+def training_curves(
+    table: pd.DataFrame | None, labels: Labels, runs: pd.DataFrame | None = None
+) -> Any:
+    """Means and range during training, of one round at a time beside the dense network.
 
     Args:
-        runs: ``seed, variant, round, iteration, test_accuracy``.
+        table: curves(); None: DVC's, whose rounds are known by their place only.
+        runs: the history from which the curves are, of which one seed is shown on demand.
     """
-    rounds = table[table["round"] > 0].groupby("round")["weights_remaining"].mean()
-    numbers = [int(number) for number in rounds.index] or [0]
-    names = [f"{number} ({share:.1%})" for number, share in rounds.items()] or ["0"]
-    radio = alt.binding_radio(options=numbers, labels=names, name="round ")
-    seeds = sorted({int(seed) for seed in runs["seed"]})
-    menu = alt.binding_select(
-        options=[None, *seeds], labels=["none", *map(str, seeds)], name="one seed, dotted "
-    )
-    params = [alt.param("chosen", value=numbers[-1], bind=radio), alt.param("seed", bind=menu)]
-    of_round = "(datum.round == 0 || datum.round == chosen)"
-    one = styled(alt.Chart(data(runs))).mark_line(clip=True, strokeDash=[2, 3]).encode(
-        x="iteration:Q", y="test_accuracy:Q", color=BY_COLOUR, detail=["variant:N", "round:N"]
-    )
-    chart = alt.layer(
-        curves(table, labels).transform_filter(of_round),
-        one.transform_filter(f"datum.seed === seed && {of_round}"),
-    )
-    return chart.add_params(*params).properties(title=labels[0], width="container", height=300)
+    limits: Any = alt.Undefined
+    names, revision = ["1st", "2nd", "3rd", "4th"], ["rev:N"]
+    if table is not None:
+        rounds = table[table["round"] > 0].groupby("round")["weights_remaining"].mean()
+        names = [f"{number} ({share:.1%})" for number, share in rounds.items()] or ["none"]
+        limits, revision = list(curve_limits(table)), []
+    places = list(range(2, len(names) + 2))  # the first is the dense network's
+    radio = alt.binding_radio(options=places, labels=names, name="round ")
+    chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
+
+    def of_round(chart: Any) -> Any:
+        by = [field.removesuffix(":N") for field in revision]
+        chart = styled(chart).transform_window(
+            nth="dense_rank()", sort=[alt.SortField("round")], groupby=by
+        )
+        return chart.transform_filter("datum.round == 0 || datum.nth == chosen")
+
+    rows = alt.Chart().mark_line(clip=True).encode(alt.X("iteration:Q", title=labels[1]))
+    rows = rows.encode(detail=["variant:N", "round:N", *revision])
+    band = rows.mark_area(clip=True).encode(alt.Y("min:Q"), alt.Y2("max:Q"), color=BY_COLOUR)
+    y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False, domain=limits))
+    shares = [alt.Tooltip(f"{name}:Q", format=".2%") for name in ("weights_remaining", "mean")]
+    line = rows.encode(
+        y=y.axis(format="~%"),
+        stroke=_legend(alt.Stroke, "colour"),
+        strokeDash=_revisions(()) if revision else alt.Undefined,
+        tooltip=[*revision, "variant:N", "round:Q", "iteration:Q", *shares],
+        opacity=_opacity(1),
+    ).add_params(PICKED)
+    chart = of_round(alt.layer(band.encode(opacity=_opacity(0.12)), line, data=data(table)))
+    if table is None:
+        chart = chart.transform_filter("datum.iteration > 0")
+    if runs is not None:
+        columns = ["seed", "variant", "round", "iteration", "test_accuracy"]
+        seeds = sorted({int(seed) for seed in runs["seed"]})
+        menu = alt.binding_select(
+            options=[None, *seeds], labels=["none", *map(str, seeds)], name="one seed, dotted "
+        )
+        one = rows.mark_line(clip=True, strokeDash=[2, 3]).encode(
+            y="test_accuracy:Q", color=BY_COLOUR
+        )
+        one = of_round(one.properties(data=data(runs[columns])))
+        chart = alt.layer(chart, one.transform_filter("datum.seed === seed"))
+        chart = chart.add_params(alt.param("seed", bind=menu))
+    return chart.add_params(chosen).properties(title=labels[0], width="container", height=300)
 
 
 def by_layer(
-    table: pd.DataFrame | None, labels: Labels, scale: alt.Scale, digits: str, bright: float
+    table: pd.DataFrame | None, labels: Labels, digits: str, bright: float, *, log: bool = False
 ) -> Any:
     """A heat map of the column ``value`` by layer and round, with numbers where they fit.
 
@@ -162,13 +182,15 @@ def by_layer(
     fits = alt.when(wide).then(alt.value(1)).otherwise(alt.value(0))
     ink = alt.when(f"datum.value > {bright:.4g}").then(alt.value("black"))
     rows = alt.Chart().encode(
-        x=alt.X("round:O", title=labels[1]), y=alt.Y("layer:N", title=labels[2], sort=None)
+        x=alt.X("round:O", title=labels[1]).axis(labelAngle=0),
+        y=alt.Y("layer:N", title=labels[2], sort=None),
     )
+    scale = alt.Scale(scheme=SHADES, type="log" if log else "linear")
     cells = rows.mark_rect().encode(
         color=alt.Color("value:Q", title=None, scale=scale).legend(format=digits),
         tooltip=["layer:N", "round:O", alt.Tooltip("value:Q", format=digits)],
     )
-    words = rows.mark_text(fontSize=10).encode(
+    words = rows.mark_text(fontSize=9).encode(
         text=alt.Text("value:Q", format=digits),
         color=ink.otherwise(alt.value("white")),
         opacity=fits,
@@ -192,12 +214,16 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
     means = cells.groupby(["round", "row", "column"], as_index=False)["weights_remaining"].mean()
     rounds = [int(number) for number in sorted(set(means["round"]))]
     slider = alt.binding_range(min=rounds[0], max=rounds[-1], step=1, name="round ")
-    share = alt.Color("weights_remaining:Q", title=None, scale=alt.Scale(scheme="viridis"))
-    chart = alt.Chart(data(means)).mark_rect().encode(
-        x=alt.X("column:O", axis=None),
-        y=alt.Y("row:O", axis=None),
-        color=share.legend(format=".0%"),
-        tooltip=["row:O", "column:O", alt.Tooltip("weights_remaining:Q", format=".1%")],
+    share = alt.Color("weights_remaining:Q", title=None, scale=alt.Scale(scheme=SHADES))
+    chart = (
+        alt.Chart(data(means))
+        .mark_rect()
+        .encode(
+            x=alt.X("column:O", axis=None),
+            y=alt.Y("row:O", axis=None),
+            color=share.legend(format=".0%"),
+            tooltip=["row:O", "column:O", alt.Tooltip("weights_remaining:Q", format=".1%")],
+        )
     )
     chart = chart.add_params(alt.param("chosen", value=rounds[-1], bind=slider))
     chart = chart.transform_filter("datum.round == chosen")
@@ -207,15 +233,11 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
 def templates() -> dict[str, str]:
     """``.dvc/plots/*.json`` by name, with the anchors that DVC and its editors replace."""
     labels = (ANCHOR("TITLE"), ANCHOR("X_LABEL"), ANCHOR("Y_LABEL"))
-    share = "format(datum.weights_remaining, '.1%') + ' of weights'"
-    sparser = alt.Row("share:N", title=None, sort=alt.EncodingSortField("round"))
-    revision = alt.Column("rev:N", title=None)
-    log = alt.Scale(type="log", scheme="cividis")
-    training = curves(None, labels).facet(row=sparser, column=revision)
+    density = by_layer(None, labels, ".3~p", 0.35, log=True)
     charts = {
         "weights_remaining": by_density(None, labels, ".4~g", revisions=()),
-        "training_curves": training.transform_calculate(share=share),
-        "density": by_layer(None, labels, log, ".3~p", 0.35).facet(column=revision),
+        "training_curves": training_curves(None, labels),
+        "density": density.facet(column=alt.Column("rev:N", title=None)),
     }
     return {f"{name}.json": _with_anchors(chart) for name, chart in charts.items()}
 

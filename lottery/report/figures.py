@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
-
 ANCHORS = Path("docs/results/anchors.csv")  # published results
 
 
@@ -52,13 +51,20 @@ STYLES = {
     "random_reinit": Style("#D55E00", "s", "square", "random re-initialisation"),
     "sign_preserving_reinit": Style("#E69F00", "D", "diamond", "re-initialisation, signs kept"),
     "random_mask": Style("#009E73", "^", "triangle-up", "random mask"),
-    "random_mask_global": Style("#56B4E9", "v", "triangle-down", "random mask, all layers together"),
+    "random_mask_global": Style(
+        "#56B4E9", "v", "triangle-down", "random mask, all layers together"
+    ),
     "shuffled_mask": Style("#CC79A7", "P", "cross", "shuffled mask"),
     "small_dense": Style("#94702B", "p", PENTAGON, "small dense network"),
     "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
     "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
 }
-OWN_COLOURS = ("#B8336A", "#7A8B00", "#00A5B5", "#A66F5B")  # of one's own variants, in order of name
+OWN_COLOURS = (
+    "#B8336A",
+    "#7A8B00",
+    "#00A5B5",
+    "#A66F5B",
+)  # of one's own variants, in order of name
 OWN_MARKERS = ((">", "triangle-right"), ("<", "triangle-left"), ("h", HEXAGON))
 DASHED = ("dense",)
 STYLE: Any = [
@@ -102,9 +108,9 @@ def printable(name: str, most: int = 60) -> str:
     """
     known = get_font(findfont(FontProperties(family=["DejaVu Sans"]))).get_charmap()
     name = " ".join(name.split())
-    name = name if len(name) <= most else f"{name[: most - 11]}…{name[-10:]}"
-    codes = [c if ord(c) in known else c.encode("unicode_escape").decode() for c in name]
-    return "".join(codes)
+    codes = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
+    written = "".join(codes)
+    return written if len(written) <= most else f"{written[: most - 11]}…{written[-10:]}"
 
 
 def write(
@@ -264,13 +270,13 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
                 rows["iteration"], rows["mean"], color=style.colour, linestyle=dashes
             )
         remaining = table.loc[table["round"] == number, "weights_remaining"]
+        axes.set(xlabel="iteration", ylabel="test accuracy")
+        axes.label_outer()
         axes.set_title(f"round {number}: {remaining.mean():.1%} of the weights")
     for axes in panels.flat[len(rounds) :]:
         axes.set_axis_off()
     panels[0, 0].set_ylim(*curve_limits(table))
     panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
-    figure.supxlabel("iteration", fontsize=10)
-    figure.supylabel("test accuracy", fontsize=10)
     figure.suptitle(f"Training: {title}; mean and range over seeds", fontsize=10, ha="left", x=0.02)
     labels = [style.label for style in drawn.values()]
     figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=3)
@@ -283,7 +289,7 @@ def density_map(table: pd.DataFrame) -> Figure:
     values = table.pivot(index="layer", columns="round", values="weights_remaining").loc[layers]
     grid = values.to_numpy() * 100
     height, width = grid.shape
-    figure, axes = plt.subplots(figsize=(min(max(5, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
+    figure, axes = plt.subplots(figsize=(min(max(7, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
     axes.grid(visible=False)
     norm = LogNorm(min(grid[grid > 0].min(initial=50), 50), 100)
     shown = axes.imshow(np.ma.masked_less_equal(grid, 0), cmap="cividis", norm=norm, aspect="auto")

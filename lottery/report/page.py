@@ -6,6 +6,9 @@ import io
 import json
 import re
 from collections.abc import Callable
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +20,7 @@ from lottery.artifacts import files
 from lottery.params import Params
 from lottery.report.text import alone
 
+DVC = Path(".dvc")
 TEMPLATES = Environment(
     loader=PackageLoader("lottery.report", "."),
     undefined=StrictUndefined,
@@ -25,7 +29,10 @@ TEMPLATES = Environment(
 )
 HINT = "Click a legend entry to show only that, others to add them; double-click to show all. Hover for values."
 
+THIN = " The thin line: while pruning, every round."
 
+
+@cache
 def library() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script element; 0.9 MB."""
     import vl_convert  # takes a second: only what writes pages needs it
@@ -73,7 +80,8 @@ def from_markdown(text: str) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = markdown.parse(text)
     columns: list[str] = []
-    for token, inner in zip(tokens, tokens[1:], strict=False):
+    cell = 0
+    for token, inner in pairwise(tokens):
         if token.type == "table_open":
             columns, cell = [], 0
         elif token.type == "th_open":
@@ -104,7 +112,7 @@ def report(
     """
     makers = _charts(plots, history, masks, image_shape)
     made: dict[str, dict[str, Any] | str] = {
-        name: alone(f"chart {name}", lambda make=make: make().to_dict(), str)
+        name: alone(f"chart {name}", partial(_specification, make), str)
         for name, make in makers.items()
     }
 
@@ -112,7 +120,8 @@ def report(
         why = made[name]
         if isinstance(why, str):
             return f"<p>The chart {name} could not be made: {html.escape(why)}.</p>{static}"
-        return chart(name, HINT if "shown" in json.dumps(why.get("params")) else "", static)
+        hint = HINT if "shown" in json.dumps(why.get("params")) else ""
+        return chart(name, hint + (THIN if name in ("accuracy", "early_stop") else ""), static)
 
     def interactive(found: re.Match[str]) -> str:
         image = files.read(files.REPORTS / "figures" / f"{found[1]}.svg")
@@ -134,6 +143,10 @@ def report(
     return page(title, body, drawn)
 
 
+def _specification(make: Callable[[], Any]) -> dict[str, Any]:
+    return make().to_dict()  # type: ignore[no-any-return]
+
+
 def _charts(
     plots: dict[str, pd.DataFrame],
     history: pd.DataFrame,
@@ -147,31 +160,42 @@ def _charts(
         groups = table.assign(value=value).groupby(["round", "layer"], sort=False)
         return groups["value"].mean().reset_index()
 
-    def heat(name: str, title: str, table: pd.DataFrame, scale: Any) -> Any:
+    def heat(title: str, table: pd.DataFrame, digits: str) -> Any:
         middle = (table["value"].min() + table["value"].max()) / 2
-        return charts.by_layer(table, (title, "pruning round", "layer"), scale, ".3~p", middle)
+        return charts.by_layer(table, (title, "pruning round", "layer"), digits, middle)
 
-    remaining, stop = "weights remaining", "early-stop iteration"
+    remaining = "weights remaining"
     density = plots["density"].rename(columns={"weights_remaining": "value"})
     units, overlap = masks["units"], masks["overlap"]
     dead = means(units, units["dead"] / units["units"])
     excess = means(overlap, overlap["jaccard"] - overlap["jaccard_by_chance"])
     accuracy = ("Test accuracy at early stop", remaining, "test accuracy")
+    stop = ("Early-stop iteration", remaining, "early-stop iteration")
     training = ("Training curves", "iteration", "test accuracy")
-    scale = {"scheme": "cividis"}
     makers: dict[str, Callable[[], Any]] = {
         "accuracy": lambda: charts.by_density(plots["accuracy"], accuracy, ".1%"),
-        "early_stop": lambda: charts.by_density(
-            plots["early_stop"], ("Early-stop iteration", remaining, stop), ",.0f"
-        ),
+        "early_stop": lambda: charts.by_density(plots["early_stop"], stop, ",.0f"),
         "training_curves": lambda: charts.training_curves(
-            plots["training_curves"], history, training
+            plots["training_curves"], training, history
         ),
-        "density": lambda: heat("density", "Weights remaining by layer and round", density, scale),
+        "density": lambda: heat("Weights remaining by layer and round", density, ".3~p"),
         "first_layer": lambda: charts.first_layer(masks["first_layer"], image_shape),
     }
     if dead["value"].any():
-        makers["units"] = lambda: heat("units", "Dead units by layer and round", dead, scale)
+        makers["units"] = lambda: heat("Dead units by layer and round", dead, ".1%")
     if excess["value"].abs().max() >= 0.0005:
-        makers["overlap"] = lambda: heat("overlap", "Overlap of seeds, above chance", excess, scale)
+        makers["overlap"] = lambda: heat("Overlap of seeds, above chance", excess, ".1%")
     return makers
+
+
+def main() -> None:
+    """Writes what DVC draws with, after a change of a chart: ``python -m lottery.report.page``."""
+    from lottery.report import charts
+
+    for name, text in charts.templates().items():
+        files.write(DVC / "plots" / name, text.encode())
+    files.write(DVC / "plots.html", for_dvc().encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,9 @@ def alone(name: str, make: Callable[[], T], otherwise: Callable[[str], T]) -> T:
 
 
 def _section(name: str, make: Callable[[], str]) -> str:
-    return alone(name, make, lambda why: f"Left out, because it could not be written: {plain(why)}.")
+    return alone(
+        name, make, lambda why: f"Left out, because it could not be written: {plain(why)}."
+    )
 
 
 def plain(name: str) -> str:
@@ -192,7 +194,7 @@ def in_order(variant: str) -> tuple[int, str]:
     return known.index(variant) if variant in known else len(known), variant
 
 
-def _table(rows: list[dict[str, str]], *, words: int = 1) -> str:
+def table(rows: list[dict[str, str]], *, words: int = 1) -> str:
     """A Markdown table; the first so many columns hold words, the others numbers."""
     columns = list(rows[0])
     align = ["left"] * words + ["right"] * (len(columns) - words)
@@ -215,7 +217,7 @@ def _results(runs: pd.DataFrame) -> str:
     order = [
         k for v in sorted(set(runs["variant"]), key=in_order) for k in accuracy.index if k[0] == v
     ]
-    return _table(
+    return table(
         [
             {
                 "variant": plain(str(key[0])),
@@ -265,7 +267,7 @@ def _compared(rounds: tuple[Judgement, ...], claim: Claim) -> str:
         row["early stop / dense"] = _interval(j.early_stop_ratio, 1, 2, sign=False)
         row[claim.subject] = _outcome(j)
         rows.append(row)
-    return _table(rows)
+    return table(rows)
 
 
 def _outcome(j: Judgement) -> str:
@@ -291,7 +293,7 @@ def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
             bound = at_most(c.misses, c.seeds, confidence)
             row[f"seeds that miss: {name}"] = f"{c.misses} of {c.seeds} (at most {bound:.0%})"
         rows.append(row | {"p": f"{j.p_win:.2g}"})
-    return _table(rows)
+    return table(rows)
 
 
 def _rule(params: Params, claim: Claim) -> str:
@@ -362,7 +364,7 @@ def _stability(lines: pd.DataFrame) -> str:
             }
         )
     return (
-        f"{_table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
+        f"{table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
         "data orders: the highest test error on the line between them "
         f"({lines['position'].nunique()} points) minus the mean error of its ends, mean [smallest, "
         f"largest] over seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. "

@@ -1,192 +1,181 @@
-"""Two revisions side by side: ``python -m lottery compare REV`` compares the results of REV with the present ones.
+"""Results side by side: ``python -m lottery compare REV…`` compares revisions with the present results.
 
-Prints a Markdown summary, for a pull request, and writes ``reports/compare.html``, which opens offline.
+A revision is a branch, tag or commit, or the name of an experiment of `dvc exp`. Prints a Markdown
+summary, for a pull request, and writes ``reports/compare.html``, which opens offline.
 """
 
 import argparse
-import html
 import io
 import json
 import subprocess
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from lottery import params
 from lottery.artifacts import files
 from lottery.errors import LotteryError
-from lottery.report import page
-from lottery.tools.check import differences
+from lottery.report import charts, page
+from lottery.report.text import plain, table
 
 PAGE = files.REPORTS / "compare.html"
-PLOTS = {"accuracy": "test accuracy at early stop", "early_stop": "early-stop iteration"}
 HERE = "workspace"
 
-Results = tuple[dict[str, Any], dict[str, Any], dict[str, pd.DataFrame]]
-"""metrics.json, params.yaml, and the tables of PLOTS by name."""
+
+class Results(NamedTuple):
+    """What one revision found: its metrics, all its parameters by dotted key, and what is drawn of it."""
+
+    metrics: dict[str, Any]
+    params: dict[str, Any]
+    accuracy: pd.DataFrame
+    early_stop: pd.DataFrame
+
+
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
+    return None if done.returncode else done.stdout
 
 
 def of_revision(revision: str) -> Results:
-    """What is committed at a revision; LotteryError where there is no such revision or it has no results."""
+    """What is committed at a revision; LotteryError where there is none of that name, or no results."""
+    refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
+    experiments = [ref for ref in refs if ref.endswith(f"/{revision}")]
+    commit = (experiments or [revision])[-1]
+    if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
+        raise LotteryError(
+            f"{revision}: no branch, tag, commit or experiment that git knows here: `git branch -a` "
+            "and `dvc exp list` show those there are"
+        )
 
     def show(path: str) -> str:
-        done = subprocess.run(["git", "show", f"{revision}:{path}"], capture_output=True, text=True)
-        if done.returncode:
-            raise LotteryError(
-                f"{revision}: has no {path}: run `dvc repro` there and commit reports/"
-            )
-        return done.stdout
+        text = _git("show", f"{commit}:./{path}")  # below the present folder
+        if text is None:
+            raise LotteryError(f"{revision}: no {path}: run `dvc repro` there and commit reports/")
+        return text
 
-    known = ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
-    if subprocess.run(known, capture_output=True).returncode:
-        raise LotteryError(f"{revision}: not a revision that git knows here")
-    return _results(show)
+    return _results(show, revision)
 
 
 def of_workspace() -> Results:
+    """The present results; LotteryError where there are none."""
+
     def show(path: str) -> str:
         try:
             return Path(path).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise LotteryError(f"{path}: not there: run `dvc repro` first") from None
 
-    return _results(show)
+    return _results(show, HERE)
 
 
-def _results(show: Any) -> Results:
-    tables = {name: pd.read_csv(io.StringIO(show(f"reports/plots/{name}.csv"))) for name in PLOTS}
-    return (
-        json.loads(show("reports/metrics.json")),
-        YAML(typ="safe").load(show("params.yaml")),
-        tables,
-    )
+def _results(show: Callable[[str], str], revision: str) -> Results:
+    def read(path: str, parse: Callable[[str], Any]) -> Any:
+        text = show(path)
+        where = f"{revision}: {path}"
+        if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
+            raise LotteryError(f"{where}: holds conflict marks of a merge: resolve it first")
+        try:
+            return parse(text)
+        except (ValueError, YAMLError) as error:
+            why = str(error).splitlines()[0]
+            raise LotteryError(f"{where}: cannot be read ({why}): `dvc repro` writes it") from None
+
+    def drawn(name: str) -> pd.DataFrame:
+        frame = read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
+        return frame.assign(rev=revision)
+
+    metrics = read("reports/metrics.json", json.loads)
+    if any(isinstance(value, dict) for value in metrics.values()):
+        raise LotteryError(
+            f"{revision}: reports/metrics.json: is of an older version of this project: "
+            "`dvc repro report` there writes it anew"
+        )
+    content = read("params.yaml", YAML(typ="safe").load)
+    return Results(metrics, _with_defaults(content), drawn("accuracy"), drawn("early_stop"))
 
 
-def rows(metrics: dict[str, Any]) -> dict[str, float | str]:
-    """The metrics worth a row each, by a readable name; accuracies as shares."""
-    found: dict[str, float | str] = {"verdict": metrics["verdict"]}
-    smallest = metrics["smallest_winning_ticket"]["weights_remaining"]
-    found["smallest winning ticket, weights remaining"] = "none" if smallest is None else smallest
-    parts = {"dense": metrics["dense"], **{n: v["best"] for n, v in metrics["variants"].items()}}
-    for name, part in parts.items():
-        label = name if name == "dense" else f"{name}, best round"
-        if "weights_remaining" in part:
-            found[f"{label}: weights remaining"] = part["weights_remaining"]
-        found[f"{label}: test accuracy"] = part["test_accuracy"]["mean"]
-        found[f"{label}: early-stop iteration"] = part["early_stop_iteration"]["mean"]
-    return found
+def _with_defaults(content: Any) -> dict[str, Any]:
+    """Parameters by dotted key, those left out at their defaults; of another version, as they are."""
+    try:
+        content = params.validate(content).model_dump()
+    except LotteryError:
+        pass  # keys that this version does not know are differences to be shown
+    return dict(_flat(content, ""))
 
 
-def _shown(name: str, value: float | str | None) -> str:
+def _flat(content: Any, prefix: str) -> Any:
+    if not isinstance(content, Mapping):
+        return [(prefix, content)]
+    dot = prefix and f"{prefix}."
+    return [pair for name, value in content.items() for pair in _flat(value, f"{dot}{name}")]
+
+
+def summary(results: Mapping[str, Results]) -> str:
+    """The comparison in Markdown: metrics, then the parameters that differ, a column a revision.
+
+    Where two are compared, the metrics have a column of changes.
+    """
+    found, names = list(results.values()), [plain(name) for name in results]
+    metrics, differ = [], []
+    for key in dict.fromkeys(key for r in found for key in r.metrics):
+        values = [r.metrics.get(key) for r in found]
+        row = {"metric": key} | dict(zip(names, map(_shown, values), strict=True))
+        metrics.append(row | ({"change": _change(*values)} if len(found) == 2 else {}))
+    for key in dict.fromkeys(key for r in found for key in r.params):
+        texts = [json.dumps(r.params[key]) if key in r.params else "(absent)" for r in found]
+        if len(set(texts)) > 1:
+            differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
+    parts = [f"## {' and '.join(names)}", table(metrics), "The parameters are the same."]
+    if differ:
+        parts[2:] = ["Parameters that differ, defaults filled in:", table(differ)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _shown(value: Any) -> str:
     if value is None:
         return "–"
-    if isinstance(value, str):
-        return value
-    return f"{value:.0f}" if "iteration" in name else f"{value:.2%}"
+    return plain(value) if isinstance(value, str) else f"{value:g}"
 
 
-def _change(name: str, before: Any, now: Any) -> str:
-    if isinstance(before, str) or isinstance(now, str) or before is None or now is None:
-        return "" if before == now else "changed"
-    difference = now - before
-    return f"{difference:+.0f}" if "iteration" in name else f"{100 * difference:+.2f} points"
-
-
-def summary(revision: str, before: Results, now: Results) -> str:
-    """The comparison in Markdown: metrics, then the parameters that differ."""
-    old, new = rows(before[0]), rows(now[0])
-    lines = [
-        f"## {revision} and the {HERE}",
-        "",
-        f"| metric | {revision} | {HERE} | change |",
-        "|---|--:|--:|--:|",
-    ]
-    for name in {**old, **new}:
-        a, b = old.get(name), new.get(name)
-        lines.append(f"| {name} | {_shown(name, a)} | {_shown(name, b)} | {_change(name, a, b)} |")
-    changed = list(differences("params", before[1], now[1]))
-    lines += ["", "Parameters that differ:" if changed else "The parameters are the same."]
-    lines += [
-        f"- `{line.removeprefix('params.').replace(' when the stage ran', '')}`" for line in changed
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def chart(revision: str, before: pd.DataFrame, now: pd.DataFrame, title: str) -> dict[str, Any]:
-    """Means against weights remaining: a colour a variant, dashed for the revision; all in the legends."""
-    table = pd.concat([before.assign(revision=revision), now.assign(revision=HERE)])
-    percent = "accuracy" in title
-    y = {
-        "type": "quantitative",
-        "title": title,
-        "scale": {"zero": False},
-        "axis": {"format": "%" if percent else "d"},
-    }
-    x = {
-        "field": "weights_remaining",
-        "type": "quantitative",
-        "title": "weights remaining",
-        "scale": {"type": "log", "reverse": True, "nice": False, "padding": 12},
-        "axis": {"format": "~p", "tickCount": 6},
-    }
-    digits = ".2%" if percent else ".0f"
-    tips: list[dict[str, Any]] = [{"field": "revision"}, {"field": "variant"}, {"field": "round"}]
-    tips += [{"field": name, "format": digits} for name in ("mean", "min", "max")]
-    return {
-        "width": "container",
-        "height": 320,
-        "title": f"{title[:1].upper()}{title[1:]}, mean over seeds",
-        "data": {"values": json.loads(table.to_json(orient="records"))},
-        "params": [
-            {
-                "name": "shown",
-                "select": {"type": "point", "fields": ["variant"], "toggle": "true"},
-                "bind": "legend",
-            }
-        ],
-        "mark": {"type": "line", "point": {"size": 50}},
-        "encoding": {
-            "x": x,
-            "y": {"field": "mean", **y},
-            "color": {"field": "variant", "type": "nominal", "title": None},
-            "strokeDash": {
-                "field": "revision",
-                "type": "nominal",
-                "title": None,
-                "scale": {"domain": [HERE, revision], "range": [[1, 0], [5, 4]]},
-            },
-            "shape": {
-                "field": "revision",
-                "type": "nominal",
-                "title": None,
-                "scale": {"domain": [HERE, revision]},
-            },
-            "opacity": {"condition": {"param": "shown", "value": 1}, "value": 0.05},
-            "tooltip": tips,
-        },
-    }
+def _change(before: Any, now: Any) -> str:
+    if isinstance(before, int | float) and isinstance(now, int | float):
+        return f"{now - before:+.4g}" if now != before else "0"
+    return "" if before == now else "changed"
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """The command; a user's mistake is one line on standard error and exit status 1."""
     parser = argparse.ArgumentParser(
         prog="python -m lottery compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "revision", metavar="REV", help="a branch, tag or commit, such as main or HEAD~1"
+        "revisions",
+        metavar="REV",
+        nargs="+",
+        help="a branch, tag or commit, such as main or HEAD~1, or the name of an experiment",
     )
-    revision = parser.parse_args(arguments).revision
+    names = list(dict.fromkeys(parser.parse_args(arguments).revisions))
     try:
-        before, now = of_revision(revision), of_workspace()
+        results = {name: of_revision(name) for name in names} | {HERE: of_workspace()}
     except LotteryError as error:
         parser.exit(1, f"compare: {error}\n")
-    text = summary(revision, before, now)
-    charts = {
-        name: chart(revision, before[2][name], now[2][name], title) for name, title in PLOTS.items()
+    text = summary(results)
+    order = [HERE, *names]
+    x, stop = "weights remaining", "early-stop iteration"
+    accuracy = pd.concat([r.accuracy for r in results.values()])
+    early = pd.concat([r.early_stop for r in results.values()])
+    drawn = {
+        "accuracy": charts.by_density(accuracy, ("Test accuracy", x, "accuracy"), ".2%", order),
+        "early_stop": charts.by_density(early, ("Early-stop iteration", x, stop), ",.0f", order),
     }
-    body = page.from_markdown(text) + "".join(page.chart(name) for name in PLOTS)
-    files.write(PAGE, page.page(f"{html.escape(revision)} and the {HERE}", body, charts).encode())
+    body = page.from_markdown(text) + "".join(page.chart(name, page.HINT) for name in drawn)
+    specs = {name: chart.to_dict() for name, chart in drawn.items()}
+    files.write(PAGE, page.page(" and ".join(results), body, specs).encode())
     print(text)
     print(f"Plots: {PAGE}")

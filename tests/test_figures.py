@@ -1,0 +1,178 @@
+"""What is drawn: alike everywhere, and whatever legal results and names there are."""
+
+import contextlib
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import pytest
+import vl_convert
+from clones import ROOT, TINY
+from hypothesis import HealthCheck, Phase, given, reject, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from lottery import params
+from lottery.artifacts import tables
+from lottery.errors import LotteryError
+from lottery.report import charts, figures, outcomes, page, text, verdict
+
+OWN = ["mine.parts:other", "mine.parts:zulu"]
+NONE = tables.read_table(ROOT / figures.ANCHORS).head(0)
+
+
+def by_round(variants):
+    """A table of means, by variant, in rounds 1 and 2."""
+    rows = [("dense", 0, 1.0, 0.95)]
+    rows += [(v, r, 0.8**r, 0.9 - 0.01 * i) for i, v in enumerate(variants) for r in (1, 2)]
+    table = pd.DataFrame(rows, columns=["variant", "round", "weights_remaining", "mean"])
+    return table.assign(min=table["mean"] - 0.01, max=table["mean"] + 0.01, n=3)
+
+
+def test_every_variant_has_a_colour_and_a_marker_of_its_own():
+    drawn = figures.styles([*figures.STYLES, *OWN])
+    del drawn["pruning"]  # a thin line in the ticket's colour
+    assert len({style.colour for style in drawn.values()}) == len(drawn)
+    del drawn["dense"]  # a dashed line
+    assert len({style.marker for style in drawn.values()}) == len(drawn)
+    assert len({style.symbol for style in drawn.values()}) == len(drawn)
+
+
+@pytest.mark.parametrize("name", ["weights_remaining", "training_curves", "density"])
+def test_the_templates_of_dvc_are_those_that_the_charts_make(name):
+    text_ = (ROOT / f".dvc/plots/{name}.json").read_text()
+    assert text_ == charts.templates()[f"{name}.json"], "run `python -m lottery.report.page`"
+    for anchor in ("DATA", "TITLE", "PLOT_WIDTH", "PLOT_HEIGHT", "X_LABEL", "Y_LABEL"):
+        assert f'"<DVC_METRIC_{anchor}>"' in text_
+
+
+def test_the_page_of_dvc_holds_the_library_and_names_no_network():
+    content = (ROOT / ".dvc/plots.html").read_text()
+    assert content == page.for_dvc(), "run `python -m lottery.report.page`"
+    assert content.count("{plot_divs}") == 1
+    assert len(content.encode()) < 1e6
+
+
+def test_dvc_draws_own_variants_as_the_figures_do():
+    template = json.loads(charts.templates()["weights_remaining.json"])
+    variants = ["ticket", "small_dense", *OWN]
+    rows = csv.DictReader(io.StringIO(by_round(variants).to_csv(index=False)))
+    template["data"]["values"] = [row | {"rev": "workspace"} for row in rows]  # words, as of DVC
+    template |= {"width": 300, "height": 300}
+    template["layer"][4]["encoding"].pop("stroke")
+    drawn = vl_convert.vegalite_to_svg(template)
+    for variant, style in figures.styles(variants).items():
+        assert f">{variant}<" in drawn
+        assert f'fill="{style.colour}"' in drawn
+
+
+def test_figures_are_the_same_bytes_whatever_the_settings_of_the_user(tmp_path):
+    plots = {"accuracy": by_round(["ticket", *OWN])}
+    for folder, size in (("a", 10), ("b", 30)):
+        with matplotlib.rc_context({"font.size": size}):
+            failed = figures.write(tmp_path / folder, plots, "a title", NONE)
+        assert set(failed) == {"early_stop", "training_curves", "density"}  # each fails alone
+    for name in ("accuracy.svg", "accuracy.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_published_results_are_drawn_where_network_and_data_fit():
+    anchors = tables.read_table(ROOT / figures.ANCHORS)
+    network = params.Model(name="conv4", initializer="glorot_normal")
+    fitting = figures.fitting(anchors, network, "CIFAR-10")
+    drawn = figures.anchored(fitting, 0.75, percent=True).set_index("label")["value"]
+    assert drawn["Frankle & Carbin 2019, winning ticket"] == pytest.approx(
+        0.785
+    )  # 3.5 points above
+    assert drawn["TensorFlow 2 notebook, winning ticket"] == 0.7629
+    stops = figures.anchored(fitting, 1000, percent=False)
+    assert stops[["density", "value"]].values.tolist() == [[0.092, 286.0]]
+    assert figures.fitting(anchors, network, "CIFAR-100").empty
+
+
+NAMES = st.sampled_from(
+    ["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"]
+)
+SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+
+
+@st.composite
+def results(draw):
+    """Histories and mask tables of legal runs; of each a few seeds, rounds and evaluations."""
+    seeds, rounds = draw(st.integers(1, 6)), draw(st.sampled_from([[1], [1, 2], [2, 1, 3]]))
+    variants = draw(
+        st.lists(st.sampled_from(["ticket", "random_reinit", *OWN]), unique=True, min_size=1)
+    )
+    losses = st.sampled_from([0.1, 1.0, 2.0, math.nan])
+    layers = draw(st.lists(NAMES, unique=True, min_size=1, max_size=3))
+
+    def runs(names):
+        for seed in range(seeds):
+            for variant, number in names:
+                loss = 1.0
+                for iteration in (0, 50, 100):
+                    loss = draw(losses) if loss == loss else loss  # what diverged stays so
+                    yield seed, variant, number, 0.8**number, iteration, loss, draw(SHARES)
+
+    columns = ["seed", "variant", "round", "weights_remaining", "iteration", "validation_loss"]
+    retrained = [(v, r) for v in variants for r in rounds]
+    pruned = draw(st.sampled_from([[], [("pruning", r) for r in rounds]]))
+    history, pruning = (
+        pd.DataFrame(runs(names), columns=[*columns, "test_accuracy"]).assign(
+            validation_accuracy=0.5
+        )
+        for names in ([("dense", 0), *retrained], pruned)
+    )
+    cells = [(r, layer) for r in sorted(rounds) for layer in layers]
+    masks = pd.DataFrame(cells, columns=["round", "layer"])
+    shares = [draw(SHARES) for _ in cells]
+    masks = masks.assign(
+        weights_remaining=shares, units=3, dead=0, jaccard=0.5, jaccard_by_chance=shares
+    )
+    inputs = pd.DataFrame(
+        [(r, i, 0.5) for r in rounds for i in range(6)],
+        columns=["round", "input", "weights_remaining"],
+    )
+    tables_ = {"density": masks, "units": masks, "overlap": masks, "first_layer": inputs}
+    return rounds, variants, history, pruning, tables_
+
+
+@pytest.mark.filterwarnings("error")
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(results(), NAMES)
+def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, capsys, found, title):
+    rounds, variants, history, pruning, masks = found
+    content = YAML(typ="safe").load(TINY)
+    content["prune"]["rounds"] = 3
+    content["retrain"] = {"variants": variants, "rounds": rounds}
+    content["report"]["iteration_margin"] = 0.99
+    p = params.Params.model_validate(content)
+    facts = {"title": title, "source": title, "test": 10, "class_counts": [10] * 10}
+    facts |= {"own_test": False, "sha256": "0" * 64}
+    runs, while_pruning = (outcomes.outcomes(h, chance=0.1) for h in (history, pruning))
+    try:
+        conclusion = verdict.conclude(runs, p, chance=0.1, test_images=10)
+    except LotteryError:  # a margin below the noise floor, as the message says
+        reject()
+    plots = outcomes.plots(runs, while_pruning, history, masks["density"])
+    lines = pd.DataFrame()
+    with contextlib.chdir(tmp_path_factory.mktemp("report")):
+        failed = figures.write(Path("reports/figures"), plots, title, NONE)
+        words = text.markdown(p, facts, [], runs, conclusion, lines, failed)
+        web = page.report(words, p, plots, outcomes.shown(history), masks, [2, 3, 1])
+        assert len(list(Path("reports/figures").iterdir())) == 8
+    assert failed == {}
+    assert capsys.readouterr().err == ""
+    assert "Left out" not in words
+    assert "could not be made" not in web
+    assert "<b>" not in web.partition("<body>")[2].partition("<script>")[0]
