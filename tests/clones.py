@@ -123,7 +123,8 @@ def make_clone(path: Path) -> Clone:
     for name in filter(None, listed):
         if (
             name == "dvc.lock"
-            or name.startswith(("reports/", "tests/", "docs/"))
+            or name.startswith(("reports/", "tests/"))
+            or (name.startswith("docs/") and name != "docs/results/anchors.csv")
             or not (ROOT / name).exists()
         ):
             continue

@@ -34,6 +34,7 @@ def by_round(variants):
 
 
 def test_every_variant_has_a_colour_and_a_marker_of_its_own():
+    assert set(params.VARIANTS) < set(figures.STYLES)
     drawn = figures.styles([*figures.STYLES, *OWN])
     del drawn["pruning"]  # a thin line in the ticket's colour
     assert len({style.colour for style in drawn.values()}) == len(drawn)

@@ -40,6 +40,8 @@ class Style(NamedTuple):
 
 PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
 HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
+THIN_DIAMOND = "M0,-1L0.6,0L0,1L-0.6,0Z"
+X = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
 STAR = (
     "M0,-1L0.22,-0.31L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12L-0.95,-0.31"
     "L-0.22,-0.31Z"
@@ -49,7 +51,9 @@ STYLES = {
     "dense": Style("#767676", "o", "circle", "dense network"),
     "ticket": Style("#0072B2", "o", "circle", "ticket"),
     "random_reinit": Style("#D55E00", "s", "square", "random re-initialisation"),
-    "sign_preserving_reinit": Style("#E69F00", "D", "diamond", "re-initialisation, signs kept"),
+    "sign_preserving_reinit": Style("#E69F00", "D", "diamond", "constants, signs kept"),
+    "random_sign_constant": Style("#A23B72", "d", THIN_DIAMOND, "constants, random signs"),
+    "signed_reinit": Style("#6A6ADB", "h", HEXAGON, "re-initialisation, signs kept"),
     "random_mask": Style("#009E73", "^", "triangle-up", "random mask"),
     "random_mask_global": Style(
         "#56B4E9", "v", "triangle-down", "random mask, all layers together"
@@ -59,14 +63,8 @@ STYLES = {
     "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
     "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
 }
-OWN_COLOURS = (
-    "#B8336A",
-    "#7A8B00",
-    "#00A5B5",
-    "#A66F5B",
-)  # of one's own variants, in order of name
-OWN_MARKERS = ((">", "triangle-right"), ("<", "triangle-left"), ("h", HEXAGON))
-DASHED = ("dense",)
+OWN_COLOURS = ("#7A8B00", "#00A5B5", "#A66F5B", "#D81B60")  # of one's own, in order of name
+OWN_MARKERS = ((">", "triangle-right"), ("<", "triangle-left"), ("X", X))
 STYLE: Any = [
     "default",  # and nothing of the user's matplotlibrc
     {
@@ -265,7 +263,7 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
             axes.fill_between(
                 rows["iteration"], rows["min"], rows["max"], color=style.colour, alpha=0.12, lw=0
             )
-            dashes = "--" if variant in DASHED else "-"
+            dashes = "--" if variant == "dense" else "-"
             (handles[variant],) = axes.plot(
                 rows["iteration"], rows["mean"], color=style.colour, linestyle=dashes
             )

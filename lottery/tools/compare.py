@@ -43,9 +43,11 @@ def _git(*arguments: str) -> str | None:
 def of_revision(revision: str) -> Results:
     """What is committed at a revision; LotteryError where there is none of that name, or no results."""
     refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
-    experiments = [ref for ref in refs if ref.endswith(f"/{revision}")]
-    commit = (experiments or [revision])[-1]
-    if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}") is None:
+    experiments = [ref for ref in refs if ref.endswith(f"/{revision}")]  # refs/exps/12/34…/name
+    for commit in (revision, *experiments):
+        if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+            break
+    else:
         raise LotteryError(
             f"{revision}: no branch, tag, commit or experiment that git knows here: `git branch -a` "
             "and `dvc exp list` show those there are"
