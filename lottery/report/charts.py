@@ -124,11 +124,13 @@ def training_curves(
         runs: the history from which the curves are, of which one seed is shown on demand.
     """
     limits: Any = alt.Undefined
+    across: Any = alt.Undefined
     names, revision = ["1st", "2nd", "3rd", "4th"], ["rev:N"]
     if table is not None:
         rounds = table[table["round"] > 0].groupby("round")["weights_remaining"].mean()
         names = [f"{number} ({share:.1%})" for number, share in rounds.items()] or ["none"]
         limits, revision = list(curve_limits(table)), []
+        across = [0, max(map(int, table["iteration"]), default=1)]
     places = list(range(2, len(names) + 2))  # the first is the dense network's
     radio = alt.binding_radio(options=places, labels=names, name="round ")
     chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
@@ -140,7 +142,11 @@ def training_curves(
         )
         return chart.transform_filter("datum.round == 0 || datum.nth == chosen")
 
-    rows = alt.Chart().mark_line(clip=True).encode(alt.X("iteration:Q", title=labels[1]))
+    rows = (
+        alt.Chart()
+        .mark_line(clip=True)
+        .encode(alt.X("iteration:Q", title=labels[1], scale=alt.Scale(domain=across, nice=False)))
+    )
     rows = rows.encode(detail=["variant:N", "round:N", *revision])
     band = rows.mark_area(clip=True).encode(alt.Y("min:Q"), alt.Y2("max:Q"), color=BY_COLOUR)
     y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False, domain=limits))
