@@ -1,6 +1,6 @@
 """Compares the tickets with the dense network and their controls: the verdict, metrics, plots.
 
-Reads   data/dataset/dataset.json, data/{dense,pruned}/history.csv, data/masks/*.csv (with checksums.json),
+Reads   data/dataset/dataset.json, data/{dense,pruned}/history.csv, data/masks/*.csv,
         data/retrained/{history.csv,stability.csv,environment.json}, docs/results/anchors.csv;
         params.yaml: all but data.source
 Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,

@@ -51,7 +51,7 @@ def test_every_chart_is_drawn_without_a_console_message(dom):
 
 @needs_browser
 def test_the_page_may_not_ask_the_network_for_anything(report, tmp_path):
-    """A page that tried would be stopped by its own policy, and the browser would say so on the console."""
+    """A page that tried would be stopped by its own policy, as the console says."""
     probe = report.read_text().replace(
         "draw();\n</script>", 'fetch("http://127.0.0.1:9/");\n</script>'
     )

@@ -116,9 +116,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         # a layer may be named "NA" or "1": names are words, and only nothing is a missing value
         words = dict.fromkeys(("variant", "layer", "source", "network", "dataset", "method"), str)
-        return pd.read_csv(
-            io.BytesIO(content), keep_default_na=False, na_values=[""], dtype=words
-        )
+        return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""], dtype=words)
     except ValueError as error:
         raise files.broken(path, f"cannot be read as a table ({error})") from None
 

@@ -1,4 +1,4 @@
-"""Vega-Lite charts through Altair, one function a chart, for report.html, compare.html and `dvc plots`.
+"""Vega-Lite charts through Altair, for report.html, compare.html and `dvc plots`.
 
 Colours and markers are worked out in the chart, from figures.STYLES, so that those of one's own
 variants, of which a committed template of DVC's cannot know, are drawn there too, and alike.
@@ -32,7 +32,7 @@ def data(table: pd.DataFrame | None) -> alt.Data:
 
 
 def styled(chart: Any) -> Any:
-    """With the fields ``colour`` and ``marker`` of each variant; the dense network is among the data."""
+    """With the fields ``colour`` and ``marker`` of each variant; the data has the dense network."""
     known = {name: [style.colour, style.symbol] for name, style in STYLES.items()}
     own = f"({json.dumps(OWN_COLOURS)})[(datum.place - 2) % {len(OWN_COLOURS)}]"
     symbols = json.dumps([symbol for _, symbol in OWN_MARKERS])
@@ -209,7 +209,7 @@ def by_layer(
 
 
 def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
-    """Where the first layer's weights survive: in the image of a dense layer, the kernel of another."""
+    """Where the first layer's weights survive: in a dense layer's image, another's kernel."""
     inputs = int(table["input"].max()) + 1
     height, width, channels = image_shape
     if inputs != height * width * channels:  # a kernel: square, or else shown as a strip

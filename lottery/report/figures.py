@@ -30,7 +30,7 @@ ANCHORS = Path("docs/results/anchors.csv")  # published results
 
 
 class Style(NamedTuple):
-    """How a variant is drawn: its colour, its marker in Matplotlib and in Vega, its words in a legend."""
+    """How a variant is drawn: colour, marker in Matplotlib and in Vega, words in a legend."""
 
     colour: str
     marker: str
@@ -42,11 +42,8 @@ PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
 HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
 THIN_DIAMOND = "M0,-1L0.6,0L0,1L-0.6,0Z"
 X = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
-STAR = (
-    "M0,-1L0.22,-0.31L0.95,-0.31L0.36,0.12L0.59,0.81L0,0.38L-0.59,0.81L-0.36,0.12L-0.95,-0.31"
-    "L-0.22,-0.31Z"
-)
-# After Okabe & Ito's palette, told apart by the colour-blind, on white and on black; markers tell it in grey.
+STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
+# After Okabe & Ito's palette, told apart by the colour-blind, on white and black.
 STYLES = {
     "dense": Style("#767676", "o", "circle", "dense network"),
     "ticket": Style("#0072B2", "o", "circle", "ticket"),
@@ -102,7 +99,7 @@ def styles(variants: Iterable[str]) -> dict[str, Style]:
 def printable(name: str, most: int = 60) -> str:
     """The name in one line of at most so many characters, each of which Matplotlib's own font has.
 
-    Another character is written as its code, ``\\u4e2d``: fonts of the machine would make other bytes.
+    Another is written as its code, ``\\u4e2d``: fonts of the machine would make other bytes.
     """
     known = get_font(findfont(FontProperties(family=["DejaVu Sans"]))).get_charmap()
     name = " ".join(name.split())
@@ -114,7 +111,7 @@ def printable(name: str, most: int = 60) -> str:
 def write(
     path: Path, plots: dict[str, pd.DataFrame], title: str, anchors: pd.DataFrame
 ) -> dict[str, str]:
-    """Writes the folder of figures of ``plots()``; gives those that could not be drawn, and why not.
+    """Writes the folder of figures of ``plots()``; gives those not drawn, and why not.
 
     Args:
         title: of the experiment: the network and the data.
@@ -127,11 +124,7 @@ def write(
             plots["accuracy"], accuracy, f"Test accuracy: {title}", anchors, percent=True
         ),
         "early_stop": lambda: against_weights_remaining(
-            plots["early_stop"],
-            stop,
-            f"Early-stop iteration (lowest validation loss): {title}",
-            anchors,
-            percent=False,
+            plots["early_stop"], stop, f"Early-stop iteration: {title}", anchors, percent=False
         ),
         "training_curves": lambda: training_curves(plots["training_curves"], title),
         "density": lambda: density_map(plots["density"]),
@@ -163,7 +156,7 @@ def fitting(anchors: pd.DataFrame, model: Model, dataset: str) -> pd.DataFrame:
 
 
 def anchored(anchors: pd.DataFrame, dense: float, *, percent: bool) -> pd.DataFrame:
-    """``label, density, value`` of published results, those relative to a dense network to this one's."""
+    """``label, density, value`` of published results, gains relative to this dense network."""
     if percent:
         value = anchors["accuracy"].fillna(dense + anchors["gain"])
     else:
@@ -175,7 +168,7 @@ def anchored(anchors: pd.DataFrame, dense: float, *, percent: bool) -> pd.DataFr
 def against_weights_remaining(
     table: pd.DataFrame, ylabel: str, title: str, anchors: pd.DataFrame, *, percent: bool
 ) -> Figure:
-    """by_round() of a column: mean and range of each variant, the dense network dashed, others' hollow."""
+    """by_round() of a column: mean and range by variant, dense dashed, published ones hollow."""
     figure, axes = plt.subplots()
     table = table[table["weights_remaining"] > 0]
     dense = table[table["variant"] == "dense"].iloc[0]
@@ -206,16 +199,12 @@ def against_weights_remaining(
     _weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
     axes.set_ylabel(ylabel)
     if percent:
-        _percent_axis(axes)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_title(f"{title}\nmean and range over {int(dense['n'])} seeds")
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
-
-
-def _percent_axis(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
 
 
 def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
@@ -233,7 +222,7 @@ def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
 
 
 def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
-    """The range of accuracies in which curves are drawn: without the climb of the first iterations."""
+    """The range of accuracies in which curves are drawn: without the first climb."""
     later = table[table["iteration"] > 0]
     low, high = float(later["min"].quantile(0.1)), float(later["max"].max())
     if not low < high:  # one value, or none at all
@@ -242,7 +231,7 @@ def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
 
 
 def training_curves(table: pd.DataFrame, title: str) -> Figure:
-    """curves() of test accuracy: a panel a round, in each the dense network, the ticket and its controls."""
+    """curves() of test accuracy: a panel a round, with the dense network."""
     rounds = sorted(set(table.loc[table["round"] > 0, "round"])) or [0]
     lines = -(-len(rounds) // 2)
     figure, panels = plt.subplots(
@@ -282,14 +271,15 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
 
 
 def density_map(table: pd.DataFrame) -> Figure:
-    """Weights remaining by layer and round: ``round, layer, weights_remaining``, mean over seeds."""
+    """Weights remaining by layer and round: ``round, layer, weights_remaining``."""
     layers = list(dict.fromkeys(table["layer"]))
     values = table.pivot(index="layer", columns="round", values="weights_remaining").loc[layers]
     grid = values.to_numpy() * 100
     height, width = grid.shape
     figure, axes = plt.subplots(figsize=(min(max(7, 2.5 + 0.6 * width), 40), 1.4 + 0.4 * height))
     axes.grid(visible=False)
-    norm = LogNorm(min(grid[grid > 0].min(initial=50), 50), 100)
+    lowest = float(grid[grid > 0].min(initial=50))
+    norm = LogNorm(lowest, 100)
     shown = axes.imshow(np.ma.masked_less_equal(grid, 0), cmap="cividis", norm=norm, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         colour = "white" if value > 0 and norm(value) < 0.55 else "black"
@@ -299,8 +289,8 @@ def density_map(table: pd.DataFrame) -> Figure:
     axes.set_xlabel("pruning round")
     axes.set_title("Weights remaining in each layer (%), mean over seeds")
     bar = figure.colorbar(shown, ax=axes, label="weights remaining (%)")
-    between = LogLocator(subs=(1, 2, 5)).tick_values(norm.vmin, norm.vmax)
-    bar.ax.yaxis.set_major_locator(FixedLocator([v for v in between if norm.vmin <= v <= 100]))
+    ticks = LogLocator(subs=(1, 2, 5)).tick_values(lowest, 100)
+    bar.ax.yaxis.set_major_locator(FixedLocator([v for v in ticks if lowest <= v <= 100]))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
     return figure

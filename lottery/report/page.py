@@ -1,4 +1,4 @@
-"""Self-contained HTML pages with Vega-Lite charts: they open offline, on a phone, in the dark, and print."""
+"""Self-contained HTML pages with charts: offline, on a phone, in the dark, printed."""
 
 import base64
 import html
@@ -27,7 +27,10 @@ TEMPLATES = Environment(
     autoescape=True,
     trim_blocks=True,
 )
-HINT = "Click a legend entry to show only that, others to add them; double-click to show all. Hover for values."
+HINT = (
+    "Click a legend entry to show only that, others to add them; double-click to show all. "
+    "Hover for values."
+)
 
 THIN = " The thin line: while pruning, every round."
 
@@ -43,7 +46,7 @@ def library() -> str:
 
 
 def for_dvc() -> str:
-    """``.dvc/plots.html``, the page of `dvc plots`, which DVC fills in; it asks the network for nothing."""
+    """``.dvc/plots.html``, the page of `dvc plots`, which asks the network for nothing."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Plots</title>\n'
         f"{{refresh_tag}}\n{library()}\n</head>\n<body>\n{{plot_divs}}\n</body>\n</html>\n"
@@ -74,7 +77,7 @@ def chart(name: str, hint: str = "", static: str = "") -> str:
 
 
 def from_markdown(text: str) -> str:
-    """HTML of Markdown with tables, whose cells carry their column's name: on a phone a row is a card."""
+    """HTML of Markdown; cells carry their column's name, as rows are cards on a phone."""
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -143,8 +146,9 @@ def report(
     return page(title, body, drawn)
 
 
-def _specification(make: Callable[[], Any]) -> dict[str, Any]:
-    return make().to_dict()  # type: ignore[no-any-return]
+def _specification(make: Callable[[], Any]) -> dict[str, Any] | str:
+    specification: dict[str, Any] = make().to_dict()
+    return specification
 
 
 def _charts(

@@ -18,9 +18,9 @@ STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
 
 
 def alone(name: str, make: Callable[[], T], otherwise: Callable[[str], T]) -> T:
-    """What ``make`` gives; where it fails, what ``otherwise`` makes of the reason, said on standard error.
+    """What ``make`` gives; where it fails, what ``otherwise`` makes of the reason, which is said.
 
-    A report is written after hours of training: one part that fails must not take the others with it.
+    A report is written after hours of training: a part that fails must not take others with it.
     """
     try:
         return make()

@@ -1,4 +1,4 @@
-"""Results side by side: ``python -m lottery compare REV…`` compares revisions with the present results.
+"""Results side by side: ``python -m lottery compare REV…``, revisions and the present results.
 
 A revision is a branch, tag or commit, or the name of an experiment of `dvc exp`. Prints a Markdown
 summary, for a pull request, and writes ``reports/compare.html``, which opens offline.
@@ -27,7 +27,7 @@ HERE = "workspace"
 
 
 class Results(NamedTuple):
-    """What one revision found: its metrics, all its parameters by dotted key, and what is drawn of it."""
+    """What one revision found: metrics, all parameters by dotted key, and what is drawn of it."""
 
     metrics: dict[str, Any]
     params: dict[str, Any]
@@ -41,7 +41,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def of_revision(revision: str) -> Results:
-    """What is committed at a revision; LotteryError where there is none of that name, or no results."""
+    """What is committed at a revision; LotteryError where there is none, or no results."""
     refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
     experiments = [ref for ref in refs if ref.endswith(f"/{revision}")]  # refs/exps/12/34…/name
     for commit in (revision, *experiments):
@@ -49,8 +49,8 @@ def of_revision(revision: str) -> Results:
             break
     else:
         raise LotteryError(
-            f"{revision}: no branch, tag, commit or experiment that git knows here: `git branch -a` "
-            "and `dvc exp list` show those there are"
+            f"{revision}: no branch, tag, commit or experiment that git knows here: "
+            "`git branch -a` and `dvc exp list` show those there are"
         )
 
     def show(path: str) -> str:
@@ -101,7 +101,7 @@ def _results(show: Callable[[str], str], revision: str) -> Results:
 
 
 def _with_defaults(content: Any) -> dict[str, Any]:
-    """Parameters by dotted key, those left out at their defaults; of another version, as they are."""
+    """Parameters by dotted key, defaults filled in; as they are where of another version."""
     try:
         content = params.validate(content).model_dump()
     except LotteryError:
