@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import pandas as pd
 import pytest
 from clones import ROOT
 from test_params import FIELDS
 
+from lottery.__main__ import COMMANDS
 from lottery.params import Section
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -83,5 +85,89 @@ def test_every_make_target_and_command_named_exists(path):
     text = path.read_text()
     named = set(re.findall(r"(?:^ {4}|`)make (?:[A-Z]+=\S+ )*([a-z]+)", text, flags=re.MULTILINE))
     assert named <= targets, named - targets
-    for module in re.findall(r"python -m ((?:lottery|stages|benchmarks)[\w.]*)", text):
+    for module in re.findall(r"python -m ((?:stages|benchmarks)\.[\w.]*)", text):
         assert Path(ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    assert set(re.findall(r"python -m lottery ([a-z]+)", text)) <= set(COMMANDS)
+
+
+# Numbers that come from files
+
+
+def of_file(name):
+    return pd.read_csv(ROOT / name)
+
+
+def interval(values, scale=1, sign="", decimals=2):
+    """As README writes a median and its interval."""
+    middle, low, high = (f"{scale * v:{sign}.{decimals}f}" for v in values)
+    return f"{middle} [{low}, {high}]"
+
+
+def test_readme_has_the_numbers_of_the_committed_results():
+    text = (ROOT / "README.md").read_text()
+    metrics = json.loads((ROOT / "reports/metrics.json").read_text())
+    assert (
+        f"verdict `{metrics['verdict']}`; dense network {metrics['dense_accuracy']:.2f} %" in text
+    )
+    assert (
+        f"ticket {metrics['ticket_weights']:.2f} % of the weights with "
+        f"{metrics['ticket_accuracy']:.2f} %" in text
+    )
+    assert f"5,000 MNIST images, {metrics['seeds']} seeds" in text
+    rows = of_file("reports/results.csv").to_dict("records")
+    assert len(rows) == len(re.findall(r"\| \d+\.\d\d % \| \d\d\.\d\d \[", text))
+    for r in rows:
+        accuracy = [100 * r[f"test_accuracy_{s}"] for s in ("mean", "min", "max")]
+        stop = [r[f"early_stop_iteration_{s}"] for s in ("mean", "min", "max")]
+        assert (
+            f"| {r['round']} | {100 * r['weights_remaining']:.2f} % | {interval(accuracy)} | "
+            f"{100 * r['initial_test_accuracy_mean']:.1f} | {interval(stop, decimals=0)} |" in text
+        ), (r["variant"], r["round"])
+
+
+def test_readme_has_the_comparisons_of_the_committed_verdict():
+    text = (ROOT / "README.md").read_text()
+    found = json.loads((ROOT / "reports/verdict.json").read_text())
+    rows = {
+        "accuracy − dense (points)": lambda j: interval(j["accuracy_minus"]["dense"], 100, "+"),
+        "early stop / dense": lambda j: interval(j["early_stop_ratio"]),
+        "accuracy − `random_reinit` (points)": lambda j: interval(
+            j["accuracy_minus"]["random_reinit"], 100, "+"
+        ),
+        "accuracy − `random_mask` (points)": lambda j: interval(
+            j["accuracy_minus"]["random_mask"], 100, "+"
+        ),
+        "seeds that miss accuracy, iterations, gain": lambda j: ", ".join(
+            f"{c['misses']} of {found['seeds']}" for c in j["criteria"]
+        ),
+        "p": lambda j: f"{j['p_win']:.2g}",
+        "outcome": lambda j: j["outcome"],
+    }
+    for name, cell in rows.items():
+        assert f"| {name} | {' | '.join(map(cell, found['rounds']))} |" in text
+
+
+def test_readme_says_how_many_blocks_of_fresh_seeds_agree():
+    text = (ROOT / "README.md").read_text()
+    found = json.loads((ROOT / "reports/verdict.json").read_text())
+    blocks = of_file("docs/results/replications/blocks.csv")
+    page = (ROOT / "docs/results/replications/index.md").read_text()
+    agree = int((blocks["verdict"] == found["verdict"]).sum())
+    mean = blocks["gain"].mean()
+    covered = int(((blocks["low"] <= mean) & (mean <= blocks["high"])).sum())
+    assert agree >= 9
+    assert covered >= 9
+    assert f"{agree} of {len(blocks)} further blocks of {found['seeds']} fresh seeds" in text
+    assert f"{covered} of {len(blocks)} of their intervals" in text
+    assert f"at round {found['round']} cover the mean over all blocks, {mean:.2f} points" in text
+    assert f"**{agree} of {len(blocks)}** blocks give the committed verdict" in page
+    assert f"**{covered} of {len(blocks)}** intervals" in page
+
+
+def test_the_design_page_has_the_powers_of_the_pilot():
+    page = (ROOT / "docs/results/replications/design.md").read_text()
+    pilot = of_file("docs/results/replications/pilot.csv").set_index("round")
+    for number in (6, 8):
+        assert f"at round {number} ({pilot.loc[number, 'power_23']:.3f})" in page
+    assert f"is at {pilot['latest_early_stop'].max():,.0f}:" in page
+    assert not pilot["censored"].any()

@@ -25,7 +25,7 @@ PAPER = {
 }
 # Percent of weights remaining by round, as the paper's figures label them
 REMAINING = {
-    "mnist-lenet": {7: 21.1, 9: 13.5, 16: 2.9},
+    "mnist-lenet": {3: 51.3, 7: 21.1, 9: 13.5, 12: 7.0, 15: 3.6, 18: 1.85},
     "cifar10-conv2": {11: 8.8, 14: 4.6, 16: 3.0},
     "cifar10-conv4": {1: 81.08, 11: 11.06, 12: 9.18, 15: 5.37, 21: 2.01},
     "cifar10-conv4-notebook": {15: 5.37},
@@ -104,13 +104,13 @@ def test_the_protocol_is_the_papers(name):
     assert (train.batch_size, train.evaluate_every, train.early_stopping) == (60, 100, None)
     assert loaded.data.validation_size == 5000
     assert loaded.model.initializer == "glorot_normal"
-    assert len(loaded.seeds) == 5
+    assert len(loaded.seeds) >= 5
     assert (loaded.prune.rates.dense, loaded.prune.rates.output) == (0.2, 0.1)
     if conv is not None:
         assert loaded.prune.rates.conv == conv
     assert loaded.prune.rewind_iteration == 0
     assert set(loaded.retrain.variants) >= {"ticket", "random_reinit"}
-    assert loaded.retrain_rounds()[-1] == loaded.prune.rounds
+    assert loaded.prune.rounds in loaded.retrain_rounds()
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_the_rounds_nearest_to_the_papers_best_results_are_retrained(name, perce
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_last_round_leaves_2_to_4_percent(name):
+def test_the_last_round_leaves_2_to_4_percent_or_the_papers_last(name):
     loaded = experiment(name)
-    assert 2 <= percent_remaining(loaded, loaded.prune.rounds) <= 4
+    assert 1.8 <= percent_remaining(loaded, loaded.prune.rounds) <= 4
 
 
 def test_the_notebooks_evaluation_is_an_epoch_and_its_stop_is_three_of_them():
@@ -155,7 +155,7 @@ def test_the_notebooks_evaluation_is_an_epoch_and_its_stop_is_three_of_them():
     assert loaded.train.length(45_000) == 20 * 750
     assert (train.early_stopping.patience, train.early_stopping.min_delta) == (3, 0.001)
     assert loaded.model.initializer == "glorot_uniform"
-    assert loaded.retrain_rounds() == [5, 10, 15]
+    assert loaded.retrain_rounds() == [15, 10, 5]
 
 
 def test_the_residual_network_is_trained_and_pruned_as_published():
