@@ -9,6 +9,7 @@ their controls, in one temporary clone: what several have in common is computed 
 
 import argparse
 import shutil
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -104,7 +105,7 @@ def ask(clone: Clone, changes: dict[str, Any]) -> None:
     }
     for key, value in {**common, **changes}.items():
         clone.change(key, value)
-    clone.repro("retrain")
+    subprocess.run(["dvc", "repro", "retrain"], cwd=clone.path, env=clone.env(), check=True)
 
 
 def draw(accuracy: pd.DataFrame, path: Path) -> None:
