@@ -30,7 +30,7 @@ from clones import Clone, make_clone
 
 EXPERIMENT = """\
 seeds: [0, 1]
-data: {name: digits, validation_size: 250}
+data: {name: digits, validation_size: 250, split: per_seed, split_seed: 0}
 model: {name: lenet_300_100, initializer: glorot_normal}
 train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 400, evaluate_every: 20}
 prune: {rounds: 3, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
