@@ -116,7 +116,9 @@ def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout
     metrics.write_text(json.dumps({**before, "verdict": "another"}, indent=2))
     lock = checkout.path / "dvc.lock"
     lock.write_text(
-        re.sub(r"(path: data/dense\n +hash: md5\n +md5: )\w+", r"\1" + 32 * "0", lock.read_text())
+        re.sub(
+            r"(path: data/dense\n +hash: md5\n +md5: )\w+", r"\g<1>" + 32 * "0", lock.read_text()
+        )
     )
     append(checkout.path / "reports" / "report.md", " ")
     assert list(differences(checkout.path)) == [

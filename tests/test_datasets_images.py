@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -282,6 +283,7 @@ def fetch(folder, source):
         "report": {"margin": 0.005, "iteration_margin": 0.3, "confidence": 0.95},
     }  # fmt: skip
     (folder / "params.yaml").write_text(json.dumps(params))
+    shutil.copy(ROOT / "dvc.yaml", folder)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "stages.fetch"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

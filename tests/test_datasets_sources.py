@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lottery.artifacts.files import cache_folder
 from lottery.datasets import archives, sources
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -81,7 +82,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def download(server, *ways):
-    return sources.download([server.url(way) for way in ways], SHA256, sources.cache_folder())
+    return sources.download([server.url(way) for way in ways], SHA256, cache_folder())
 
 
 # Downloads
@@ -121,7 +122,7 @@ def test_a_bad_server_is_named_and_the_next_mirror_is_used(server, cache, way, c
 ])  # fmt: skip
 def test_a_url_that_leads_nowhere_is_an_error(url):
     with pytest.raises(LotteryError, match=r"x could not be downloaded:\n  http"):
-        sources.download([url], SHA256, sources.cache_folder())
+        sources.download([url], SHA256, cache_folder())
 
 
 def test_a_cache_that_cannot_be_written_is_named(server, cache):
@@ -380,4 +381,4 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/two")
     for value, folder in (("/one", "/one"), ("~/here", "/home/u/here"), ("", "/two/lottery")):
         monkeypatch.setenv("LOTTERY_CACHE", value)
-        assert sources.cache_folder() == Path(folder)
+        assert cache_folder() == Path(folder)

@@ -288,8 +288,8 @@ def edit(path, before, after):
 
 
 def test_code_counts_by_what_it_means(clone):
-    trainer = clone.path / "lottery/training/trainer.py"
-    edit(trainer, '"""One training run', '"""A comment.\n\nOne training run')
+    trainer = clone.path / "lottery/training/engine.py"
+    edit(trainer, '"""The compiled part', '"""A comment.\n\nThe compiled part')
     out = clone.run("dvc", "repro", "train_dense").stdout
     assert out.count(": from the run store") == 2
     edit(trainer, "/ 255.0", "/ 256.0")

@@ -1,8 +1,7 @@
 """An architecture, a criterion and a variant of one's own, from a package outside the repository."""
 
-import json
-
 import numpy as np
+import pandas as pd
 import pytest
 
 from lottery.artifacts import files
@@ -67,8 +66,8 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     trained, _ = files.read_tensors(clone.path / files.DENSE / "seed-0" / "trained.safetensors")
     for name, keep in mask.layers.items():  # the largest are gone
         assert np.abs(trained[name][keep]).max() <= np.abs(trained[name][~keep]).min()
-    metrics = json.loads((clone.path / "reports/metrics.json").read_text())
-    assert set(metrics["variants"]) == {"ticket", "mine.parts:zeroed"}
+    results = pd.read_csv(clone.path / "reports/results.csv")
+    assert set(results["variant"]) == {"dense", "ticket", "mine.parts:zeroed"}
     assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
 
     export = (

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -93,15 +94,15 @@ def test_a_change_reruns_only_what_it_affects(clone, key, value, rerun):
         ):
             assert set(pd.read_csv(clone.path / table)["seed"]) == set(value)
         metrics = json.loads((clone.path / "reports/metrics.json").read_text())
-        assert metrics["dense"]["test_accuracy"]["n"] == len(value)
+        assert metrics["seeds"] == len(value)
         assert f"{len(value)} seeds" in (clone.path / "reports/report.md").read_text()
 
 
 def test_another_split_of_the_same_images_is_another_run(clone):
     clone.change("data.split", "shared")
     out = clone.run("dvc", "repro", "train_dense").stdout
-    assert out.count(": 40 iterations") == 2
-    assert "from the run store" not in out
+    assert out.count("seed 1, dense: 40 iterations") == 1  # seed 0 has the shared split anyway
+    assert out.count("seed 0, dense: from the run store") == 1
 
 
 def test_a_comment_in_params_reruns_nothing_and_the_second_repro_neither(clone):
@@ -189,8 +190,9 @@ def test_dvc_diffs_read_well(clone):
     params = json.loads(clone.run("dvc", "params", "diff", "--json").stdout)
     assert params["params.yaml"]["report.margin"] == {"old": 0.005, "new": 0.5, "diff": 0.495}
     metrics = clone.run("dvc", "metrics", "diff", "--all", "--md").stdout
-    assert "| reports/metrics.json | dense.test_accuracy.mean" in metrics
-    assert "verdict" in metrics
+    assert len(metrics.splitlines()) <= 12  # ten keys, flat
+    assert max(map(len, metrics.splitlines())) <= 100
+    assert re.search(r"\| reports/metrics.json \| verdict +\| inconclusive", metrics)
     html = Path(
         clone.run("dvc", "plots", "diff", "HEAD", "workspace")
         .stdout.strip()
@@ -238,7 +240,7 @@ def test_a_run_that_diverges_is_an_outcome_and_named(clone):
     again = clone.run("dvc", "repro", "--force", "train_dense").stdout
     assert again.count("from the run store, diverged") == 2
     history = pd.read_csv(clone.path / "data/dense/history.csv")
-    assert history.groupby("seed")["validation_loss"].last().isna().all()
+    assert history.groupby("seed").nth(-1)["validation_loss"].isna().all()
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over(
     }
     environments = [{"device": "CPU", "threads": 1, "versions": {"tensorflow": "2"}}]
     page = text.markdown(
-        params, facts, environments, runs, concluded(runs), pd.DataFrame({"position": []})
+        params, facts, environments, runs, concluded(runs), pd.DataFrame({"position": []}), {}
     )
     assert page.startswith("# Lottery tickets: lenet_300_100 on digits\n\n**Winning ticket.**")
     for part in (
