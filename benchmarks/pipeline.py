@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from clones import ROOT, make_clone
 
 from lottery import params
-from lottery.running import executors, store
+from lottery.running import store
+from lottery.running.workers import worker_count
 
 
 def stage_times(clone_path: Path, env: dict[str, str]) -> dict[str, float]:
@@ -38,6 +39,7 @@ def stage_times(clone_path: Path, env: dict[str, str]) -> dict[str, float]:
 
 
 def main() -> None:
+    """Prints the table."""
     with tempfile.TemporaryDirectory() as folder:
         clone = make_clone(Path(folder) / "clone")
         (clone.path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
@@ -48,7 +50,7 @@ def main() -> None:
         begun = time.perf_counter()
         clone.run("dvc", "repro")
         nothing = time.perf_counter() - begun
-        workers = executors.worker_count(params.load(ROOT / "params.yaml").train.threads)
+        workers = worker_count(params.load(ROOT / "params.yaml").train.threads)
         print(f"{workers} workers\n")
         print("| stage | seconds | training / workers | share |")
         print("|---|--:|--:|--:|")

@@ -1,26 +1,23 @@
-"""The same networks in float32 and in bfloat16: the dense network and one ticket of one seed, trained from the same weights in the same order.
+"""The same networks in float32 and in bfloat16: dense and one ticket, from the same weights in the same order.
 
     python -m benchmarks.precision --round 4 --out curves.csv [--seed 0] [--epochs 6]
 
-To be run after `dvc repro`, in the same folder: it takes the initial weights and the mask from data/. Runs that the pipeline or an
-earlier call has finished come from the run store; interrupted ones go on. Prints a table and writes one row an evaluation, and the curves
-beside it as .svg and .png.
+To be run after `dvc repro`, in the same folder: it takes the initial weights and the mask from data/. Runs that
+the pipeline or an earlier call has finished come from the run store; interrupted ones go on. Prints a table and
+writes one row an evaluation.
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lottery import params
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
 from lottery.code import of_stage
 from lottery.masks import Mask
-from lottery.report import figures
 from lottery.running import machine
 from lottery.running.executors import Task, compute
 from lottery.running.progress import Report
@@ -33,6 +30,7 @@ def train(experiment: Experiment, run: Run, report: Report) -> Record:
 
 
 def main() -> None:
+    """Trains, prints and writes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,27 +89,8 @@ def main() -> None:
             )
     table = pd.DataFrame(rows).sort_values(["network", "precision", "iteration"])
     table.to_csv(options.out, index=False, float_format="%.7g")
-    figures.save(curves(table), options.out.with_suffix(""))
     best = table.loc[table.groupby(["network", "precision"])["validation_loss"].idxmin()]
     print(best.to_string(index=False))
-
-
-def curves(table: pd.DataFrame) -> Figure:
-    """Test accuracy by iteration: one line a network and precision."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for (network, precision), rows in table.groupby(["network", "precision"]):
-        remaining = rows["weights_remaining"].iloc[0]
-        axes.plot(
-            rows["iteration"],
-            100 * rows["test_accuracy"],
-            color=figures.COLOURS[str(network)],
-            linestyle="-" if precision == "float32" else "--",
-            marker="o" if precision == "float32" else "s",
-            label=f"{network} ({remaining:.2%} of the weights), {precision}",
-        )
-    axes.set(xlabel="iteration", ylabel="test accuracy (%)", title="float32 and bfloat16")
-    axes.legend()
-    return figure
 
 
 if __name__ == "__main__":
