@@ -11,8 +11,8 @@ import numpy as np
 class Mask:
     """For each prunable weight of a network, whether it survives.
 
-    ``layers`` maps a variable's name to a bool array of its shape. Anything but bool is refused with
-    a TypeError; the arrays are made read-only.
+    ``layers`` maps a variable's name to a bool array of its shape. Anything but bool is refused
+    with a TypeError; the arrays are made read-only.
     """
 
     layers: Mapping[str, np.ndarray]
@@ -51,7 +51,8 @@ class Mask:
         return cls(layers)
 
     def pack(self) -> dict[str, np.ndarray]:
-        """One bit a weight, in C order, the first weight in the highest bit: uint8 ``[ceil(n / 8)]``."""
+        """One bit a weight, in C order, the first weight in the highest bit: uint8
+        ``[ceil(n / 8)]``."""
         return {name: np.packbits(keep) for name, keep in self.layers.items()}
 
     @property
@@ -76,7 +77,8 @@ class Mask:
         )
 
     def apply(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The weights with pruned ones set to (positive) zero; others are unchanged, bit for bit."""
+        """The weights with pruned ones set to (positive) zero; others are unchanged, bit
+        for bit."""
         return {
             name: np.where(self.layers[name], value, np.zeros((), value.dtype))
             if name in self.layers
@@ -86,7 +88,8 @@ class Mask:
 
 
 def surviving_count(size: int, rate: float, round_: int) -> int:
-    """Weights of a layer that survive ``round_`` rounds at a rate: ``round(size · (1 − rate)^round)``."""
+    """Weights of a layer that survive ``round_`` rounds at a rate:
+    ``round(size · (1 − rate)^round)``."""
     return round(size * (1 - rate) ** round_)
 
 
@@ -101,7 +104,8 @@ def random_mask(mask: Mask, generator: np.random.Generator) -> Mask:
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Jaccard index of two masks of a layer, and the one expected of random masks with the same counts.
+    """Jaccard index of two masks of a layer, and the one expected of random masks with the same
+    counts.
 
     The expected index is the ratio of expected sizes, ``E|A ∩ B| / E|A ∪ B|``. Both are 1 where
     nothing survives in either.

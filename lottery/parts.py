@@ -1,4 +1,5 @@
-"""Parts of one's own: architectures, criteria, variants, named ``module:function`` in params.yaml."""
+"""Parts of one's own: architectures, criteria, variants, named ``module:function`` in
+params.yaml."""
 
 import functools
 import importlib

@@ -1,4 +1,5 @@
-"""When a run is stopped early: what trains and what reports ask alike. A run's result depends on this code."""
+"""When a run is stopped early: what trains and what reports ask alike. A run's result depends on
+this code."""
 
 import math
 from collections.abc import Sequence

@@ -19,9 +19,9 @@ def outcomes(
     """One row a run: where it stops early, and its accuracy there and at the end.
 
     The early-stop iteration is that of the lowest validation loss over the whole run (the first of
-    several). A run is *censored* where that is its last evaluation and its length, not its patience,
-    ended it: it would have gone on. It has *diverged* where its loss is no longer finite at its last
-    evaluation: its accuracy is then ``chance``, and its early stop its last iteration.
+    several). A run is *censored* where that is its last evaluation and its length, not its
+    patience, ended it: it would have gone on. It has *diverged* where its loss is no longer finite
+    at its last evaluation: its accuracy is then ``chance``, and its early stop its last iteration.
 
     Columns: KEYS, ``weights_remaining``, ``early_stop_iteration``, ``validation_accuracy``,
     ``test_accuracy`` there, ``final_test_accuracy`` at the end, ``initial_test_accuracy`` before
@@ -119,11 +119,18 @@ def plots(
 
 
 def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
-    """``seed, round, weights_remaining, instability`` of ``stability.csv``; in accuracy."""
+    """``seed, round, weights_remaining, instability, barrier`` of ``stability.csv``.
+
+    Of test error, as a share, and of training loss, in nats: the highest on the line minus the mean
+    of its ends (Frankle et al. 2020, section 2).
+    """
     groups = lines.sort_values("position").groupby(["seed", "round", "weights_remaining"])
-    accuracy = groups["test_accuracy"]
-    ends = (accuracy.first() + accuracy.last()) / 2
-    return (ends - accuracy.min()).rename("instability").reset_index()
+    accuracy, loss = groups["test_accuracy"], groups["train_loss"]
+    found = {
+        "instability": (accuracy.first() + accuracy.last()) / 2 - accuracy.min(),
+        "barrier": loss.max() - (loss.first() + loss.last()) / 2,
+    }
+    return pd.DataFrame(found).reset_index()
 
 
 def spread_out(rounds: Sequence[int], most: int) -> list[int]:

@@ -1,8 +1,8 @@
 """Tests and intervals about the typical seed: the median of differences paired by seed.
 
-A mean cannot be protected from a collapse in one seed of ten, which eight seeds miss as often as not.
-The sign test (Conover 1999, section 3.4) holds its level on every distribution whose median is on the
-bound, skewed ones too; what few seeds do is counted apart.
+A mean cannot be protected from a collapse in one seed of ten, which eight seeds miss as often as
+not. The sign test (Conover 1999, section 3.4) holds its level on every distribution whose median is
+on the bound, skewed ones too; what few seeds do is counted apart.
 """
 
 from bisect import bisect_left
@@ -20,7 +20,8 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Median:
-    """The median of paired differences and its two-sided interval; None where the seeds are too few for one."""
+    """The median of paired differences and its two-sided interval; None where the seeds are too few
+    for one."""
 
     value: float
     low: float | None
@@ -46,8 +47,8 @@ def median(values: np.ndarray, confidence: float, step: float) -> Median:
 class Criterion:
     """One of the things that must hold of the typical seed: that ``values`` are above ``bound``.
 
-    ``met`` and ``refuted`` say of each seed whether it satisfies the criterion, and whether it counts
-    against it; a seed of which the data do not tell is neither.
+    ``met`` and ``refuted`` say of each seed whether it satisfies the criterion, and whether it
+    counts against it; a seed of which the data do not tell is neither.
     """
 
     name: str
@@ -88,7 +89,8 @@ class Criterion:
         return self.seeds - int(self.met.sum())
 
     def p_above(self) -> float:
-        """The sign test's p-value for the median being above the bound; 1 from fewer than FEWEST seeds."""
+        """The sign test's p-value for the median being above the bound; 1 from fewer than FEWEST
+        seeds."""
         return _sign_test(int(self.met.sum()), self.seeds)
 
     def p_below(self) -> float:
@@ -124,7 +126,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def power(share: float, seeds: int, alpha: float) -> float:
-    """Probability that the sign test at ``alpha`` succeeds, where ``share`` of all seeds meet a criterion."""
+    """Probability that the sign test at ``alpha`` succeeds, where ``share`` of all seeds meet a
+    criterion."""
     if seeds < FEWEST:
         return 0.0
     needed = int(stats.binom.isf(alpha, seeds, 0.5)) + 1
@@ -136,8 +139,8 @@ def seeds_needed(
 ) -> tuple[Literal["win", "lose"], int | None] | None:
     """How many seeds would decide with probability POWER, if what was observed is the truth.
 
-    Where the typical seed meets all criteria it is heading for a win: each must be shown. Else for a
-    loss: one must be refuted. Shares of seeds are estimated as (k + 1) / (n + 2), Laplace's rule.
+    Where the typical seed meets all criteria it is heading for a win: each must be shown. Else for
+    a loss: one must be refuted. Shares of seeds are estimated as (k + 1) / (n + 2), Laplace's rule.
     None from fewer than four seeds; a number of None: more than MOST_SEEDS.
     """
     n = criteria[0].seeds

@@ -252,6 +252,11 @@ def _ended(runs: pd.DataFrame, params: Params) -> str:
             parts.append(f"Runs {words}: {', '.join(some)}.")
         elif column == "censored":
             parts.append(f"No run was cut off by its length of {_length(params)}.")
+    if runs.loc[~runs["variant"].isin(["dense", "ticket"]), "censored"].any():
+        parts.append(
+            "A control that was cut off is compared within the same budget of iterations, and at "
+            "its end by the column of that name."
+        )
     if runs.loc[runs["variant"] == "dense", "censored"].any():
         parts.append("The early stop of a dense network that was cut off is a lower bound.")
     return " ".join(parts)
@@ -302,7 +307,8 @@ def _rule(params: Params, claim: Claim) -> str:
     parts = [f"accuracy not lower than the dense network's by {margin} or more"]
     if claim.iterations:
         parts.append(
-            f"early stop not later by {100 * report.iteration_margin:g}% of the dense network's or more"
+            f"early stop not later by {100 * report.iteration_margin:g}% of the dense network's "
+            "or more"
         )
     parts += [f"accuracy more than {margin} above `{name}`" for name in claim.controls]
     order = (
@@ -314,8 +320,8 @@ def _rule(params: Params, claim: Claim) -> str:
         f"A round wins where the typical seed meets all of these, each by a one-sided sign test "
         f"(p, the largest, below {1 - report.confidence:.2g}): {'; '.join(parts)}. {order}. "
         f"The bounds of the shares are one-sided, at {report.confidence:.0%} (Clopper–Pearson). "
-        f"Fewer than {FEWEST} seeds show nothing. An open round shows the number of seeds that would "
-        f"decide it with probability {POWER:.0%}, were the shares observed the true ones."
+        f"Fewer than {FEWEST} seeds show nothing. An open round shows the number of seeds that "
+        f"would decide it with probability {POWER:.0%}, were the shares observed the true ones."
     )
 
 
@@ -361,14 +367,16 @@ def _stability(lines: pd.DataFrame) -> str:
                 "weights remaining": f"{remaining:.2%}",
                 "instability (points)": _range(100 * values.agg(["mean", "min", "max"]), 2),
                 "stable seeds": f"{int((values < STABLE).sum())} of {len(values)}",
+                "barrier (nats)": _range(group["barrier"].agg(["mean", "min", "max"]), 3),
             }
         )
     return (
         f"{table(rows)}\n\nTwo copies of each network, trained from the same weights in different "
         "data orders: the highest test error on the line between them "
-        f"({lines['position'].nunique()} points) minus the mean error of its ends, mean [smallest, "
-        f"largest] over seeds. Below {100 * STABLE:g} points a network is stable (Frankle et al. "
-        "2020). Round 0 is the dense network."
+        f"({lines['position'].nunique()} points) minus the mean error of its ends, and the same of "
+        "the training loss (barrier), mean [smallest, largest] over seeds. Below "
+        f"{100 * STABLE:g} points a network is stable (Frankle et al. 2020). Round 0 is the dense "
+        "network."
     )
 
 

@@ -55,7 +55,8 @@ PRUNED = Claim(
     False,
     (),
 )
-"""Renda et al. 2020: the survivors keep their trained values, so nothing here is a lottery ticket."""
+"""Renda et al. 2020: the survivors keep their trained values, so nothing here is a lottery
+ticket."""
 AT_INITIALISATION = Claim(
     "pruning at initialisation passes its sanity checks",
     "pruning at initialisation fails its sanity checks",
@@ -79,8 +80,8 @@ def claim_of(prune: Prune) -> Claim:
 class Judgement:
     """What the seeds say of one round.
 
-    ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and of
-    the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's.
+    ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and
+    of the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's.
     Intervals are simultaneous over the rounds listed.
     """
 
@@ -113,7 +114,8 @@ def _minus(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """The verdict, why (where it is not a win), and what led to it; rounds in the order of testing."""
+    """The verdict, why (where it is not a win), and what led to it; rounds in the order of
+    testing."""
 
     verdict: str
     reason: str
@@ -142,8 +144,8 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     test at the confidence:
 
     - accuracy: ticket minus dense is above ``-report.margin`` (non-inferiority);
-    - iterations: its early stop is not later than the dense network's by ``report.iteration_margin``
-      of that or more; a censored ticket does not meet this;
+    - iterations: its early stop is not later than the dense network's by
+      ``report.iteration_margin`` of that or more; a censored ticket does not meet this;
     - gain: its accuracy is above that of its control by more than ``report.margin``.
 
     Each round is tested at full level until one fails (fixed-sequence testing, Maurer et al. 1995);
@@ -205,7 +207,8 @@ def _judge(
     step: float,
     rounds: int,
 ) -> Judgement:
-    """The judgement of one round, not yet in sequence. Seeds whose dense network did not learn fail."""
+    """The judgement of one round, not yet in sequence. Seeds whose dense network did not learn
+    fail."""
     ticket, dense = of_run["ticket", number], of_run["dense", 0]
     alpha, margin = 1 - params.report.confidence, params.report.margin
     others = {"dense": dense} | {v: t for (v, r), t in of_run.items() if r == number}
@@ -287,7 +290,8 @@ def _overall(
 
 
 def _hope(judgement: Judgement) -> str:
-    """The number of seeds that would decide the first open round, for the reader's next experiment."""
+    """The number of seeds that would decide the first open round, for the reader's next
+    experiment."""
     if judgement.needed is None:
         return ""
     heading, seeds = judgement.needed
@@ -329,9 +333,10 @@ def _rounded(value: float) -> float:
 def results(runs: pd.DataFrame, conclusion: Conclusion) -> pd.DataFrame:
     """``reports/results.csv``: one row per variant and round.
 
-    Accuracies are shares in [0, 1]. ``ticket_minus`` is the median over seeds of the ticket's accuracy
-    minus this variant's in the same round, with its simultaneous interval; in the ticket's own rows it
-    is against the dense network, with the opposite sign left as it is: ticket minus dense.
+    Accuracies are shares in [0, 1]. ``ticket_minus`` is the median over seeds of the ticket's
+    accuracy minus this variant's in the same round, with its simultaneous interval; in the ticket's
+    own rows it is against the dense network, with the opposite sign left as it is: ticket minus
+    dense.
     """
     judged = {j.round: j for j in conclusion.rounds}
     rows = []
@@ -358,7 +363,8 @@ def results(runs: pd.DataFrame, conclusion: Conclusion) -> pd.DataFrame:
 
 
 def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
-    """``reports/verdict.json``: the verdict and the judgement of each round, in the order of testing."""
+    """``reports/verdict.json``: the verdict and the judgement of each round, in the order of
+    testing."""
     from lottery.report.statistics import at_most
 
     shown = conclusion.shown

@@ -1,8 +1,8 @@
 """Where tasks are computed: processes of this machine, this process, or a Ray cluster.
 
-``LOTTERY_EXECUTOR`` says. Each is a ``concurrent.futures`` executor. A task is a function that runs whole in one worker; a
-killed worker's task is begun again, and finds in the run store what it had got to. A result never
-depends on which worker computed it, nor on how many there are.
+``LOTTERY_EXECUTOR`` says. Each is a ``concurrent.futures`` executor. A task is a function that runs
+whole in one worker; a killed worker's task is begun again, and finds in the run store what it had
+got to. A result never depends on which worker computed it, nor on how many there are.
 """
 
 import contextlib

@@ -9,8 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 Report = Callable[[str, int, int, str | None], None]
-"""Called by a task as it computes, with a run's name, its iterations done, how many it has and, once
-it has ended, how it came about."""
+"""Called by a task as it computes, with a run's name, its iterations done, how many it has and,
+once it has ended, how it came about."""
 
 
 class Progress:

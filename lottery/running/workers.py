@@ -73,7 +73,8 @@ _here: Callable[[Callable[[Report], Any], int], Any]
 
 
 def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
-    """Makes this process worker number ``worker``, which computes tasks and tells how far they are."""
+    """Makes this process worker number ``worker``, which computes tasks and tells how far they
+    are."""
     global _here
 
     def compute(call: Callable[[Report], Any], task: int) -> Any:

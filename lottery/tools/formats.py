@@ -164,7 +164,8 @@ def written(
 
 
 def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
-    """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is right.
+    """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is
+    right.
 
     ``distance`` is that of the logits, as a share of the largest; ``one_image`` and ``batch`` are
     milliseconds a call: medians of five series, after as many calls to warm up.

@@ -1,7 +1,8 @@
 """What an experiment will cost, before it is started: runs, core-hours, wall time by workers, disk.
 
-Seconds an iteration are those of finished runs of the same network and training in the run store; where it has
-none, of a short training on this machine. Downloads are not counted, nor what the run store spares.
+Seconds an iteration are those of finished runs of the same network and training in the run store;
+where it has none, of a short training on this machine. Downloads are not counted, nor what the run
+store spares.
 """
 
 import argparse
@@ -93,7 +94,8 @@ def _computing(train: Train) -> dict[str, object]:
 
 
 def timed(params: Params, shape: tuple[int, int, int], classes: int) -> float:
-    """Seconds an iteration of the dense network, timed for TIMED seconds; evaluations by their share."""
+    """Seconds an iteration of the dense network, timed for TIMED seconds; evaluations by their
+    share."""
     from lottery.datasets.split import Split
     from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
@@ -129,7 +131,8 @@ def timed(params: Params, shape: tuple[int, int, int], classes: int) -> float:
 
 
 def disk(params: Params, weights: int) -> float:
-    """Bytes in ``data/`` and in the run store, at most: weights as float32, pruned ones as survivors and mask."""
+    """Bytes in ``data/`` and in the run store, at most: weights as float32, pruned ones as
+    survivors and mask."""
     prune, seeds = params.prune, len(params.seeds)
     rate = min(prune.rates.model_dump().values())
     surviving = sum((1 - rate) ** number + 1 / 32 for number in range(1, prune.rounds + 1))
@@ -138,7 +141,8 @@ def disk(params: Params, weights: int) -> float:
 
 
 def shape_of(params: Params) -> tuple[tuple[int, int, int], int, int]:
-    """Image shape, classes, and training images: the catalogue's, or those of the dataset fetched here.
+    """Image shape, classes, and training images: the catalogue's, or those of the dataset fetched
+    here.
 
     Raises LotteryError where they are not known yet.
     """
@@ -179,7 +183,8 @@ def describe(params: Params, workers: Sequence[int]) -> str:
         runs, work = sum(s.tasks * s.runs for s in some), sum(s.tasks * s.iterations for s in some)
         lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work * pace):>14} of work")
     lines.append(
-        f"{hours:,.1f} core-hours; {disk(params, weights_of(params.model, shape, classes)) / 1e9:.2g} GB of disk"
+        f"{hours:,.1f} core-hours; "
+        f"{disk(params, weights_of(params.model, shape, classes)) / 1e9:.2g} GB of disk"
     )
     for number in workers:
         wall = duration(wall_seconds(stages, number, pace))

@@ -6,11 +6,12 @@ import tensorflow as tf  # isort: skip
 
 
 def configure(threads: int, worker: int = 0) -> None:
-    """Sets TensorFlow up for this process: deterministic kernels, a fixed number of threads, GPU memory as needed.
+    """Sets TensorFlow up for this process: deterministic kernels, a fixed number of threads, GPU
+    memory as needed.
 
-    On a GPU float32 means float32: TF32, which TensorFlow turns on by itself, keeps 10 bits of a product's mantissa.
-    Of several GPUs, workers take turns: each process sees one. To be called before anything is computed;
-    TensorFlow refuses a later change with a RuntimeError.
+    On a GPU float32 means float32: TF32, which TensorFlow turns on by itself, keeps 10 bits of a
+    product's mantissa. Of several GPUs, workers take turns: each process sees one. To be called
+    before anything is computed; TensorFlow refuses a later change with a RuntimeError.
     """
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -24,7 +25,8 @@ def configure(threads: int, worker: int = 0) -> None:
 
 
 def device_name() -> str:
-    """The device that runs are computed on, with its model: ``GPU NVIDIA …`` where TensorFlow sees one, else ``CPU``."""
+    """The device that runs are computed on, with its model: ``GPU NVIDIA …`` where TensorFlow sees
+    one, else ``CPU``."""
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return "CPU"

@@ -16,13 +16,14 @@ from lottery.training.architectures import Dropout
 from lottery.training.models import Weights, build, kinds, variables
 from lottery.training.schedule import ADAM, Order, step_sizes
 
-import tensorflow as tf  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
+import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
 from tf_keras.layers import BatchNormalization  # isort: skip
 
 
 def changed(images: tf.Tensor, changes: tf.Tensor, crop: int) -> tf.Tensor:
-    """Images ``[n, height, width, channels]``, each flipped left to right where ``changes[:, 0]``, padded by ``crop``
-    zeros on each side and cut to its size again at the top and left of ``changes[:, 1:]`` (He et al. 2016, section 4.2)."""
+    """Images ``[n, height, width, channels]``, each flipped left to right where ``changes[:, 0]``,
+    padded by ``crop`` zeros on each side and cut to its size again at the top and left of
+    ``changes[:, 1:]`` (He et al. 2016, section 4.2)."""
     _, height, width, _ = images.shape
     flip, top, left = (changes[:, i, tf.newaxis] for i in range(3))
     columns = tf.range(width)
@@ -126,7 +127,8 @@ class Engine:
     def _update(self, name: str, variable: Any, gradient: Any, step_size: Any) -> None:
         """One optimiser update, by TensorFlow's fused kernels.
 
-        A pruned weight has gradient 0 and slots 0, so its update is 0 as well: it stays 0 by itself.
+        A pruned weight has gradient 0 and slots 0, so its update is 0 as well: it stays 0 by
+        itself.
         """
         if self.train.weight_decay:
             gradient += self.train.weight_decay * variable
@@ -173,14 +175,16 @@ class Engine:
         return losses.concat(), hits.concat()
 
     def evaluate(self, rows: np.ndarray, weights: Weights | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy on these rows: of ``weights``, or of those that the network has now."""
+        """Mean loss and accuracy on these rows: of ``weights``, or of those that the network has
+        now."""
         if weights is not None:
             self._assign(self._variables, weights)
         losses, hits = self._evaluate(self._images, self._labels, rows)
         return float(losses.numpy().astype(np.float64).mean()), float(hits.numpy().mean())
 
     def with_statistics_of(self, rows: np.ndarray, weights: Weights) -> Weights:
-        """``weights`` with moving means and variances of batch normalisation estimated on these rows.
+        """``weights`` with moving means and variances of batch normalisation estimated on these
+        rows.
 
         They are the means over batches of ``evaluation_batch`` images, each normalised by its own
         statistics as in training; images of a last, smaller batch are left out. Without batch
@@ -212,7 +216,8 @@ class Engine:
         return {**weights, **found}
 
     def train_interval(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
-        """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and correct answers."""
+        """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and
+        correct answers."""
         images, train = len(split.train), self.train
         rows = split.train[order.batches(start, stop, images, train.batch_size)]
         inputs = [self._images, self._labels, rows, step_sizes(train, first, start, stop)]

@@ -1,4 +1,5 @@
-"""In which order images come, and at which rate weights learn: functions of seeds and iterations. NumPy only."""
+"""In which order images come, and at which rate weights learn: functions of seeds and iterations.
+NumPy only."""
 
 from dataclasses import dataclass
 
@@ -18,9 +19,11 @@ class Order:
     seed: int
 
     def batches(self, start: int, stop: int, images: int, batch_size: int) -> np.ndarray:
-        """Rows of the training set for the iterations ``[start, stop)``: int32 ``[stop - start, batch_size]``.
+        """Rows of the training set for the iterations ``[start, stop)``: int32 ``[stop - start,
+        batch_size]``.
 
-        An epoch is a fresh permutation cut into ``images // batch_size`` batches; the rest is left out.
+        An epoch is a fresh permutation cut into ``images // batch_size`` batches; the rest is left
+        out.
         """
         per_epoch = images // batch_size
         first, last = start // per_epoch, (stop - 1) // per_epoch
@@ -34,7 +37,8 @@ class Order:
         return rows[: per_epoch * batch_size].reshape(per_epoch, batch_size)
 
     def changes(self, start: int, stop: int, images: int, train: Train) -> np.ndarray:
-        """How each image of ``batches`` is changed: whether flipped, and the crop's top and left, int32 ``[stop - start, batch_size, 3]``.
+        """How each image of ``batches`` is changed: whether flipped, and the crop's top and left,
+        int32 ``[stop - start, batch_size, 3]``.
 
         What happens to an image is a function of (purpose, seed, epoch, image).
         """
@@ -52,7 +56,8 @@ class Order:
         return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
 
     def dropout_seeds(self, start: int, stop: int) -> np.ndarray:
-        """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``; (purpose and seed, iteration)."""
+        """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``;
+        (purpose and seed, iteration)."""
         seed = stream_seed(f"dropout of {self.purpose}", self.seed) % 2**31
         return np.stack([np.full(stop - start, seed), np.arange(start, stop)], axis=1).astype(
             np.int32
@@ -72,7 +77,8 @@ def learning_rates(train: Train, start: int, stop: int) -> np.ndarray:
 
 
 def step_sizes(train: Train, first: int, start: int, stop: int) -> np.ndarray:
-    """What multiplies the optimiser's direction in ``[start, stop)`` of a run begun at ``first``: float32.
+    """What multiplies the optimiser's direction in ``[start, stop)`` of a run begun at ``first``:
+    float32.
 
     Computed in float64; of Adam with its bias correction (Kingma & Ba 2015, section 2).
     """

@@ -1,4 +1,5 @@
-"""One training run: from given weights under a mask to its history, with evaluations and early stop."""
+"""One training run: from given weights under a mask to its history, with evaluations and early
+stop."""
 
 import copy
 import math
@@ -23,8 +24,9 @@ HISTORY = (
     "test_accuracy",
 )
 History = dict[str, list[float]]
-"""One list a column of HISTORY, one entry an evaluation. Training metrics are means over the batches
-since the evaluation before (NaN at the first); losses are cross-entropies in nats, accuracies in [0, 1]."""
+"""One list a column of HISTORY, one entry an evaluation. Training metrics are means over the
+batches since the evaluation before (NaN at the first); losses are cross-entropies in nats,
+accuracies in [0, 1]."""
 
 
 class InvariantBroken(AssertionError):
@@ -60,10 +62,11 @@ class Trainer(Engine):
     ) -> State:
         """Trains from ``weights`` under ``mask``, from iteration ``start`` to ``iterations``.
 
-        The optimiser starts afresh; data order and learning rate go on at ``start``, as in a run that
-        reached it. Weights are evaluated at ``start``, then every ``evaluate_every`` iterations and at
-        the end. A run whose loss is no longer finite has diverged: it ends there, its history with a
-        validation loss of NaN, and those of its weights that are not finite are 0.
+        The optimiser starts afresh; data order and learning rate go on at ``start``, as in a run
+        that reached it. Weights are evaluated at ``start``, then every ``evaluate_every``
+        iterations and at the end. A run whose loss is no longer finite has diverged: it ends there,
+        its history with a validation loss of NaN, and those of its weights that are not finite are
+        0.
 
         Args:
             weights: every variable; those pruned by ``mask`` must be 0.
@@ -137,7 +140,8 @@ class Trainer(Engine):
 
 
 def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
-    """The state of a diverged run, with 0 where a value is not finite; later weights to keep are these."""
+    """The state of a diverged run, with 0 where a value is not finite; later weights to keep are
+    these."""
 
     def finite(values: Weights) -> Weights:
         return {n: np.nan_to_num(v, nan=0, posinf=0, neginf=0) for n, v in values.items()}
