@@ -142,7 +142,7 @@ model: {name: lenet_300_100, initializer: glorot_normal}
 train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 4000, evaluate_every: 200}
 prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
 retrain: {variants: [ticket, random_reinit], rounds: [2]}
-report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
+report: {margin: 0.005, iteration_margin: 0.5, confidence: 0.95}
 """
 
 
