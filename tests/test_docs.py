@@ -14,6 +14,7 @@ from test_params import FIELDS
 
 from lottery.__main__ import COMMANDS
 from lottery.params import Section
+from lottery.report.outcomes import instabilities
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -171,3 +172,19 @@ def test_the_design_page_has_the_powers_of_the_pilot():
         assert f"at round {number} ({pilot.loc[number, 'power_23']:.3f})" in page
     assert f"is at {pilot['latest_early_stop'].max():,.0f}:" in page
     assert not pilot["censored"].any()
+
+
+def test_the_questions_page_has_the_numbers_of_its_tables():
+    page = (ROOT / "docs/results/questions/index.md").read_text()
+    results = of_file("docs/results/questions/results.csv")
+    of_question = results.groupby("question")
+    shown = {("dense", 0), ("ticket", 4), ("ticket", 8), ("random_reinit", 8)}
+    for name, rows in of_question:
+        for row in rows.to_dict("records"):
+            if (row["variant"], row["round"]) in shown or name == "controls":
+                cell = interval([100 * row[s] for s in ("mean", "min", "max")])
+                assert cell in page, (name, row["variant"], row["round"])
+    lines = of_file("docs/results/questions/stability.csv")
+    found = instabilities(lines).groupby("round")["instability"].agg(["mean", "min", "max"])
+    for values in found.to_numpy():
+        assert f"| {interval(100 * values)} | 4 of 4 |" in page
