@@ -51,11 +51,13 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "SNIP": {**AT_ONCE, "prune.criterion": "snip"},
     "GraSP": {**AT_ONCE, "prune.criterion": "grasp"},
     "GraSP, layer by layer in eight rounds": {"prune.criterion": "grasp"},
-    "SynFlow, 25 scorings a round": {
+    "SynFlow, 100 scorings": {  # four rounds, each of which prunes as much as two of the eight
         "prune.criterion": "synflow",
         "prune.scope": "global",
-        "prune.rates": EQUAL,
+        "prune.rates": {"conv": 0.36, "dense": 0.36, "output": 0.36},
+        "prune.rounds": 4,
         "prune.scoring_rounds": 25,
+        "retrain.rounds": [2, 4],
     },
     "dropout 0.2": {"model.dropout": 0.2},
     "half the width": {"model.width": 0.5},
@@ -80,6 +82,7 @@ def main() -> None:
             ask(clone, QUESTIONS[name])
             runs = outcomes_of(clone)
             accuracy = outcomes.by_round(runs, "test_accuracy")
+            accuracy["round"] *= 8 // QUESTIONS[name].get("prune.rounds", 8)  # by density
             stop = outcomes.by_round(runs, "early_stop_iteration")["mean"]
             found.append(accuracy.assign(early_stop_iteration=stop).assign(question=name))
             tables.write_table(options.out / "results.csv", pd.concat(found))
