@@ -26,8 +26,8 @@ def params_of(rounds=(2, 1), **changes):
     content["prune"]["rounds"] = 9
     content["report"] = {"margin": 0.005, "iteration_margin": 0.3, "confidence": 0.95}
     for key, value in changes.items():
-        section, name = key.split("__")
-        content[section][name] = value
+        section, _, name = key.partition("__")
+        content[section] = {**content[section], name: value} if name else value
     return validate(content)
 
 
@@ -217,6 +217,15 @@ def test_a_censored_dense_network_is_a_lower_bound_that_refutes_nothing():
 def test_a_margin_below_one_evaluation_is_refused_with_what_would_do():
     with pytest.raises(LotteryError, match=r"iteration_margin: got 0.3; accepted: 0.5 or more"):
         concluded(experiment(), params_of(train__evaluate_every=20, train__iterations=80))
+    with pytest.raises(LotteryError, match=r"accepted: 0.38 or more"):  # 15 of 40 are 0.375
+        concluded(experiment(), params_of(train__evaluate_every=15, train__iterations=80))
+    concluded(
+        experiment(),
+        params_of(
+            train__evaluate_every=15, train__iterations=80,
+            report={"margin": 0.005, "iteration_margin": 0.38, "confidence": 0.95},
+        ),
+    )  # fmt: skip
 
 
 # Several rounds

@@ -4,6 +4,7 @@ It is about the typical seed, the median of differences paired by seed, and roun
 order fixed beforehand, so that it comes out the same when somebody repeats it with other seeds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -190,11 +191,12 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
 def _check_noise_floor(params: Params, stop: float) -> None:
     margin, step = params.report.iteration_margin, params.train.evaluate_every
     if 0 < margin * stop < step:  # one that stops before it trains is judged by its accuracy
+        least = math.ceil(100 * step / stop - 1e-9) / 100  # rounded up: it must do
         raise LotteryError(
-            f"params.yaml: report.iteration_margin: got {margin:g}; accepted: {step / stop:.2g} or "
+            f"params.yaml: report.iteration_margin: got {margin:g}; accepted: {least:g} or "
             f"more: the dense network stops at iteration {stop:.0f} in the typical seed, and "
             f"evaluations are {step} iterations apart; or train.evaluate_every at most "
-            f"{int(margin * stop)}"
+            f"{max(1, int(margin * stop))}"
         )
 
 
