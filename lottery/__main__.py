@@ -9,6 +9,7 @@ COMMANDS = {
     "verify": "whether the committed results come out again, bit for bit",
     "compare": "the results of a revision beside the present ones",
     "export": "a ticket for other programs",
+    "tickets": "the masks of all tickets, for others to take over",
     "runs": "lists the run store, or removes runs from it",
 }
 

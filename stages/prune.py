@@ -1,35 +1,42 @@
 """Pruning, per seed: each round prunes and, where the next one needs it, rewinds and trains.
 
-Reads   data/dataset/, data/dense/; params.yaml: seeds, model, train, prune
+Reads   data/dataset/, data/dense/; params.yaml: seeds, model, train, prune, retrain.masks
 Writes  data/pruned/: per seed and round the mask and the trained weights that survive
         (seed-N/round-NN.safetensors); history.csv, environment.json
 
 One shot, and pruning at initialisation, train nothing here: the weights that survive are those that
-were scored.
+were scored. Nor do rounds whose masks are taken over (retrain.masks): the initial weights survive.
+Where these end before prune.rounds, the last is trained and the search goes on from it.
 """
 
 from functools import partial
 
 from lottery.artifacts import files
 from lottery.running.executors import Task
-from lottery.tickets import search
+from lottery.tickets import given, search
 from stages import command, training
 
 
 def main(stage: command.Stage) -> None:
     """The stage."""
-    experiment, prune = training.experiment(stage), stage.params.prune
-    search.check_that_something_survives(prune, search.read_dense(stage.params.seeds[0]))
-    runs = prune.rounds if prune.trains else 0
+    experiment, params = training.experiment(stage), stage.params
+    dense = search.read_dense(params.seeds[0])
+    shapes = {name: dense.trained[name].shape for name in dense.kinds}
+    if params.retrain.masks is None:
+        search.check_that_something_survives(params.prune, dense)
+    runs = {
+        seed: len(search.rounds_to_train(params.prune, given.read(params, seed, shapes).masks))
+        for seed in params.seeds
+    }
     with files.folder_written_whole(files.PRUNED, checksums=True) as folder:
         tasks = [
             Task(
                 f"seed {seed}, pruning",
                 partial(search.find_tickets, experiment, folder, seed),
-                runs,
-                runs * experiment.iterations,
+                runs[seed],
+                runs[seed] * experiment.iterations,
             )
-            for seed in stage.params.seeds
+            for seed in params.seeds
         ]
         records = [record for found in training.compute(stage, tasks) for record in found]
         training.write(folder, records)

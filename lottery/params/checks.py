@@ -83,6 +83,8 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield "train.momentum", f"0 with optimizer {p.train.optimizer}; momentum belongs to sgd"
     if p.prune:
         yield from _contradictions_of_pruning(p.prune)
+    if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":
+        yield "prune.strategy", "rewind with retrain.masks: they come without trained weights"
     if p.prune and p.retrain and max(p.retrain_rounds()) > p.prune.rounds:
         yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
 

@@ -200,6 +200,7 @@ class Retrain(Section):
     variants: Annotated[list[Variant | Own], Field(min_length=1), Once]
     rounds: Annotated[list[Positive], Field(min_length=1), Once] | Literal["all"]
     analysis: Literal["none", "linear_mode_connectivity"] = "none"
+    masks: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Report(Section):

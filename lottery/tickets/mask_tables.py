@@ -59,6 +59,8 @@ def write_overlap(
     pairs = list(pairs)
     for round_ in sorted({r for _, r in masks}):
         for a, b in pairs:
+            if (a, round_) not in masks or (b, round_) not in masks:
+                continue  # masks taken over, of rounds that not every seed has
             for name, keep in masks[a, round_].layers.items():
                 found, chance = overlap(keep, masks[b, round_].layers[name])
                 rows.append([round_, a, b, name, f"{found:.7g}", f"{chance:.7g}"])

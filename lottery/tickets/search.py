@@ -3,8 +3,9 @@
 Each function runs whole in one worker.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from lottery.masks import Mask
 from lottery.params import Model, Prune
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
-from lottery.tickets import criteria
+from lottery.tickets import criteria, given
 from lottery.tickets.pruning import pruned
 
 Weights = dict[str, np.ndarray]
@@ -48,6 +49,7 @@ def search(
     prune: Prune,
     pruned: Callable[[Mask, Weights, int], Mask],
     train: Callable[[Weights, Mask, int], Weights],
+    found: Mapping[int, Mask] = MappingProxyType({}),
 ) -> Iterator[Round]:
     """Iterative pruning of one seed (Frankle & Carbin 2019, section 2), as ``prune`` has it.
 
@@ -55,13 +57,15 @@ def search(
         pruned: from the mask before, the weights that are scored and the round's number to the
             round's mask.
         train: from weights, their mask and the round's number to the trained weights.
+        found: masks of rounds that are taken over. The search goes on after the last of them.
     """
     mask = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
     scored = dense.rewound if prune.at_initialisation else dense.trained
-    for number in range(1, prune.rounds + 1):
-        mask = pruned(mask, scored, number)
-        survivors = mask.apply(scored)
-        if prune.trains:
+    trained = rounds_to_train(prune, found)
+    for number in sorted({*found, *range(max(found, default=0) + 1, prune.rounds + 1)}):
+        mask = found[number] if number in found else pruned(mask, scored, number)
+        survivors = mask.apply(dense.rewound if number in found else scored)
+        if number in trained:
             start = mask.apply(dense.rewound) if prune.strategy == "rewind" else survivors
             survivors = train(start, mask, number)
         yield Round(number, mask, survivors)
@@ -69,9 +73,24 @@ def search(
             scored = survivors
 
 
+def rounds_to_train(prune: Prune, found: Iterable[int]) -> range:
+    """The rounds that train what they have pruned; of those ``found``, the last at most, and only
+    where another one is pruned from it.
+    """
+    last = max(found, default=0)
+    return (
+        range(max(last, 1), prune.rounds + 1) if prune.trains and last < prune.rounds else range(0)
+    )
+
+
 def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
-    """Prunes the dense network of a seed; writes a file a round. One record a round that trains."""
-    params, dense, records = experiment.params, read_dense(seed), list[Record]()
+    """Prunes the dense network of a seed, or takes over the masks of ``retrain.masks``; writes a
+    file a round. One record a round that trained.
+    """
+    params, dense = experiment.params, read_dense(seed)
+    found = given.read(params, seed, {name: dense.trained[name].shape for name in dense.kinds})
+    trained = rounds_to_train(params.prune, found.masks)
+    records = [record for number, record in found.records.items() if number not in trained]
     dataset, batch = experiment.dataset, None
     if params.prune.criterion in ("snip", "grasp"):
         training = dataset.part(experiment.split(seed).train)
@@ -110,8 +129,10 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         records.append(result.record)
         return result.weights
 
-    for number, mask, weights in search(dense, params.prune, by_criterion, train):
+    for number, mask, weights in search(dense, params.prune, by_criterion, train, found.masks):
         facts = {"seed": seed, "round": number, "kinds": dense.kinds}
+        if number in found.masks:
+            facts["from"] = "retrain.masks"
         path = files.round_file(folder, seed, number)
         files.write_masked_weights(path, weights, mask, facts)
     return records

@@ -1,0 +1,133 @@
+"""Masks from elsewhere (``retrain.masks``): published ones, or what another program made.
+
+A folder has ``seed-N/round-NN.npz`` (or ``.safetensors``) for each seed and round, and may have the
+``history.csv`` of the rounds that found them, with its ``environment.json``; a file is the mask of
+every seed at the round ``prune.rounds``. Either format holds bool arrays named as the prunable
+weights (``dense/kernel``) or as their layers (``dense``).
+"""
+
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from lottery.artifacts import files, tables
+from lottery.artifacts.tables import Record
+from lottery.errors import LotteryError
+from lottery.masks import Mask
+from lottery.params import Params
+
+WHERE = "params.yaml: retrain.masks"
+FILE = re.compile(r"round-(\d+)\.(npz|safetensors)")
+
+
+class Given(NamedTuple):
+    """What ``retrain.masks`` has of a seed: masks and, where it tells them, histories by round."""
+
+    masks: Mapping[int, Mask]
+    records: Mapping[int, Record]
+
+
+def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Given:
+    """The masks of a seed by round; none where ``retrain.masks`` is null.
+
+    Args:
+        shapes: of the network's prunable weights, by name, in their order.
+
+    Raises LotteryError where a mask is missing that ``retrain.rounds`` asks for, cannot be read or
+    does not fit the network.
+    """
+    if params.retrain.masks is None:
+        return Given({}, {})
+    path, rounds = Path(params.retrain.masks).expanduser(), params.prune.rounds
+    if not path.exists():
+        raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
+    if path.is_file():
+        found = {rounds: path}
+    else:
+        names = sorted(files.seed_folder(path, seed).glob("*"))
+        matched = [(FILE.fullmatch(name.name), name) for name in names]
+        found = {int(m[1]): name for m, name in matched if m and int(m[1]) <= rounds}
+    last = max(found, default=0)
+    missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
+    if missing or not found:
+        asked = ", ".join(map(str, missing or params.retrain_rounds()))
+        raise LotteryError(
+            f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
+            "retrain.rounds that it has, as seed-N/round-NN.npz"
+        )
+    masks = {number: _fitting(read_file(name), shapes, name) for number, name in found.items()}
+    return Given(masks, _records(path, seed, masks))
+
+
+def round_file(folder: Path, seed: int, round_: int) -> Path:
+    """Where a folder has the mask of a seed and round."""
+    return files.round_file(folder, seed, round_).with_suffix(".npz")
+
+
+def read_file(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz or safetensors file; LotteryError where it is neither."""
+    try:
+        if path.suffix != ".npz":
+            return safetensors.numpy.load_file(path)
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+        why = getattr(error, "strerror", None) or error
+        raise LotteryError(
+            f"{WHERE}: {path}: {why}; accepted: an npz or safetensors file of bool arrays"
+        ) from None
+
+
+def write_file(path: Path, mask: Mask) -> None:
+    """A mask as ``retrain.masks`` takes it: an npz of bool arrays, compressed; the same bytes for
+    the same mask.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **mask.layers)  # type: ignore[arg-type]
+
+
+def _fitting(
+    arrays: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: Path
+) -> Mask:
+    layers = {f"{n}/kernel" if f"{n}/kernel" in shapes else n: keep for n, keep in arrays.items()}
+    if wrong := sorted(layers.keys() ^ shapes.keys()):
+        raise LotteryError(
+            f"{WHERE}: {path}: {', '.join(wrong)}: in the file or in the network, but not in both; "
+            f"accepted: {', '.join(shapes)}"
+        )
+    for name, shape in shapes.items():
+        keep = layers[name]
+        if keep.dtype != np.bool_ or keep.shape != shape or not keep.any():
+            kept = f"{np.count_nonzero(keep):,} of its values not zero"
+            raise LotteryError(
+                f"{WHERE}: {path}: {name}: got {keep.dtype} {list(keep.shape)}, {kept}; "
+                f"accepted: bool {list(shape)}, at least one of them true"
+            )
+    return Mask({name: layers[name] for name in shapes})
+
+
+def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Record]:
+    """What the folder's history.csv tells of the rounds that found the masks."""
+    if not (path / "history.csv").exists():
+        return {}
+    table = tables.read(path / "history.csv")
+    (environment,) = files.read_json(path / "environment.json")
+    table = table[(table["seed"] == seed) & (table["variant"] == "pruning")]
+    return {
+        int(number): Record(
+            seed,
+            "pruning",
+            int(number),
+            masks[int(number)].weights_remaining,
+            rows[[*tables.COLUMNS[4:]]].to_dict("list"),
+            environment,
+        )
+        for number, rows in table.groupby("round")
+        if number in masks
+    }
