@@ -27,7 +27,7 @@ train: {optimizer: adam, learning_rate: 1.2e-3, learning_rate_steps: null, warmu
   threads: 1}
 prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magnitude,
   scope: layerwise, schedule: iterative, scoring_rounds: 1, strategy: rewind, rewind_iteration: 0}
-retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none}
+retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none, masks: null}
 report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}
 """
 
@@ -92,8 +92,12 @@ class Clone:
         for name in sections:
             section = section[name]
         section[last] = value
+        self.write(content)
+
+    def write(self, content: object) -> None:
+        """Writes params.yaml."""
         with open(self.path / "params.yaml", "w") as file:
-            yaml.dump(content, file)
+            YAML().dump(content, file)
 
     @property
     def params(self) -> str:

@@ -1,9 +1,9 @@
 """Masks from elsewhere (``retrain.masks``): published ones, or what another program made.
 
-A folder has ``seed-N/round-NN.npz`` (or ``.safetensors``) for each seed and round, and may have the
-``history.csv`` of the rounds that found them, with its ``environment.json``; a file is the mask of
-every seed at the round ``prune.rounds``. Either format holds bool arrays named as the prunable
-weights (``dense/kernel``) or as their layers (``dense``).
+A folder has ``seed-N/round-NN.npz`` (or ``.safetensors``) for each seed and round, and may have
+``seed-N/history.csv.gz`` of the rounds that found them, with one ``environment.json``; a file is
+the mask of every seed at the round ``prune.rounds``. Either format holds bool arrays named as the
+prunable weights (``dense/kernel``) or as their layers (``dense``).
 """
 
 import re
@@ -113,12 +113,14 @@ def _fitting(
 
 
 def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Record]:
-    """What the folder's history.csv tells of the rounds that found the masks."""
-    if not (path / "history.csv").exists():
+    """What the folder tells of the trainings that found the masks."""
+    import pandas as pd
+
+    history = files.seed_folder(path, seed) / "history.csv.gz"
+    if not history.exists():
         return {}
-    table = tables.read(path / "history.csv")
+    table = pd.read_csv(history)
     (environment,) = files.read_json(path / "environment.json")
-    table = table[(table["seed"] == seed) & (table["variant"] == "pruning")]
     return {
         int(number): Record(
             seed,
@@ -128,6 +130,6 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
             rows[[*tables.COLUMNS[4:]]].to_dict("list"),
             environment,
         )
-        for number, rows in table.groupby("round")
+        for number, rows in table[table["variant"] == "pruning"].groupby("round")
         if number in masks
     }

@@ -1,13 +1,15 @@
 """``python -m lottery tickets``: the masks of a finished experiment, for others to take.
 
-Writes ``tickets/NAME``: for each seed and retrained round a mask (``seed-N/round-NN.npz``), what its
-ticket reached (``tickets.csv``), the experiment that takes the masks over (``params.yaml``) and a
-model card. ``python -m lottery verify --tickets tickets/NAME`` retrains one of them and compares.
+Writes ``tickets/NAME``: for each seed and retrained round a mask (``seed-N/round-NN.npz``), what
+its ticket reached (``tickets.csv``), the experiment that takes the masks over (``params.yaml``) and
+a model card. With ``--verify`` it retrains a ticket of a committed folder instead, in a clean clone
+with an empty run store, and compares what it reaches.
 """
 
 import argparse
 import hashlib
 import io
+import tempfile
 from pathlib import Path
 
 import jinja2
@@ -21,6 +23,7 @@ from lottery.errors import LotteryError
 from lottery.params import Params
 from lottery.report.outcomes import outcomes
 from lottery.tickets import given
+from lottery.tools.verify import reproduced
 
 FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
 TEMPLATE = Path(__file__).with_name("tickets_card.md.jinja")
@@ -30,11 +33,19 @@ def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery tickets NAME``: publishes the tickets of the present results."""
     parser = argparse.ArgumentParser(prog="python -m lottery tickets", description=__doc__)
     parser.add_argument("name", help="of the folder in tickets/; one that is there is replaced")
-    name = parser.parse_args(arguments).name
+    parser.add_argument("--verify", action="store_true", help="retrain a ticket that is published")
+    parser.add_argument("--seed", type=int, help="of that ticket; by default the first there is")
+    parser.add_argument("--round", type=int, help="its pruning round; by default the last there is")
+    parser.add_argument("--source", help="a local copy of its dataset, in place of a download")
+    options = parser.parse_args(arguments)
+    name = options.name
     try:
         if Path(name).name != name or name in ("", "..", "."):
             raise LotteryError(f"NAME: got {name!r}; accepted: the name of a folder in {FOLDER}/")
-        print(f"tickets: written to {publish(params.load(), name)}")
+        if options.verify:
+            print(verified(name, options.seed, options.round, options.source))
+        else:
+            print(f"tickets: written to {publish(params.load(), name)}")
     except LotteryError as error:
         parser.exit(1, "".join(f"tickets: {line}\n" for line in str(error).splitlines()))
 
@@ -84,6 +95,54 @@ def reached(folder: Path, loaded: Params, facts: dict) -> pd.DataFrame:
     if not len(tickets):
         raise LotteryError("params.yaml: retrain.variants: accepted: a list with ticket in it")
     return outcomes(tickets, chance=chance, stopping=loaded.train.early_stopping)
+
+
+def verified(name: str, seed: int | None, round_: int | None, source: str | None) -> str:
+    """Retrains a published ticket and says how it compares; LotteryError where it does not.
+
+    On the arithmetic that computed it the accuracy is the very same, elsewhere within the range of
+    its round's tickets.
+    """
+    recipe, row, others = ticket(name, seed, round_, source)
+    with tempfile.TemporaryDirectory(prefix="lottery-tickets-") as folder:
+        written = io.StringIO()
+        YAML().dump(recipe, written)
+        project = reproduced(Path(folder), written.getvalue(), "retrain")
+        facts = files.read_json(project / files.DATASET / "dataset.json")
+        runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
+    return compared(row, others, float(runs["test_accuracy"].iloc[0]))
+
+
+def ticket(
+    name: str, seed: int | None = None, round_: int | None = None, source: str | None = None
+) -> tuple[dict, pd.Series, pd.DataFrame]:
+    """The experiment that retrains one published ticket, its row, those of all of its round."""
+    folder = FOLDER / name
+    table = tables.read_table(folder / TABLE)
+    row = table.iloc[0]
+    seed = int(row["seed"]) if seed is None else seed
+    round_ = int(table["round"].iloc[-1]) if round_ is None else round_
+    others = table[table["round"] == round_]
+    if seed not in set(others["seed"]):
+        known = " and ".join(f"{k}s {sorted(set(table[k]))}" for k in ("seed", "round"))
+        raise LotteryError(f"{folder}: got seed {seed}, round {round_}; accepted: {known}")
+    recipe = params.load(folder / "params.yaml").model_dump(mode="json")
+    recipe["seeds"], recipe["retrain"]["rounds"] = [seed], [round_]
+    recipe["data"]["source"] = source
+    return recipe, others[others["seed"] == seed].iloc[0], others
+
+
+def compared(row: pd.Series, others: pd.DataFrame, accuracy: float) -> str:
+    """A sentence; LotteryError where the accuracy is none of a ticket of that round."""
+    published, round_ = float(row["test_accuracy"]), others["test_accuracy"]
+    low, high = float(round_.min()), float(round_.max())
+    said = f"test accuracy {accuracy:.2%}, published {published:.2%}"
+    if abs(accuracy - published) < 5e-7:
+        return f"{said}: the same"
+    said += f" (others of its round {low:.2%} to {high:.2%})"
+    if not low <= accuracy <= high:
+        raise LotteryError(f"{said}: not what such tickets reach")
+    return f"{said}: within the range of its round, on other arithmetic"
 
 
 def sha256_of(weights: dict[str, np.ndarray]) -> str:

@@ -40,17 +40,22 @@ def main(arguments: list[str] | None = None) -> None:
     print("reproduced bit for bit")
 
 
-def reproduced(folder: Path) -> Path:
-    """The project's folder in a clone of the last commit, with everything computed anew."""
+def reproduced(folder: Path, experiment: str = "", *targets: str) -> Path:
+    """The project's folder in a clone of the last commit, with everything computed anew.
+
+    ``experiment``: another params.yaml's content; ``targets``: the last stages, by default all.
+    """
     top, prefix = _git(Path.cwd(), "rev-parse", "--show-toplevel", "--show-prefix").split("\n")[:2]
     subprocess.run(["git", "clone", "-q", top, str(folder / "clone")], check=True)
     project = folder / "clone" / prefix
     if not (project / LOCK).exists():
         raise SystemExit("verify: no dvc.lock is committed: there are no results to reproduce")
+    if experiment:
+        (project / "params.yaml").write_text(experiment, encoding="utf-8")
     environment = {**os.environ, "LOTTERY_RUNS": str(folder / "runs")}
     for command in (
         ["dvc", "config", "--local", "cache.dir", str(folder / "cache")],
-        ["dvc", "repro", "--force", "--no-run-cache"],
+        ["dvc", "repro", "--force", "--no-run-cache", *targets],
     ):
         subprocess.run(command, cwd=project, env=environment, check=True)
     return project

@@ -1,0 +1,155 @@
+"""An experiment computed in pieces on whatever machine there is; what is finished is left in compact form.
+
+    PYTHONPATH=. python benchmarks/long_run.py experiments/cifar10-conv4-notebook.yaml FOLDER \\
+        --minutes 9 --seeds 0 1 2 3 4 5 6 7 8 9 --source cifar-10-binary.tar.gz [--gpu]
+
+Needs no DVC and no network. The stages run in FOLDER, one after the other, until the time is over; the same command
+goes on. After each piece FOLDER/state has, of what is finished: masks and histories by seed (seed-N/round-NN.npz,
+seed-N/history.csv.gz), the finished runs of retrain, reports/ at the end. Copied into a new FOLDER on another machine,
+it is gone on from: masks are taken over, and only the last round of each seed is trained again. --gpu measures the
+GPU first (benchmarks/gpu.py), which takes two minutes of the first piece; --save-only writes the state and ends.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from lottery import params
+from lottery.artifacts import files, tables
+from lottery.running import store
+from lottery.tickets import given
+
+STAGES = ("fetch", "train_dense", "prune", "extract_masks", "retrain", "report")
+NEEDED = (
+    "lottery",
+    "stages",
+    "tickets",
+    "dvc.yaml",
+    "requirements.txt",
+    "docs/results/anchors.csv",
+)
+ROOT = Path(__file__).parent.parent
+WITHOUT_WEIGHTS = 200_000  # bytes that a finished run has at most whose weights are not kept
+
+
+def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str | None) -> None:
+    """Makes the project in the folder; a state that lies there already is gone on from."""
+    for name in NEEDED:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, path)
+    yaml = YAML()
+    content = yaml.load(experiment.read_text(encoding="utf-8"))
+    content["seeds"] = seeds or content["seeds"]
+    content["data"]["source"] = source and str(Path(source).absolute())
+    if (folder / "state").is_dir():
+        shutil.copytree(folder / "state", folder / "tickets/state")
+        shutil.copytree(folder / "state/runs", folder / "runs", dirs_exist_ok=True)
+        content["retrain"]["masks"] = "tickets/state"
+    with open(folder / "params.yaml", "w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+def compute(folder: Path, until: float) -> bool:
+    """Runs the stages that have not ended; whether all have when the time is over."""
+    done = folder / "done.txt"
+    environment = {**os.environ, "LOTTERY_RUNS": str(folder.absolute() / "runs")}
+    environment |= {"PYTHONPATH": str(folder.absolute()), "LOTTERY_CHECKPOINT_SECONDS": "20"}
+    for name in STAGES:
+        if done.exists() and name in done.read_text(encoding="utf-8").split():
+            continue
+        command = [sys.executable, "-m", f"stages.{name}"]
+        process = subprocess.Popen(command, cwd=folder, env=environment)
+        try:
+            code = process.wait(max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            return False
+        if code:
+            raise SystemExit(f"{name}: exit status {code}")
+        with open(done, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+    return True
+
+
+def save(folder: Path, runs: Path, state: Path) -> int:
+    """Writes what is finished in a project's folder and run store; how many runs that is.
+
+    Masks of rounds whose stage has not ended lie in its unfinished folder.
+    """
+    loaded = params.load(folder / "params.yaml")
+    dataset = files.read_json(folder / files.DATASET / "dataset.json")["files"]
+    wanted = loaded.train.model_dump(mode="json"), loaded.tickets_train().model_dump(mode="json")
+    histories: dict[int, list[pd.DataFrame]] = {}
+    (state / "runs").mkdir(parents=True, exist_ok=True)
+    for path in sorted(runs.glob(f"*{store.FINISHED}")):
+        groups, facts = store.load(path) or ({}, {})
+        by = facts.get("determined by", {})
+        if by.get("dataset") != dataset or by.get("train") not in wanted:
+            continue
+        seed, variant, *round_ = facts["name"].removeprefix("seed ").split(", ")
+        table = pd.DataFrame(groups["history"]).assign(
+            seed=int(seed), variant=variant, round=int(round_[0].split()[1]) if round_ else 0
+        )
+        histories.setdefault(int(seed), []).append(table)
+        files.write_json(state / "environment.json", [by["environment"]])
+        if path.stat().st_size < WITHOUT_WEIGHTS and variant not in ("dense", "pruning"):
+            shutil.copy(path, state / "runs")
+    for seed, found in histories.items():
+        for pruned in (folder / files.PRUNED, folder / "data/.pruned.partial"):
+            for path in files.seed_folder(pruned, seed).glob("round-*.safetensors"):
+                _, mask, _ = files.read_masked_weights(path)
+                given.write_file(state / path.relative_to(pruned).with_suffix(".npz"), mask)
+        table = pd.concat(found).sort_values(["variant", "round", "iteration"])
+        columns = [name for name in tables.COLUMNS if name in table]
+        path = files.seed_folder(state, seed) / "history.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table["iteration"] = table["iteration"].astype(int)
+        same = {"method": "gzip", "mtime": 0}
+        table[columns].to_csv(path, index=False, float_format="%.7g", compression=same)
+    if (folder / files.REPORTS).is_dir():
+        shutil.copytree(folder / files.REPORTS, state / "reports", dirs_exist_ok=True)
+    return sum(map(len, histories.values()))
+
+
+def main() -> None:
+    """A piece: prepares where there is nothing yet, computes, saves."""
+    begun = time.monotonic()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=9.0, help="that this piece takes, in all")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the experiment's")
+    parser.add_argument("--source", help="a local copy of the dataset")
+    parser.add_argument("--gpu", action="store_true", help="measure the GPU before the first piece")
+    parser.add_argument("--save-only", action="store_true")
+    options = parser.parse_args()
+    folder = options.folder
+    if not (folder / "params.yaml").exists():
+        prepare(folder, options.experiment, options.seeds, options.source)
+        if options.gpu:
+            command = [sys.executable, ROOT / "benchmarks/gpu.py", "--minutes", "2"]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            measured = folder.absolute() / "state/gpu.md"
+            measured.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run([*command, "--out", measured], env=environment, check=True)
+    ended = False
+    if not options.save_only:
+        ended = compute(folder, begun + 60 * options.minutes - 30)  # the rest is for saving
+    runs = save(folder, folder / "runs", folder / "state")
+    print(f"{runs} runs finished{', all stages ended' if ended else ''}: {folder / 'state'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Published tickets: taken over, gone on from, refused, retrained as their table says."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from clones import ROOT, Clone
+
+from benchmarks import long_run
+from lottery import params
+from lottery.artifacts import files, tables
+from lottery.errors import LotteryError
+from lottery.tickets import given
+from lottery.tools import tickets
+
+
+@pytest.fixture(scope="module")
+def published(finished_clone, tmp_path_factory):
+    """A copy of the finished clone that has published its tickets as ``tickets/tiny``."""
+    path = tmp_path_factory.mktemp("published") / "clone"
+    shutil.copytree(finished_clone.path, path, symlinks=True)
+    with contextlib.chdir(path):
+        tickets.publish(params.load(), "tiny")
+    return Clone(path, {"LOTTERY_WORKERS": "1"})
+
+
+@pytest.fixture
+def project(published, tmp_path, monkeypatch):
+    """A copy, to change, whose run store is empty."""
+    shutil.copytree(published.path, tmp_path / "clone", symlinks=True)
+    shutil.rmtree(tmp_path / "clone" / ".runs")
+    clone = Clone(tmp_path / "clone")
+    monkeypatch.chdir(clone.path)
+    clone.change("retrain.masks", "tickets/tiny")
+    return clone
+
+
+def bytes_of(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_ticket_is_published_as_bool_arrays_with_what_it_reached_and_starts_from(published):
+    folder = published.path / "tickets/tiny"
+    table = tables.read_table(folder / "tickets.csv").set_index(["seed", "round"])
+    history = tables.read(published.path / files.RETRAINED / "history.csv")
+    for seed, round_ in [(0, 1), (0, 2), (1, 1), (1, 2)]:
+        mask, _ = files.read_mask(files.round_file(published.path / files.MASKS, seed, round_))
+        with np.load(folder / f"seed-{seed}" / f"round-{round_:02d}.npz") as content:
+            assert list(content) == list(mask.layers)
+            assert all(np.array_equal(content[name], mask.layers[name]) for name in content)
+        runs = history[(history["seed"] == seed) & (history["round"] == round_)]
+        run = runs[runs["variant"] == "ticket"].set_index("iteration")
+        stop = run["validation_loss"].idxmin()
+        assert table.loc[(seed, round_), "early_stop_iteration"] == stop
+        accuracy = run["test_accuracy"][stop]
+        assert table.loc[(seed, round_), "test_accuracy"] == pytest.approx(accuracy, rel=1e-5)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: tf-keras\n")
+    assert "one for each of 2 seeds and 2 pruning rounds" in card
+    assert f"| 2 | {100 * mask.weights_remaining:.2f} % | 2 |" in card
+
+
+def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
+    before = bytes_of(project.path / files.MASKS), bytes_of(project.path / files.RETRAINED)
+    for stage in ("prune", "extract_masks", "retrain"):
+        project.stage(stage)
+    history = tables.read(project.path / files.PRUNED / "history.csv")
+    assert len(history) == 0
+    masks, retrained = (
+        bytes_of(project.path / files.MASKS),
+        bytes_of(project.path / files.RETRAINED),
+    )
+    assert retrained == before[1]
+    tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
+    assert tables_of[0] == tables_of[1]
+
+
+def test_a_search_goes_on_after_the_last_mask_that_is_given(project):
+    before = tables.read(project.path / files.PRUNED / "history.csv")
+    for seed in (0, 1):
+        (project.path / f"tickets/tiny/seed-{seed}/round-02.npz").unlink()
+    expected = bytes_of(project.path / files.MASKS)
+    project.stage("prune")
+    after = tables.read(project.path / files.PRUNED / "history.csv")
+    assert after.equals(before)  # round 1 is trained again, round 2 pruned from it
+    project.stage("extract_masks")
+    table = (project.path / files.MASKS / "density.csv").read_bytes()
+    assert table == expected[(files.MASKS / "density.csv").relative_to(files.MASKS)]
+
+
+def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(published, project):
+    before = (project.path / files.PRUNED / "history.csv").read_bytes()
+    runs = published.path / ".runs"
+    saved = long_run.save(project.path, runs, project.path / "tickets/state")
+    assert saved == 2 * (1 + 2 + 2 * 2)  # by seed: dense, two rounds, two variants of each
+    project.change("retrain.masks", "tickets/state")
+    project.stage("prune")
+    assert (project.path / files.PRUNED / "history.csv").read_bytes() == before
+    assert not list((project.path / ".runs").glob("*.finished"))  # nothing was trained
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"a/kernel": np.ones((2, 3), np.uint8)}, r"a/kernel: got uint8 \[2, 3\], 6 of its values"),
+        ({"a/kernel": np.ones((3, 2), np.bool_)}, r"got bool \[3, 2\].*accepted: bool \[2, 3\]"),
+        ({"a/kernel": np.zeros((2, 3), np.bool_)}, "0 of its values not zero; .* at least one"),
+        ({"b": np.ones((2, 3), np.bool_)}, "a/kernel, b: in the file or in the network"),
+    ],
+)
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_a_mask_that_does_not_fit_is_refused_with_what_would(tmp_path, arrays, says, ending):
+    path = tmp_path / f"mask.{ending}"
+    np.savez(path, **arrays) if ending == "npz" else safetensors.numpy.save_file(arrays, path)
+    with pytest.raises(LotteryError, match=says):
+        given.read(taking(path), 0, {"a/kernel": (2, 3)})
+
+
+def taking(path, rounds=(2,)):
+    loaded = params.load(ROOT / "experiments/smoke.yaml")
+    retrain = loaded.retrain.model_copy(update={"masks": str(path), "rounds": list(rounds)})
+    prune = loaded.prune.model_copy(update={"rounds": 2})
+    return loaded.model_copy(update={"retrain": retrain, "prune": prune})
+
+
+def test_a_file_is_the_mask_of_every_seed_and_layers_may_go_by_their_own_names(tmp_path):
+    keep = np.array([[True, False, True], [False, False, True]])
+    np.savez(tmp_path / "mask.npz", a=keep)
+    for seed in (0, 7):
+        found = given.read(taking(tmp_path / "mask.npz"), seed, {"a/kernel": (2, 3)})
+        assert found.masks.keys() == {2}
+        assert np.array_equal(found.masks[2].layers["a/kernel"], keep)
+
+
+def test_what_is_missing_or_no_mask_is_named(tmp_path):
+    with pytest.raises(LotteryError, match="which is not there"):
+        given.read(taking(tmp_path / "nowhere"), 0, {})
+    with pytest.raises(LotteryError, match="has no mask of seed 3, round 2"):
+        given.read(taking(tmp_path), 3, {})
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(LotteryError, match=r"text.npz: .*accepted: an npz or safetensors file"):
+        given.read(taking(tmp_path / "text.npz"), 0, {})
+
+
+def test_the_starts_of_the_default_tickets_come_out_bit_for_bit():
+    from lottery.tickets.search import fresh_weights
+
+    folder = ROOT / "tickets/default"
+    model = params.load(folder / "params.yaml").model
+    table = tables.read_table(folder / "tickets.csv").drop_duplicates("seed")
+    assert len(table) == 23
+    for seed, expected in zip(table["seed"], table["start_sha256"], strict=True):
+        weights, _ = fresh_weights(model, (28, 28, 1), 10, "initialisation", int(seed))
+        assert tickets.sha256_of(weights) == expected
+
+
+def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
+    empty_clone, monkeypatch
+):
+    monkeypatch.chdir(empty_clone.path)
+    recipe, row, others = tickets.ticket("default", seed=3)
+    empty_clone.write(recipe)
+    for stage in ("fetch", "train_dense", "prune", "extract_masks", "retrain"):
+        empty_clone.stage(stage)
+    facts = files.read_json(files.DATASET / "dataset.json")
+    runs = tickets.reached(files.RETRAINED, params.load(), facts)
+    said = tickets.compared(row, others, float(runs["test_accuracy"].iloc[0]))
+    assert said.endswith(("the same", "within the range of its round, on other arithmetic"))
+    with pytest.raises(LotteryError, match="not what such tickets reach"):
+        tickets.compared(row, others, 0.5)
