@@ -52,7 +52,9 @@ def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str
     content["data"]["source"] = source and str(Path(source).absolute())
     if (folder / "state").is_dir():
         shutil.copytree(folder / "state", folder / "tickets/state")
-        shutil.copytree(folder / "state/runs", folder / "runs", dirs_exist_ok=True)
+        for seed in content["seeds"]:
+            files.seed_folder(folder / "tickets/state", seed).mkdir(exist_ok=True)
+        shutil.copytree(folder / "state/runs", folder / "runs")
         content["retrain"]["masks"] = "tickets/state"
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         yaml.dump(content, file)

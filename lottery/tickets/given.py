@@ -34,7 +34,8 @@ class Given(NamedTuple):
 
 
 def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Given:
-    """The masks of a seed by round; none where ``retrain.masks`` is null.
+    """The masks of a seed by round; none where ``retrain.masks`` is null, or the seed's folder has
+    none yet.
 
     Args:
         shapes: of the network's prunable weights, by name, in their order.
@@ -55,7 +56,7 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
         found = {int(m[1]): name for m, name in matched if m and int(m[1]) <= rounds}
     last = max(found, default=0)
     missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
-    if missing or not found:
+    if missing or not (path.is_file() or files.seed_folder(path, seed).is_dir()):
         asked = ", ".join(map(str, missing or params.retrain_rounds()))
         raise LotteryError(
             f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
