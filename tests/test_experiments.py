@@ -29,6 +29,7 @@ REMAINING = {
     "cifar10-conv2": {11: 8.8, 14: 4.6, 16: 3.0},
     "cifar10-conv4": {1: 81.08, 11: 11.06, 12: 9.18, 15: 5.37, 21: 2.01},
     "cifar10-conv4-notebook": {15: 5.37},
+    "cifar10-conv4-evening": {5: 5.37},
     "cifar10-conv6": {20: 2.5},
     "cifar10-resnet20-rewind": {8: 16.8},
 }
