@@ -25,6 +25,7 @@ from lottery.artifacts import files, tables
 from lottery.params import Params, load
 from lottery.report import outcomes, verdict
 from lottery.report.statistics import power
+from lottery.report.summary import metrics
 
 OUT = Path("docs/results/replications")
 STAGES = ("fetch", "train_dense", "prune", "extract_masks", "retrain")
@@ -103,7 +104,7 @@ def conclude(folder: Path, params: Params, blocks: list[list[int]], number: int)
         rows.append(
             {
                 "seeds": f"{seeds[0]} to {seeds[-1]}",
-                **{k: v for k, v in verdict.metrics(found).items() if k not in ("seeds", "won")},
+                **{k: v for k, v in metrics(found).items() if k not in ("seeds", "won")},
                 "p": judgement.p_win,
                 "misses": "/".join(str(c.misses) for c in judgement.criteria),
                 "gain": 100 * gain.value,

@@ -17,7 +17,7 @@ def main(stage: command.Stage) -> None:
     import pandas as pd
 
     from lottery.artifacts import tables
-    from lottery.report import figures, outcomes, page, text, verdict
+    from lottery.report import figures, outcomes, page, summary, text, verdict
 
     facts, reports = files.read_json(files.DATASET / "dataset.json"), files.REPORTS
     dense, pruned, retrained = (
@@ -37,10 +37,10 @@ def main(stage: command.Stage) -> None:
     conclusion = verdict.conclude(runs, params, chance=chance, test_images=facts["test"])
     plots = outcomes.plots(runs, pruning, history, masks["density"])
 
-    files.write_json(reports / "metrics.json", verdict.metrics(conclusion))
-    explained = verdict.as_json(conclusion, params.report.confidence)
+    files.write_json(reports / "metrics.json", summary.metrics(conclusion))
+    explained = summary.as_json(conclusion, params.report.confidence)
     files.write_json(reports / "verdict.json", explained)
-    tables.write_table(reports / "results.csv", verdict.results(runs, conclusion))
+    tables.write_table(reports / "results.csv", summary.results(runs, conclusion))
     tables.write_folder(reports / "plots", plots)
     anchors = figures.fitting(tables.read_table(figures.ANCHORS), params.model, facts["title"])
     title = f"{params.model.name}, {facts['title']}"

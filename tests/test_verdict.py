@@ -12,7 +12,7 @@ from scipy import stats
 
 from lottery.errors import LotteryError
 from lottery.params import validate
-from lottery.report import statistics, text, verdict
+from lottery.report import statistics, summary, text, verdict
 from lottery.report.statistics import Criterion, at_most, holm, median, p_loss, p_win, power
 
 CHANCE, TEST = 0.1, 1000
@@ -280,7 +280,7 @@ def test_dense_networks_that_did_not_learn_give_no_verdict_about_tickets():
     assert text.sentence(found, params_of()) == (
         "**The dense network did not learn.** At 10.00% it is not above a guess in any seed."
     )
-    assert "ticket_weights" not in verdict.metrics(found)
+    assert "ticket_weights" not in summary.metrics(found)
 
 
 def test_a_seed_whose_dense_network_did_not_learn_counts_as_a_failure():
@@ -353,12 +353,12 @@ def test_an_interval_beyond_a_bound_that_its_test_passed_is_said():
     values[0] = 0.02  # p = 0.02
     found = concluded(experiment(9, {1: GOOD | {"gain": values}, 2: GOOD}), params_of([1, 2]))
     assert found.rounds[0].outcome == "wins"
-    assert found.rounds[0].beyond() == ["gain over random_reinit"]
+    assert found.rounds[0].beyond == ["gain over random_reinit"]
 
 
 def test_metrics_are_at_most_ten_flat_numbers_and_those_of_the_ticket_shown():
     found = concluded(experiment())
-    assert verdict.metrics(found) == {
+    assert summary.metrics(found) == {
         "verdict": "winning ticket",
         "won": 1,
         "seeds": 8,
@@ -374,10 +374,10 @@ def test_metrics_are_at_most_ten_flat_numbers_and_those_of_the_ticket_shown():
 def test_all_else_is_in_results_and_verdict():
     runs = experiment()
     found = concluded(runs)
-    table = verdict.results(runs, found).set_index(["variant", "round"])
+    table = summary.results(runs, found).set_index(["variant", "round"])
     assert table.loc[("random_reinit", 2), "ticket_minus_value"] == pytest.approx(0.02)
     assert table.loc[("random_reinit", 2), "n"] == 8
-    said = json.loads(json.dumps(verdict.as_json(found, 0.95)))
+    said = json.loads(json.dumps(summary.as_json(found, 0.95)))
     assert said["round"] == 2
     assert [c["misses_at_most"] for c in said["rounds"][0]["criteria"]] == [0.31234] * 3
     assert statistics.MOST_SEEDS == 1000

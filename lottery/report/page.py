@@ -12,21 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from ruamel.yaml import YAML
 
 from lottery.artifacts import files
 from lottery.params import Params
-from lottery.report.text import alone
+from lottery.report.text import alone, templates
 
 DVC = Path(".dvc")
-TEMPLATES = Environment(
-    loader=PackageLoader("lottery.report", "."),
-    undefined=StrictUndefined,
-    autoescape=True,
-    trim_blocks=True,
-)
 HINT = (
     "Click a legend entry to show only that, others to add them; double-click to show all. "
     "Hover for values."
@@ -65,7 +58,7 @@ def page(title: str, body: str, charts: dict[str, Any]) -> str:
 
 
 def _rendered(template: str, **values: Any) -> str:
-    return TEMPLATES.get_template(template).render(**values)
+    return templates(autoescape=True).get_template(template).render(**values)
 
 
 def chart(name: str, hint: str = "", static: str = "") -> str:
