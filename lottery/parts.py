@@ -5,7 +5,7 @@ import functools
 import importlib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,18 +55,26 @@ def find(table: Mapping[str, T], name: str) -> T:
 def warn(names: Iterable[str], stage: str, deps: Iterable[str]) -> None:
     """Says on standard error which sources of one's own are not among the stage's ``deps``.
 
-    Those are the files that the parts are in, and the modules of the user's that they import.
     Raises LotteryError where a part cannot be imported.
+    """
+    names = list(names)
+    for name in names:
+        _imported(name)
+    for line in unseen(names, stage, deps):
+        print(f"{stage}: {line}", file=sys.stderr)
+
+
+def unseen(names: Iterable[str], stage: str, deps: Iterable[str]) -> Iterator[str]:
+    """A line for each source of one's own that is not among a stage's ``deps``: the files that the
+    parts are in, and the modules of the user's that they import.
     """
     watched = {Path(dep).resolve() for dep in deps}
     for name in names:
-        _imported(name)
         for module in code.read(module_of(name)):
             file = code.source(module)
             if code.is_ours(module) or file is None or watched & {file, *file.resolve().parents}:
                 continue
-            print(
-                f"{stage}: {name}: add {file} to the deps of {stage} in dvc.yaml: "
-                "`dvc repro` does not see its changes",
-                file=sys.stderr,
+            yield (
+                f"{name}: add {file} to the deps of {stage} in dvc.yaml: "
+                "`dvc repro` does not see its changes"
             )

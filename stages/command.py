@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
 
 from lottery import code, parts
 from lottery.artifacts import files
 from lottery.datasets.catalogue import read_params
 from lottery.errors import LotteryError
 from lottery.params import Params
+from lottery.params.reading import read_yaml
 
 LOCK = Path(".dvc/tmp/stage.lock")
 HOLDER = Path(".dvc/tmp/stage.json")
@@ -73,7 +73,7 @@ def run(name: str) -> None:
     Raises LotteryError.
     """
     loaded = read_params()
-    listed = YAML(typ="safe").load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][name]
+    listed = read_yaml(Path("dvc.yaml"))["stages"][name]
     given = _values(loaded, listed.get("params", []))
     own = parts.named(given)
     model = parts.module_of(str(loaded.model.name))

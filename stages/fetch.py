@@ -10,7 +10,7 @@ Writes  data/dataset/: images.npy, labels.npy, dataset.json
 import sys
 
 from lottery.artifacts import files
-from lottery.datasets import loading
+from lottery.datasets import loading, pinning
 from lottery.datasets.dataset import write_dataset
 from lottery.params import check_fit
 from stages import command
@@ -19,6 +19,7 @@ from stages import command
 def main(stage: command.Stage) -> None:
     """The stage."""
     params = stage.params
+    pinning.check_seen(params.data)
     images, labels, facts = dataset = loading.obtain(params.data)
     side = min(images.shape[1:3])
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)

@@ -1,109 +1,224 @@
 """The pipeline check: what it finds in a clone without data; and whether results come out again."""
 
 import json
+import os
 import re
 import shutil
+from contextlib import chdir
 
 import pytest
+from clones import make_clone
 
+from lottery.tools import check
 from lottery.tools.verify import differences
 
-UP_TO_DATE = "dvc.lock and reports/ belong to the parameters and the code\n"
+OUTPUTS = {  # of a pipeline that has run, as far as the check looks at them
+    "data": ("dataset/dataset.json", "dataset/checksums.json", "dense/checksums.json",
+             "dense/environment.json", "dense/history.csv", "masks/checksums.json",
+             "masks/density.csv", "masks/first_layer.csv", "masks/overlap.csv", "masks/units.csv",
+             "pruned/checksums.json", "pruned/environment.json", "pruned/history.csv",
+             "retrained/history.csv"),
+    "reports": ("figures/accuracy.svg", "plots/accuracy.csv", "report.md", "results.csv",
+                "verdict.json", "report.html", "metrics.json"),
+}  # fmt: skip
+MINE = "def narrow(images, classes):\n    return images\n"
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """What a CI job checks out, in a sub-folder of a larger repository: a pipeline that has run on
+    images of the user's own, and no artifacts.
+    """
+    from dvc.repo import Repo
+
+    clone = make_clone(tmp_path_factory.mktemp("larger") / "project")
+    (clone.path / ".git").rename(clone.path.parent / ".git")
+    for folder, names in OUTPUTS.items():
+        for name in names:
+            write(clone.path / folder / name, "{}\n")
+    write(clone.path / "data/own/images/train/cat/1.png", "an image")
+    write(clone.path / "docs/results/anchors.csv", "")
+    for key, value in {"name": "image_folder", "source": "data/own/images"}.items():
+        clone.change(f"data.{key}", value)
+    with chdir(clone.path), Repo() as repo:
+        repo.commit(force=True)
+    for name in ("dataset", "dense", "masks", "pruned", "retrained"):
+        shutil.rmtree(clone.path / "data" / name)
+    (clone.path / "reports/report.html").unlink()
+    clone.commit("its results")
+    return clone
+
+
+@pytest.fixture
+def project(prepared, monkeypatch):
+    """As prepared, and so again afterwards."""
+    monkeypatch.chdir(prepared.path)
+    monkeypatch.syspath_prepend(prepared.path)
+    yield prepared
+    prepared.run("git", "checkout", "-q", ".")
+    prepared.run("git", "clean", "-fdq")
+    (prepared.path / "data/own/images/train/cat/2.png").unlink(missing_ok=True)
+    write(prepared.path / "data/own/images/train/cat/1.png", "an image")
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def found(capsys, *options):
+    """The check's exit status, its lines, and its advice."""
+    try:
+        status = check.main(list(options)) or 0
+    except SystemExit as end:
+        status = end.code
+    said = capsys.readouterr()
+    return status, said.out.splitlines(), said.err
+
+
+def change(path, before, after):
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+
+
+def edit_unseen(path):
+    """Other content of the same size and time."""
+    stamp = path.stat()
+    change(path, "stage", "STAGE")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+
+
+CHANGED, UNSEEN = "has changed since the stage ran", "`dvc repro` does not see its changes"
+TAMPERINGS = {
+    "a parameter": (
+        lambda p: p.change("report.confidence", 0.9),
+        "report: params.yaml: report.confidence was 0.95 when the stage ran, now 0.9",
+    ),
+    "a stage's code": (
+        lambda p: write(p.path / "stages/extract_masks.py", ""),
+        f"extract_masks: stages/extract_masks.py: {CHANGED}",
+    ),
+    "a module deleted": (
+        lambda p: (p.path / "lottery/report/flops.py").unlink(),
+        f"report: lottery/report: {CHANGED}",
+    ),
+    "a file edited, its size and time restored": (
+        lambda p: edit_unseen(p.path / "stages/report.py"), f"report: stages/report.py: {CHANGED}",
+    ),
+    "the locked libraries": (
+        lambda p: write(p.path / "requirements.txt", ""), f"prune: requirements.txt: {CHANGED}",
+    ),
+    "an image added": (
+        lambda p: write(p.path / "data/own/images/train/cat/2.png", ""),
+        f"fetch: data/own: {CHANGED}",
+    ),
+    "a command": (
+        lambda p: change(p.path / "dvc.yaml", "-m stages.report", "-u -m stages.report"),
+        "report: its command in dvc.yaml has changed",
+    ),
+    "a dependency taken out": (
+        lambda p: change(p.path / "dvc.yaml", "    - lottery/tickets\n", ""),
+        "train_dense: lottery/tickets: was a dependency when the stage ran, is none in dvc.yaml "
+        "now",
+    ),
+    "a parameter taken out": (
+        lambda p: change(p.path / "dvc.yaml", "    - data.split_seed\n", ""),
+        "train_dense: data.split_seed: was a parameter when the stage ran, is none in dvc.yaml now",
+    ),
+    "an output taken out": (
+        lambda p: change(p.path / "dvc.yaml", "    - reports/results.csv: {cache: false}\n", ""),
+        "report: reports/results.csv: was an output when the stage ran, is none in dvc.yaml now",
+    ),
+    "a frozen stage": (
+        lambda p: change(p.path / "dvc.yaml", "  prune:\n", "  prune:\n    frozen: true\n"),
+        "prune: is frozen: `dvc repro` passes it over: `dvc unfreeze prune`",
+    ),
+    "a stage renamed": (
+        lambda p: change(p.path / "dvc.yaml", "  report:\n", "  summary:\n"),
+        "report: is in dvc.lock, and no longer in dvc.yaml",
+    ),
+    "a part of one's own": (
+        lambda p: [
+            write(p.path / "own_parts.py", MINE), p.change("model.name", "own_parts:narrow"),
+        ],
+        "retrain: own_parts:narrow: add {path}/own_parts.py to the deps of retrain in dvc.yaml: "
+        f"{UNSEEN}",
+    ),
+    "a report edited": (
+        lambda p: write(p.path / "reports/report.md", "A win."),
+        "report: reports/report.md: is not what the stage wrote",
+    ),
+    "a figure too many": (
+        lambda p: write(p.path / "reports/plots/more.csv", ""),
+        "report: reports/plots: is not what the stage wrote",
+    ),
+    "metrics deleted": (
+        lambda p: (p.path / "reports/metrics.json").unlink(),
+        "report: reports/metrics.json: not there",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_what_was_tampered_with_is_named(project, capsys, tampering):
+    tamper, line = TAMPERINGS[tampering]
+    tamper(project)
+    status, lines, _ = found(capsys, *["--deep"] * ("restored" in tampering))
+    assert status == 1
+    assert line.format(path=project.path) in lines
+
+
+def test_a_fresh_checkout_is_up_to_date_in_a_sub_folder_of_a_repository_too(project, capsys):
+    good = "dvc.lock and reports/ belong to the parameters and the code"
+    for options in ([], ["--deep"]):
+        assert found(capsys, *options) == (0, [good], "")
+    edit_unseen(project.path / "stages/report.py")
+    assert found(capsys)[0] == 0
+    shutil.rmtree(project.path / "data/own/images")
+    note = "fetch: data.source: data/own/images is not here, so not compared\n"
+    assert found(capsys)[1:] == ([good], note)
+
+
+def test_every_stage_that_a_change_affects_is_named_in_the_advice(project, capsys):
+    project.change("prune.rates.dense", 0.3)
+    why = "params.yaml: prune.rates.dense was 0.2 when the stage ran, now 0.3"
+    stages = ("prune", "extract_masks", "retrain", "report")
+    advice = f"check: out of date: {', '.join(stages)}: `dvc repro`, then commit dvc.lock"
+    assert found(capsys) == (1, [f"{stage}: {why}" for stage in stages], f"{advice} and reports/\n")
+
+
+def test_a_pipeline_that_has_not_run_is_said_so(project, capsys):
+    lock = project.path / "dvc.lock"
+    lock.write_text(lock.read_text().partition("  report:\n")[0])
+    assert "report: has never run: it is not in dvc.lock" in found(capsys)[1]
+    lock.unlink()
+    status, lines, advice = found(capsys)
+    assert (status, lines) == (1, [])
+    assert advice.startswith("check: no dvc.lock here: the pipeline has not run: `dvc repro`")
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "dvc.yaml", "dvc.lock"])
+def test_marks_of_a_conflict_are_named_before_dvc_reads_the_file(project, capsys, file):
+    path = project.path / file
+    path.write_text(f"<<<<<<< HEAD\n{path.read_text()}=======\n>>>>>>> other\n")
+    for options in (["--params"], []):
+        status, _, said = found(capsys, *options)
+        assert (status, said.count("\n")) == (1, 1)
+        assert said.startswith(f"check: {file}: line 1: <<<<<<< is git's mark of a conflict")
 
 
 @pytest.fixture
 def checkout(finished_clone, clone):
-    """What a CI job checks out: committed files, no artifacts and no cache."""
+    """Results that were computed, as committed, without the artifacts."""
     path = clone.path.parent / "checkout"
     clone.run("git", "clone", "-q", str(finished_clone.path), str(path))
     clone.path = path
-    assert not any(p.name != ".gitignore" for p in (path / "data").iterdir())
     return clone
 
 
-def check(checkout):
-    done = checkout.run("python", "-m", "lottery", "check", check=False)
-    return done.returncode, done.stdout.splitlines(), done.stderr
-
-
-def append(path, text):
-    with open(path, "a") as file:
-        file.write(text)
-
-
-def test_a_fresh_checkout_is_up_to_date_and_so_is_the_clone_with_data(checkout, finished_clone):
-    done = checkout.run("python", "-m", "lottery", "check")
-    assert done.stdout == UP_TO_DATE
-    assert finished_clone.run("python", "-m", "lottery", "check").stdout == UP_TO_DATE
-
-
-def test_a_changed_parameter_is_named_with_both_values_and_the_stages_it_affects(checkout):
-    checkout.change("report.confidence", 0.9)
-    status, lines, advice = check(checkout)
-    assert status == 1
-    assert lines == ["report: params.yaml: report.confidence was 0.95 when the stage ran, now 0.9"]
-    assert advice == "check: out of date: report: `dvc repro`, then commit dvc.lock and reports/\n"
-    checkout.change("prune.rates.dense", 0.3)
-    checkout.change("report.confidence", 0.95)
-    status, lines, _ = check(checkout)
-    why = "params.yaml: prune.rates.dense was 0.2 when the stage ran, now 0.3"
-    assert (status, lines) == (
-        1,
-        [f"{stage}: {why}" for stage in ("prune", "extract_masks", "retrain", "report")],
-    )
-
-
-def test_a_changed_stage_or_subject_is_named(checkout):
-    append(checkout.path / "stages" / "extract_masks.py", "# changed\n")
-    changed = "has changed since the stage ran"
-    assert check(checkout)[:2] == (1, [f"extract_masks: stages/extract_masks.py: {changed}"])
-    append(checkout.path / "lottery" / "report" / "figures.py", "# changed\n")
-    assert check(checkout)[1][-1] == f"report: lottery/report: {changed}"
-    (checkout.path / "lottery" / "streams.py").unlink()
-    assert "train_dense: lottery/streams.py: not there" in check(checkout)[1]
-
-
-def test_a_changed_command_is_named(checkout):
-    dvc = checkout.path / "dvc.yaml"
-    dvc.write_text(
-        dvc.read_text().replace("cmd: python -m stages.report", "cmd: python -u -m stages.report")
-    )
-    assert check(checkout)[:2] == (1, ["report: its command in dvc.yaml has changed"])
-
-
-@pytest.mark.parametrize(
-    "file", ["reports/report.md", "reports/metrics.json", "reports/figures/accuracy.svg"]
-)
-def test_an_edited_or_missing_report_file_is_named(checkout, file):
-    named = "reports/figures" if "figures" in file else file
-    append(checkout.path / file, " ")
-    assert check(checkout)[:2] == (1, [f"report: {named}: is not what the stage wrote"])
-    (checkout.path / file).unlink()
-    how = "is not what the stage wrote" if "figures" in file else "not there"
-    assert check(checkout)[:2] == (1, [f"report: {named}: {how}"])
-
-
-def test_a_figure_too_many_is_found(checkout):
-    (checkout.path / "reports" / "plots" / "more.csv").write_text("a,b\n")
-    assert check(checkout)[:2] == (1, ["report: reports/plots: is not what the stage wrote"])
-
-
-def test_a_pipeline_that_has_not_run_is_said_so(checkout):
-    lock = checkout.path / "dvc.lock"
-    lock.write_text(lock.read_text().partition("  report:\n")[0])
-    assert check(checkout)[1][0] in (
-        "report: has never run: it is not in dvc.lock",
-        "prune: has never run: it is not in dvc.lock",
-    )
-    lock.unlink()
-    shutil.rmtree(checkout.path / "reports")
-    status, lines, advice = check(checkout)
-    assert (status, lines) == (1, [])
-    assert advice.startswith("check: no dvc.lock: the pipeline has not run here: `dvc repro`")
-
-
 def test_results_that_come_out_again_bit_for_bit_are_said_so(checkout):
-    append(checkout.path / "params.yaml", "# not committed, so no part of it\n")
+    write(checkout.path / "reports/report.md", "not committed, so no part of it")
     assert checkout.run("python", "-m", "lottery", "verify").stdout.endswith(
         "\nreproduced bit for bit\n"
     )
@@ -120,7 +235,7 @@ def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout
             r"(path: data/dense\n +hash: md5\n +md5: )\w+", r"\g<1>" + 32 * "0", lock.read_text()
         )
     )
-    append(checkout.path / "reports" / "report.md", " ")
+    write(checkout.path / "reports/report.md", "")
     assert list(differences(checkout.path)) == [
         "train_dense wrote another data/dense",
         "prune reads another data/dense",

@@ -290,20 +290,20 @@ def fetch(folder, source):
 
 
 def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path):
-    files = files_of()
-    write(tmp_path / "animals", files)
-    done = fetch(tmp_path, "animals")
+    files, animals = files_of(), tmp_path / "data/own/animals"
+    write(animals, files)
+    done = fetch(tmp_path, "data/own/animals")
     assert (done.returncode, done.stderr) == (0, "")
     assert "animals: 18 images: 12 for training and validation, 6 for testing" in done.stdout
     facts = json.loads((tmp_path / "data/dataset/dataset.json").read_text())
     assert facts["class_names"] == ["cat", "dog"]
     assert str(tmp_path) not in json.dumps(facts)
-    write(tmp_path / "animals", {"test/cat/00.png": files["train/cat/03.png"]})
-    done = fetch(tmp_path, "animals")
+    write(animals, {"test/cat/00.png": files["train/cat/03.png"]})
+    done = fetch(tmp_path, "data/own/animals")
     assert "1 of the 6 test images are training or validation images too" in done.stderr
     before = sorted((tmp_path / "data/dataset").iterdir())
-    write(tmp_path / "animals", {"test/cat/00.png": b"no image"})
-    done = fetch(tmp_path, "animals")
+    write(animals, {"test/cat/00.png": b"no image"})
+    done = fetch(tmp_path, "data/own/animals")
     assert done.returncode == 1
     assert done.stderr.startswith("fetch: data.source: animals: test/cat/00.png: neither a PNG")
     assert len(done.stderr.splitlines()) == 1

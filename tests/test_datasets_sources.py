@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import re
 import struct
 import tarfile
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from lottery.artifacts.files import cache_folder
 from lottery.datasets import archives, sources
+from lottery.datasets.pinning import asked_again, check_seen
 from lottery.errors import LotteryError
 from lottery.params import Data
 
@@ -41,6 +43,10 @@ class Server(ThreadingHTTPServer):
                 with suppress(OSError):
                     server.answer(self, self.path.split("/")[1])
 
+            def do_HEAD(self):
+                with suppress(OSError):
+                    server.answer(self, self.path.split("/")[1])
+
             def log_message(self, *arguments):
                 pass
 
@@ -54,6 +60,7 @@ class Server(ThreadingHTTPServer):
         length = len(self.content)
         handler.send_response({"404": 404, "moved": 302}.get(way, 200))
         handler.send_header("Location", "/good/file.bin?signature=secret")
+        handler.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()[:8]}"')
         if way != "endless":
             handler.send_header("Content-Length", 0 if way in ("404", "moved") else length)
         handler.end_headers()
@@ -136,7 +143,7 @@ def obtain(source, **values):
     with sources.opened(Data(name="image_folder", validation_size=4, source=source, **values)) as s:
         found = {
             name: (s.folder / name).read_bytes()
-            for name in sources.manifest(s.folder) if not name.endswith("/")
+            for name in sources.file_names(s.folder) if not name.endswith("/")
         }  # fmt: skip
         return found, s
 
@@ -155,6 +162,29 @@ def test_credentials_and_signatures_stay_out_of_messages_and_results(server, cap
             obtain(wrong, sha256="0" * 64)
         said += str(error.value) + capsys.readouterr().err
     assert "secret" not in said
+
+
+def test_an_unpinned_download_that_has_changed_is_told(server, tmp_path, capsys):
+    server.content = zipped(FILES.items())
+    url = f"{server.url('moved')}?signature=secret"
+    data = Data(name="image_folder", validation_size=4, source=url)
+    where = f"data.source: {server.url('moved')}: not pinned (data.sha256)"
+    assert asked_again(data) == (False, f"{where}: whether it has changed cannot be told")
+    _, source = obtain(url)
+    before = source.version["ETag"]
+    facts = {"source": source.name, "source_version": source.version}
+    write(tmp_path / "data/dataset", {"dataset.json": json.dumps(facts).encode()})
+    assert asked_again(data) == (False, "")
+    server.content = zipped([*FILES.items(), ("train/dog/4.png", b"")])
+    changed, line = asked_again(data)
+    assert changed
+    assert line.startswith(f"{where}: its ETag was {before} when it was fetched, now ")
+    server.server_close()
+    server.shutdown()
+    why = "and its server could not be asked (ConnectionError)"
+    assert asked_again(data) == (False, f"{where}, {why}")
+    pinned = data.model_copy(update={"sha256": source.sha256["file.bin"]})
+    assert asked_again(pinned) == (False, "")
 
 
 # Archives
@@ -356,24 +386,42 @@ def test_a_source_that_cannot_be_used_is_named(source, message):
         obtain(source)
 
 
-@pytest.mark.parametrize("source", ["data", "data/mine", "data/dataset/x.zip", "reports", "link"])
-def test_a_source_where_stages_write_is_refused_naming_a_safe_place(tmp_path, source):
+@pytest.mark.parametrize("source", [
+    "data", "data/mine", "data/dataset/x.zip", "reports", "link", "data/own/link",
+])  # fmt: skip
+def test_a_source_where_stages_write_is_refused_naming_the_safe_place(tmp_path, source):
     write(tmp_path, {"data/mine/x": b"", "data/dataset/x.zip": b"", "reports/x": b""})
+    write(tmp_path / "data/own/mine", FILES)
     (tmp_path / "link").symlink_to(tmp_path / "data" / "mine")
-    with pytest.raises(LotteryError, match=r"lies in (data|reports)/.*move it out, to .*my-images"):
+    (tmp_path / "data/own/link").symlink_to(tmp_path / "data" / "mine")
+    with pytest.raises(LotteryError, match=r"lies in (data|reports)/.*move it out, to data/own/"):
         obtain(source)
+    assert obtain("data/own/mine")[0] == FILES
 
 
-def test_the_manifest_tells_what_has_changed(tmp_path):
-    folder = write(tmp_path / "x", {**FILES, ".DS_Store": b"", "a.txt": b"12"})
-    before = sources.manifest(folder)
-    assert list(before) == ["a.txt", "test/cat/3.png", "train/cat/1.png", "train/dog/2.png"]
-    assert before["a.txt"] == [2, (folder / "a.txt").stat().st_mtime_ns]
-    assert sources.manifest(folder / "a.txt") == {"a.txt": before["a.txt"]}
-    time.sleep(0.02)
-    (folder / "train/dog/2.png").write_bytes(b"six")
-    after = sources.manifest(folder)
-    assert [name for name in before if before[name] != after[name]] == ["train/dog/2.png"]
+def test_a_local_source_is_watched_by_dvc_or_pinned(tmp_path):
+    write(tmp_path / "images", FILES)
+    write(tmp_path / "data/own/images", FILES)
+    (tmp_path / "x.zip").write_bytes(CONTENT)
+    pipeline = tmp_path / "dvc.yaml"
+    pipeline.write_text("stages: {fetch: {deps: [data/own]}}")
+    way_out = "move it to data/own/, or add `- {0}` to the deps of fetch in dvc.yaml"
+    pinned = f", or set data.sha256 to {SHA256}"
+    refused = {"images": "", "x.zip": pinned, str(tmp_path / "images"): ""}
+    for source, besides in refused.items():
+        with pytest.raises(LotteryError, match="`dvc repro` would not see it change") as error:
+            check_seen(Data(name="image_folder", validation_size=4, source=source))
+        assert str(error.value).endswith(way_out.format(source) + besides)
+    watched = {"data/own/images": None, "x.zip": SHA256, "not/there": None, "http://x/y.zip": None}
+    for source, sha256 in watched.items():
+        data = Data(name="image_folder", validation_size=4, source=source, sha256=sha256)
+        check_seen(data)
+    pipeline.write_text(f"stages: {{fetch: {{deps: [images, {tmp_path / 'x.zip'}]}}}}")
+    for source in refused:
+        check_seen(Data(name="image_folder", validation_size=4, source=source))
+    (tmp_path / "images/train/bird").symlink_to(tmp_path / "data/own/images/train/cat")
+    with pytest.raises(LotteryError, match="bird in train/ is a broken link, one to a folder"):
+        check_seen(Data(name="image_folder", validation_size=4, source="images"))
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from lottery.datasets.archives import say, shown
-from lottery.datasets.sources import manifest
+from lottery.datasets.sources import file_names
 from lottery.errors import LotteryError
 
 MOST_DECODED = 4 * 2**30
@@ -63,7 +63,7 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
     """The files of each class in train/ and in test/. Accents composed or combining: one class."""
     parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     tops, strays = set(), []
-    for name in manifest(folder):
+    for name in file_names(folder):
         place, is_image = PLACE.fullmatch(name), name.lower().endswith(ENDINGS)
         if name.lower().endswith(OTHER_KINDS) or (is_image and place is None):
             raise LotteryError(

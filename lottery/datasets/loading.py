@@ -55,6 +55,7 @@ def obtain(data: Data) -> Dataset:
         "title": title,
         "source": source.name,
         "source_sha256": source.sha256,
+        **({"source_version": source.version} if source.version else {}),
         "sha256": sha256,
         "image_shape": list(images.shape[1:]),
         "classes": int(labels.max()) + 1,

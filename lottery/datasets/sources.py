@@ -10,7 +10,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,10 @@ from lottery.datasets.catalogue import DATASETS, Known
 from lottery.errors import LotteryError
 from lottery.params import Data
 
+OWN = files.DATASET.parent / "own"
+"""For sources of one's own: ``fetch`` depends on it, no stage writes there."""
+VERSION = ("ETag", "Last-Modified")
+"""What servers say of a file that changes with its content."""
 TIMEOUT_SECONDS = 30.0
 """How long a server may be silent."""
 DEEPEST = 5
@@ -37,6 +42,7 @@ class Source(NamedTuple):
     name: str  # of the file or folder, without where it lies; or the URL, without secrets
     sha256: dict[str, str]  # of the files that were downloaded or unpacked, by their names
     where: str  # what messages call it
+    version: Mapping[str, str] = {}  # VERSION of a download that is not pinned
 
 
 @contextlib.contextmanager
@@ -80,12 +86,13 @@ def _published(known: Known, sha256: str | None, temporary: Path) -> Source:
 
 def _named(source: str, sha256: str | None, temporary: Path) -> Source:
     """What ``data.source`` names."""
-    is_download = source.startswith(("http://", "https://"))
-    if is_download:
-        path = download([source], sha256, files.cache_folder() if sha256 else temporary)
+    version: dict[str, str] = {}
+    given = local(source)
+    if given is None:
+        path = download([source], sha256, files.cache_folder() if sha256 else temporary, version)
         name = without_secrets(source)
     else:
-        path = _local_path(source)
+        path = _usable(given, source)
         name = shown(path.resolve().name)
     where = f"data.source: {name}"
     if path.is_dir() and sha256 is None:
@@ -96,48 +103,69 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
             f"{where} has sha256 {found}, expected {sha256}; obtain it again, or correct "
             "data.sha256"
         )
-    if is_download and sha256 is None:
+    if given is None and sha256 is None:
         say(f"{where}: it is not pinned: set data.sha256 to {found}, to be told where it changes")
     folder = temporary / "unpacked"
     folder.mkdir()
     unpack(path, folder, where)
-    return Source(folder, name, {_last_part(name): found}, where)
+    return Source(folder, name, {_last_part(name): found}, where, {} if sha256 else version)
 
 
-def _local_path(source: str) -> Path:
-    """A file or a folder. Raises LotteryError where it is neither, or would be overwritten."""
+def local(source: str | None) -> Path | None:
+    """The file or folder that ``data.source`` names, there or not; None where it is a download.
+
+    Raises LotteryError where it is a URL of another kind.
+    """
+    if source is None or source.startswith(("http://", "https://")):
+        return None
     try:
-        parts = urlsplit(source)
-        if "://" in source and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+        parts, is_path = urlsplit(source), "://" not in source
+        if not is_path and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
             raise ValueError("neither a path nor a URL that can be read")
-        path = Path(unquote(parts.path) if "://" in source else source).expanduser()
-        if not path.is_dir() and not path.is_file():
-            raise ValueError("neither a file nor a folder" if path.exists() else "not there")
-    except (ValueError, RuntimeError) as error:  # of a null character, an unknown ~user too
-        raise LotteryError(
-            f"data.source: {shown(without_secrets(source))}: {error}; accepted: an http, https or "
-            f"file URL, a file or a folder, relative to {Path.cwd()}"
-        ) from None
+        if "\0" in source:
+            raise ValueError("not there")
+        return Path(source if is_path else unquote(parts.path)).expanduser()
+    except (ValueError, RuntimeError) as error:  # of an unknown ~user too
+        raise _unusable(source, str(error)) from None
+
+
+def _unusable(source: str, why: str) -> LotteryError:
+    return LotteryError(
+        f"data.source: {shown(without_secrets(source))}: {why}; accepted: an http, https or "
+        f"file URL, a file or a folder, relative to {Path.cwd()}"
+    )
+
+
+def _usable(path: Path, source: str) -> Path:
+    """Raises LotteryError where it is neither a file nor a folder, or would be overwritten."""
+    if not path.is_dir() and not path.is_file():
+        raise _unusable(source, "neither a file nor a folder" if path.exists() else "not there")
     for folder in (files.DATASET.parent, files.REPORTS):
         for place in (Path(os.path.abspath(path)), path.resolve()):
-            if place.is_relative_to(folder.resolve()):
+            if place.is_relative_to(folder.resolve()) and not place.is_relative_to(OWN.absolute()):
                 raise LotteryError(
                     f"data.source: {source}: lies in {folder}/, where stages replace what they "
-                    f"find; move it out, to {Path.cwd() / 'my-images'} for example"
+                    f"find; move it out, to {OWN}/ for example"
                 )
     return path
 
 
-def download(urls: Sequence[str], sha256: str | None, folder: Path) -> Path:
+def download(
+    urls: Sequence[str], sha256: str | None, folder: Path, version: dict[str, str] | None = None
+) -> Path:
     """The file of this sha256: from the folder, or from the first of these URLs that has it.
+
+    Args:
+        version: gets VERSION of what is downloaded.
 
     Raises LotteryError that names every URL and what went wrong there.
     """
     pooch.get_logger().setLevel(logging.WARNING)
     name, causes = sha256 or "download", ""
+    load = partial(_download, {} if version is None else version)
     for url in urls:
         try:
-            return Path(pooch.retrieve(url, sha256, name, folder, downloader=_download))
+            return Path(pooch.retrieve(url, sha256, name, folder, downloader=load))
         except (requests.RequestException, ValueError) as error:
             cause: BaseException = error
             while (inner := cause.__cause__ or cause.__context__) is not None:
@@ -155,13 +183,19 @@ def download(urls: Sequence[str], sha256: str | None, folder: Path) -> Path:
     )
 
 
-def _download(url: str, path: str, _: Any) -> None:
+def _download(version: dict[str, str], url: str, path: str, _: Any) -> None:
     """What pooch calls to download: over http, the bytes as they are, up to a limit, with a bar."""
+
+    def note(answer: requests.Response, **_: Any) -> None:
+        version.clear()  # of the server that redirected
+        version.update({name: answer.headers[name] for name in VERSION if name in answer.headers})
+
     get = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
         chunk_size=2**16,
         timeout=TIMEOUT_SECONDS,
         headers={"Accept-Encoding": "identity"},
+        hooks={"response": note},
     )
     with _Bounded(io.FileIO(path, "w")) as file:
         get(url, file, None)
@@ -189,27 +223,26 @@ def _last_part(url: str) -> str:
     return unquote(without_secrets(url).rpartition("/")[2])
 
 
-def manifest(path: Path, depth: int = DEEPEST) -> dict[str, list[int]]:
-    """Size in bytes and time of modification in ns of each file in a folder, or of one file.
+def file_names(folder: Path, depth: int = DEEPEST) -> list[str]:
+    """The files below a folder, sorted, without what systems leave there (``.DS_Store``).
 
-    By relative names, sorted, without what systems leave in folders (``.DS_Store``); an empty
-    folder is a name that ends with ``/``. Raises LotteryError for a broken link, a device, or a
-    name that is not plain text.
+    Relative; an empty folder is a name that ends with ``/``. Raises LotteryError for a link that is
+    broken or leads to a folder (DVC does not follow it), a device, or a name that is not plain
+    text.
     """
-    if path.is_file():
-        return {path.name: [path.stat().st_size, path.stat().st_mtime_ns]}
-    found: dict[str, list[int]] = {}
-    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+    found = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith(".") or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
             continue
-        if not entry.name.isprintable() or not (entry.is_dir() or entry.is_file()):
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if not entry.name.isprintable() or not (is_folder or entry.is_file()):
             raise LotteryError(
-                f"data.source: {shown(entry.name)} in {shown(path.name)}/ is a broken link, a "
-                "device, or has a name that is not plain text; remove or rename it"
+                f"data.source: {shown(entry.name)} in {shown(folder.name)}/ is a broken link, one "
+                "to a folder, a device, or has a name that is not plain text; remove or rename it"
             )
-        if entry.is_file():
-            found[entry.name] = [entry.stat().st_size, entry.stat().st_mtime_ns]
+        if not is_folder:
+            found.append(entry.name)
         elif depth > 1:
-            below = manifest(Path(entry.path), depth - 1) or {"": [0, 0]}
-            found |= {f"{entry.name}/{name}": stamp for name, stamp in below.items()}
+            below = file_names(Path(entry.path), depth - 1) or [""]
+            found += [f"{entry.name}/{name}" for name in below]
     return found

@@ -1,29 +1,38 @@
 """Whether dvc.lock and reports/ belong to parameters and code: ``python -m lottery check``.
 
-Needs neither data nor cache nor network. Prints a line for each cause, by stage, and exits with 1
-where there is one; where params.yaml itself is at fault, a line for each mistake in it.
+Needs neither data nor cache; the network only where data.source is a URL that is not pinned. Prints
+a line for each cause, by stage, and exits with 1 where there is one; where params.yaml itself is at
+fault, a line for each mistake in it.
 """
 
 import argparse
 import json
-import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
+from lottery import parts
 from lottery.datasets.catalogue import read_params
+from lottery.datasets.pinning import asked_again, check_seen, covering
+from lottery.datasets.sources import OWN, local
 from lottery.errors import LotteryError
+from lottery.params import PARAMS_FILE, Params
+from lottery.params.reading import read_yaml
 
+PIPELINE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
+MISSING = "(absent)"
+
+Stages = dict[str, dict[str, Any]]
+Cause = tuple[str, str]
+"""A stage, and a line on what is not as when it ran."""
 
 
-def causes(
-    status: dict[str, list[Any]], locked: dict[str, Any], params: dict[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Stage and cause, for each thing that is not as ``dvc.lock`` has it.
+def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> Iterator[Cause]:
+    """What DVC sees: commands, dependencies, outputs and parameters that have changed.
 
     Args:
         status: what ``dvc status --json`` prints.
@@ -53,6 +62,39 @@ def causes(
                     yield stage, f"{path}: not there"
 
 
+def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
+    """What DVC does not see: what dvc.yaml no longer lists, or keeps from running."""
+    for stage, before in locked.items():
+        now = pipeline.get(stage)
+        if now is None:
+            yield stage, "is in dvc.lock, and no longer in dvc.yaml"
+            continue
+        if now.get("frozen"):
+            yield stage, f"is frozen: `dvc repro` passes it over: `dvc unfreeze {stage}`"
+        for kind, what in (("deps", "a dependency"), ("outs", "an output")):
+            listed = {_name(one) for key in (kind, "metrics", "plots") for one in now.get(key, [])}
+            for path in (one["path"] for one in before.get(kind, [])):
+                if path not in listed:
+                    yield stage, f"{path}: was {what} when the stage ran, is none in dvc.yaml now"
+        for key in before.get("params", {}).get(str(PARAMS_FILE), {}):
+            if key not in now.get("params", []):
+                yield stage, f"{key}: was a parameter when the stage ran, is none in dvc.yaml now"
+
+
+def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
+    """The sources of parts of one's own that a stage uses and does not depend on."""
+    values = params.model_dump()
+    for stage, listed in pipeline.items():
+        names = parts.named([_at(values, key) for key in listed.get("params", [])])
+        deps = map(_name, listed.get("deps", []))
+        yield from ((stage, line) for line in parts.unseen(names, stage, deps))
+
+
+def _name(entry: Any) -> str:
+    """Of a dependency or output in dvc.yaml: it may have options."""
+    return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
+
+
 def _said(path: str, how: str) -> str:
     what = (
         "is not what the stage wrote"
@@ -60,9 +102,6 @@ def _said(path: str, how: str) -> str:
         else "has changed since the stage ran"
     )
     return what if how == "modified" else f"{how} since the stage ran"
-
-
-MISSING = "(absent)"
 
 
 def _at(values: Any, key: str) -> Any:
@@ -89,37 +128,76 @@ def _short(value: Any) -> str:
     return value if value is MISSING else json.dumps(value)
 
 
+def status(deep: bool) -> dict[str, list[Any]]:
+    """What ``dvc status --json`` prints; LotteryError where it cannot tell.
+
+    Args:
+        deep: hash every file anew, not only those whose size or time has changed.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    with tempfile.TemporaryDirectory(prefix="lottery-check-") as empty:
+        try:
+            with Repo(config={"core": {"site_cache_dir": empty}} if deep else None) as repo:
+                return dict(repo.status())
+        except DvcException as error:
+            raise LotteryError(f"dvc status failed: {error}") from None
+
+
+def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> Iterator[Cause]:
+    """All that is not as ``dvc.lock`` has it. Says what cannot be told. Raises LotteryError."""
+    source, unknown = local(params.data.source), [str(OWN)]
+    if source and not source.exists():
+        unknown += covering(source, map(_name, pipeline["fetch"].get("deps", [])))
+        print(f"fetch: data.source: {source} is not here, so not compared", file=sys.stderr)
+    elif source and covering(source, unknown):
+        unknown = []
+    for stage, cause in changed_files(status(deep), locked, read_yaml(PARAMS_FILE)):
+        if cause.partition(": ")[0] not in unknown:
+            yield stage, cause
+    yield from changed_pipeline(pipeline, locked)
+    yield from unseen_parts(pipeline, params)
+    changed, line = asked_again(params.data)
+    if changed:
+        yield "fetch", line
+    elif line:
+        print(f"fetch: {line}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> None:
+    """``python -m lottery check``."""
     parser = argparse.ArgumentParser(
         prog="python -m lottery check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--params", action="store_true", help="only params.yaml, before DVC reads it"
+        "--params", action="store_true", help="only what DVC would not explain, before it runs"
+    )
+    parser.add_argument(
+        "--deep", action="store_true", help="hash all files, even of unchanged size and time"
     )
     options = parser.parse_args(arguments)
     try:
-        read_params()
+        params = read_params()
+        check_seen(params.data)
+        # read now: of a merge, they may hold marks of conflicts
+        pipeline, locked = (
+            read_yaml(file)["stages"] if file.exists() else None for file in (PIPELINE, LOCK)
+        )
+        if options.params:
+            return
+        if pipeline is None:
+            raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
+        if locked is None:
+            raise LotteryError(
+                f"no {LOCK} here: the pipeline has not run: `dvc repro`, then commit {LOCK} and "
+                "reports/"
+            )
+        found = list(dict.fromkeys(causes(params, pipeline, locked, deep=options.deep)))
     except LotteryError as error:
         parser.exit(1, "".join(f"check: {line}\n" for line in str(error).splitlines()))
-    if options.params:
-        return
-    yaml = YAML(typ="safe")
-    if not Path("dvc.yaml").exists():
-        parser.exit(1, "check: no dvc.yaml here: run it in the top folder of the project\n")
-    if not Path("dvc.lock").exists():
-        parser.exit(
-            1,
-            "check: no dvc.lock: the pipeline has not run here: `dvc repro`, then commit dvc.lock "
-            "and reports/\n",
-        )
-    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
-    if done.returncode:
-        parser.exit(1, f"check: dvc status failed: {done.stderr.strip()}\n")
-    locked = yaml.load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
-    params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
-    found = list(dict.fromkeys(causes(json.loads(done.stdout), locked, params)))
     for stage, cause in found:
         print(f"{stage}: {cause}")
     if found:

@@ -18,6 +18,7 @@ import numpy as np
 from lottery.artifacts import files
 from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.datasets.dataset import Dataset, open_dataset
+from lottery.datasets.pinning import check_seen
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Model, Params, Train
 from lottery.running import machine, store
@@ -215,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         params = read_params(options.params)
+        check_seen(params.data)
         if options.workers and min(options.workers) < 1:
             raise LotteryError(f"--workers: got {min(options.workers)}; accepted: 1 or more")
         here = worker_count(params.train.threads)
