@@ -50,9 +50,7 @@ def test_lines_of_several_networks_are_told_apart():
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
 
 
-def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(
-    clone, capsys
-):
+def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone, capsys):
     clone.change("retrain.analysis", "linear_mode_connectivity")
     clone.change("retrain.rounds", [2])
     clone.change("train.learning_rate", 0.01)  # so that copies part
@@ -117,6 +115,8 @@ def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interp
     network = models.build("resnet20", (8, 8, 1), 10)
     one, other = (models.initialise(network, "he_normal", "test", seed) for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
-    for point, again in zip(*(interpolate(one, end, model) for end in (other, spoilt)), strict=True):
+    for point, again in zip(
+        *(interpolate(one, end, model) for end in (other, spoilt)), strict=True
+    ):
         assert point == pytest.approx(again, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds
