@@ -27,7 +27,7 @@ def published(finished_clone, tmp_path_factory):
 
 
 @pytest.fixture
-def project(published, tmp_path, monkeypatch):
+def project(published, tmp_path, tracked, monkeypatch):
     """A copy, to change, whose run store is empty."""
     shutil.copytree(published.path, tmp_path / "clone", symlinks=True)
     shutil.rmtree(tmp_path / "clone" / ".runs")
@@ -132,6 +132,20 @@ def test_a_file_is_the_mask_of_every_seed_and_layers_may_go_by_their_own_names(t
         found = given.read(taking(tmp_path / "mask.npz"), seed, {"a/kernel": (2, 3)})
         assert found.masks.keys() == {2}
         assert np.array_equal(found.masks[2].layers["a/kernel"], keep)
+
+
+@pytest.fixture(autouse=True)
+def tracked(tmp_path, monkeypatch):
+    """A folder, the present one, in which everything is a dependency of prune."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [.]}}")
+
+
+def test_masks_that_nobody_tracks_are_refused_with_the_way_out(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [tickets]}}")
+    np.savez(tmp_path / "mask.npz", a=np.ones(3, np.bool_))
+    with pytest.raises(LotteryError, match=r"nobody would see; accepted: .* to the deps of prune"):
+        given.read(taking(tmp_path / "mask.npz"), 0, {"a/kernel": (3,)})
 
 
 def test_what_is_missing_or_no_mask_is_named(tmp_path):
