@@ -101,6 +101,16 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(publi
     assert not list((project.path / ".runs").glob("*.finished"))  # nothing was trained
 
 
+def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):
+    (project.path / "tickets/tiny").rename(project.path / "tickets/default")
+    project.commit("tickets")
+    project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
+    project.run(
+        "dvc", "artifacts", "get", str(project.path), "tickets", "-o", str(tmp_path / "got")
+    )
+    assert bytes_of(tmp_path / "got") == bytes_of(project.path / "tickets/default")
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
