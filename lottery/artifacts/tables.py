@@ -15,11 +15,7 @@ from lottery.artifacts import files
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "seed",
-    "variant",
-    "round",
-    "weights_remaining",
+HISTORY = (
     "iteration",
     "train_loss",
     "train_accuracy",
@@ -28,6 +24,8 @@ COLUMNS = (
     "test_loss",
     "test_accuracy",
 )
+"""What is known of a run at each evaluation."""
+COLUMNS = ("seed", "variant", "round", "weights_remaining", *HISTORY)
 
 
 def name_of_run(seed: int, variant: str, round_: int) -> str:
@@ -36,7 +34,7 @@ def name_of_run(seed: int, variant: str, round_: int) -> str:
 
 
 class Record(NamedTuple):
-    """What a run adds to its stage's tables; ``history`` maps the last seven COLUMNS to lists."""
+    """What a run adds to its stage's tables; ``history`` maps HISTORY to lists."""
 
     seed: int
     variant: str
@@ -67,7 +65,7 @@ def write(path: Path, records: Iterable[Record]) -> None:
     """
     rows: list[list[Any]] = []
     for record in sorted(records, key=lambda r: r[:3]):
-        metrics = [record.history[name] for name in COLUMNS[5:]]
+        metrics = [record.history[name] for name in HISTORY[1:]]
         for iteration, *values in zip(record.history["iteration"], *metrics, strict=True):
             shown = ["" if v != v else f"{v:.7g}" for v in values]
             rows.append([*record[:3], f"{record.weights_remaining:.7g}", int(iteration), *shown])

@@ -16,7 +16,7 @@ from lottery.artifacts.tables import Record, name_of_run
 from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.split import Split
 from lottery.masks import Mask
-from lottery.params import Model, Params, Train
+from lottery.params import Model, Network, Params, Train
 from lottery.running import machine, store
 from lottery.running.progress import Report
 
@@ -72,6 +72,11 @@ class Experiment:
     def dataset(self) -> Dataset:
         """The one in the present folder; opened, and compared with its sha256, once a process."""
         return _dataset(files.DATASET.resolve(), files.read(files.DATASET / "dataset.json"))
+
+    @property
+    def network(self) -> Network:
+        """The one that is pruned."""
+        return Network(self.params.model, self.dataset.image_shape, self.dataset.classes)
 
     @property
     def iterations(self) -> int:

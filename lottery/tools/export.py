@@ -117,7 +117,7 @@ def export(
     test = dataset.part(split.test)
 
     def holding(weights: dict[str, np.ndarray]) -> Any:  # no dropout, which is of training alone
-        network = models.build(model.name, dataset.image_shape, dataset.classes, width=model.width)
+        network = models.build(params.Network(model, dataset.image_shape, dataset.classes))
         with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
             for name, variable in models.variables(network).items():
                 variable.assign(weights[name])
