@@ -87,7 +87,7 @@ def write(path: Path, lines: Iterable[Line]) -> None:
     Empty where nothing was asked for.
     """
     rows = [
-        [*line[:2], *(f"{value:.7g}" for value in (line.weights_remaining, *point.values()))]
+        [*line[:3], *point.values()]
         for line in sorted(lines, key=lambda line: line[:2])
         for point in line.points
     ]
