@@ -15,6 +15,7 @@ from lottery.params.reading import Section
 
 def _of_form(pattern: str, accepted: str) -> BeforeValidator:
     def check(text: Any) -> Any:
+        """The text, where it is of that form."""
         if not (isinstance(text, str) and re.fullmatch(pattern, text)):
             raise PydanticCustomError("form", accepted)
         return text

@@ -109,6 +109,7 @@ def timed(params: Params, network: Network) -> float:
     engine.evaluate(rows[:1000], models.initialise(network, "timing", 0)[0])
 
     def seconds(iterations: int) -> float:
+        """That so many iterations take."""
         began = time.perf_counter()
         split, order = Split(rows, rows, rows), Order("timing", 0)
         float(engine.train_interval(order, split, 0, 0, iterations)[0])
