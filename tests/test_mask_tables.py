@@ -122,7 +122,7 @@ def test_density_has_a_row_a_layer_and_one_for_the_whole_network(tmp_path):
 def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
     masks = {(seed, round_): pruned(round_, seed) for seed in (0, 1, 2) for round_ in (2, 1)}
     pairs = [(0, 1), (0, 2), (1, 2)]
-    mask_tables.write_overlap(tmp_path / "overlap.csv", masks, iter(pairs))
+    mask_tables.write_overlap(tmp_path / "overlap.csv", masks)
     rows = rows_of(tmp_path / "overlap.csv")
     assert list(rows[0]) == ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"]
     keys = [
@@ -140,17 +140,16 @@ def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
 def test_the_overlap_of_a_case_by_hand(tmp_path):
     one = Mask({"k": np.array([True, True, False, False, False, False, False, False])})
     other = Mask({"k": np.array([True, False, True, True, True, False, False, False])})
-    mask_tables.write_overlap(
-        tmp_path / "overlap.csv", {(4, 1): one, (7, 1): other}, [(4, 7), (4, 4)]
-    )
+    mask_tables.write_overlap(tmp_path / "overlap.csv", {(4, 1): one, (7, 1): other, (9, 1): one})
     assert (tmp_path / "overlap.csv").read_text().splitlines()[1:] == [
         "1,4,7,k,0.2,0.2",
-        "1,4,4,k,1,0.1428571",
+        "1,4,9,k,1,0.1428571",
+        "1,7,9,k,0.2,0.2",
     ]
 
 
 def test_one_seed_has_no_pairs(tmp_path):
-    mask_tables.write_overlap(tmp_path / "overlap.csv", {(0, 1): pruned(1)}, [])
+    mask_tables.write_overlap(tmp_path / "overlap.csv", {(0, 1): pruned(1)})
     assert rows_of(tmp_path / "overlap.csv") == []
     assert (
         tmp_path / "overlap.csv"

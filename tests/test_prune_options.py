@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from clones import network
 
 from lottery.artifacts import files
 from lottery.datasets.dataset import open_dataset
@@ -36,10 +37,10 @@ def validation_loss(clone, seed, weights):
     """The mean cross-entropy of weights on a seed's validation images."""
     dataset = open_dataset(clone.path / files.DATASET)
     rows = dataset.split(load(clone.path / "params.yaml").data, seed).validation
-    network = models.build("lenet_300_100", dataset.image_shape, dataset.classes)
-    for name, variable in models.variables(network).items():
+    model = models.build(network("lenet_300_100", dataset.image_shape))
+    for name, variable in models.variables(model).items():
         variable.assign(weights[name])
-    logits = network(dataset.images[rows].astype(np.float32) / 255).numpy().astype(np.float64)
+    logits = model(dataset.images[rows].astype(np.float32) / 255).numpy().astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     truth = logits[np.arange(len(logits)), dataset.labels[rows]]
     return float(np.mean(np.log(np.exp(logits).sum(axis=1)) - truth))

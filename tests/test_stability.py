@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from clones import network
 
 from lottery import params
 from lottery.artifacts import files
 from lottery.datasets.dataset import open_dataset
-from lottery.params import Model
 from lottery.report.outcomes import instabilities
 from lottery.tickets import stability
 from lottery.training import models
@@ -97,15 +97,15 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone,
         for seed in (0, 1)
     )
     points, dataset, split = line_between(one, other, params.load().model)
-    network = models.build("lenet_300_100", dataset.image_shape, 10)
+    model = models.build(network("lenet_300_100", dataset.image_shape))
     assert len(points) == 30
     for index in (0, 13, 29):
         share = index / 29
         assert points[index]["position"] == pytest.approx(share)
-        for name, variable in models.variables(network).items():
+        for name, variable in models.variables(model).items():
             variable.assign((1 - share) * one[name] + share * other[name])
         for part, rows in (("train", split.train), ("test", split.test)):
-            logits = network(dataset.images[rows].astype(np.float32) / 255).numpy()
+            logits = model(dataset.images[rows].astype(np.float32) / 255).numpy()
             right = np.mean(logits.argmax(axis=1) == dataset.labels[rows])
             assert points[index][f"{part}_accuracy"] == pytest.approx(right, abs=1 / len(rows))
 
@@ -115,11 +115,10 @@ def test_between_copies_batch_normalisation_has_the_statistics_of_neither(
 ):
     monkeypatch.chdir(finished_clone.path)
     monkeypatch.setattr(stability, "POINTS", 3)
-    model = Model(name="resnet20", initializer="he_normal")
-    network = models.build("resnet20", open_dataset().image_shape, 10)
-    one, other = (models.initialise(network, "he_normal", "test", seed) for seed in (0, 1))
+    resnet = network("resnet20", open_dataset().image_shape, initializer="he_normal")
+    one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
-    points, again = (line_between(one, end, model)[0] for end in (other, spoilt))
+    points, again = (line_between(one, end, resnet.model)[0] for end in (other, spoilt))
     for point, same in zip(points, again, strict=True):
         assert point == pytest.approx(same, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds

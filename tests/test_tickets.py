@@ -169,14 +169,14 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
 
 
 def test_the_starts_of_the_default_tickets_come_out_bit_for_bit():
-    from lottery.tickets.search import fresh_weights
+    from lottery.training.models import initialise
 
     folder = ROOT / "tickets/default"
-    model = params.load(folder / "params.yaml").model
+    network = params.Network(params.load(folder / "params.yaml").model, (28, 28, 1), 10)
     table = tables.read_table(folder / "tickets.csv").drop_duplicates("seed")
     assert len(table) == 23
     for seed, expected in zip(table["seed"], table["start_sha256"], strict=True):
-        weights, _ = fresh_weights(model, (28, 28, 1), 10, "initialisation", int(seed))
+        weights, _ = initialise(network, "initialisation", int(seed))
         assert tickets.sha256_of(weights) == expected
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -15,6 +15,7 @@ from lottery.params.reading import Section
 
 def _of_form(pattern: str, accepted: str) -> BeforeValidator:
     def check(text: Any) -> Any:
+        """The text, where it is of that form."""
         if not (isinstance(text, str) and re.fullmatch(pattern, text)):
             raise PydanticCustomError("form", accepted)
         return text
@@ -51,14 +52,27 @@ class Data(Section):
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
 
 
+Architecture = Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"]
+"""Functions of lottery.training.architectures."""
+ARCHITECTURES = get_args(Architecture)
+
+
 class Model(Section):
     """The architecture."""
 
-    name: Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"] | Own
+    name: Architecture | Own
     initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
     width: float = Field(1.0, gt=0, le=16)
     dropout: Rate = 0.0
     batch_norm_scale: Literal["ones", "uniform"] = "ones"
+
+
+class Network(NamedTuple):
+    """A model for the images of a dataset: all that a network is built and initialised by."""
+
+    model: Model
+    image_shape: tuple[int, int, int]  # height, width, channels
+    classes: int
 
 
 class LearningRateSteps(Section):
@@ -134,6 +148,7 @@ class Rates(Section):
 Criterion = Literal[
     "magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"
 ]
+"""Functions of lottery.tickets.criteria."""
 CRITERIA = get_args(Criterion)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 
@@ -191,6 +206,7 @@ Variant = Literal[
     "small_dense",
     "dense_longer",
 ]
+"""Functions of lottery.tickets.variants."""
 VARIANTS = get_args(Variant)
 
 

@@ -136,6 +136,7 @@ def training_curves(
     chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
 
     def of_round(chart: Any) -> Any:
+        """Only the rows of the chosen round and of the dense network."""
         by = [field.removesuffix(":N") for field in revision]
         chart = styled(chart).transform_window(
             nth="dense_rank()", sort=[alt.SortField("round")], groupby=by

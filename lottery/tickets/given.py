@@ -136,7 +136,7 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
             "pruning",
             int(number),
             masks[int(number)].weights_remaining,
-            rows[[*tables.COLUMNS[4:]]].to_dict("list"),
+            rows[[*tables.HISTORY]].to_dict("list"),
             environment,
         )
         for number, rows in table[table["variant"] == "pruning"].groupby("round")

@@ -7,11 +7,9 @@ import argparse
 import contextlib
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import safetensors.numpy
 
@@ -21,10 +19,10 @@ from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.split import Split
 from lottery.errors import LotteryError
 from lottery.masks import Mask
+from lottery.report.text import templates
 from lottery.tools import formats
 
 FACTS, CARD = "export.json", "README.md"
-TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 CALIBRATION_IMAGES = 256
 
 
@@ -60,11 +58,11 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
         weights = mask.apply(dense)
     elif round_:
         weights, mask, _ = files.read_masked_weights(files.round_file(folder, seed, round_))
-    recorded = not round_ or (prune.trains and (prune.strategy == "rewind" or not initial))
-    history = tables.read(folder / "history.csv" if recorded else files.DENSE / "history.csv")
-    history = history[history["round"] == round_]  # so none, where none was recorded
+    history = tables.read(folder / "history.csv")
+    history = history[history["round"] == round_]
     if initial:  # where a run that was rewound began; of a dense one, where it passed
-        history = history[history["iteration"] == prune.rewind_iteration]
+        recorded = not round_ or prune.strategy == "rewind"
+        history = history[recorded & (history["iteration"] == prune.rewind_iteration)]
     name = f"ticket of seed {seed}, round {round_}" if round_ else f"dense network of seed {seed}"
     name += ", before training" if initial else ", trained"
     last = history.drop_duplicates("seed", keep="last").set_index("seed")
@@ -116,8 +114,8 @@ def export(
     split = dataset.split(loaded.data, ticket.seed)
     test = dataset.part(split.test)
 
-    def holding(weights: dict[str, np.ndarray]) -> Any:  # no dropout, which is of training alone
-        network = models.build(model.name, dataset.image_shape, dataset.classes, width=model.width)
+    def holding(weights: dict[str, np.ndarray]) -> Any:
+        network = models.build(params.Network(model, dataset.image_shape, dataset.classes))
         with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
             for name, variable in models.variables(network).items():
                 variable.assign(weights[name])
@@ -164,20 +162,19 @@ def export(
 
 
 def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[str, Any]) -> str:
+        """The network with these weights; without dropout, which is of training alone."""
     """The model card; names of classes, layers and datasets are text there, never markup."""
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", text)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
-    return template.render(
-        facts,
-        dataset=dataset.facts,
-        recipe=loaded.model_dump(include={"model", "train", "prune"}),
-        accuracies=finite.describe().to_dict(),
-        diverged=len(ticket.evaluations) - len(finite),
+    return (
+        templates("lottery.tools")
+        .get_template("model_card.md.jinja")
+        .render(
+            facts,
+            dataset=dataset.facts,
+            recipe=loaded.model_dump(include={"model", "train", "prune"}),
+            accuracies=finite.describe().to_dict(),
+            diverged=len(ticket.evaluations) - len(finite),
+        )
     )
 
 
@@ -202,8 +199,8 @@ def check_out(out: Path) -> None:
             )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery export``: a user's mistake ends it with plain lines and exit status 1."""
+def main(arguments: list[str]) -> None:
+    """``python -m lottery export``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
@@ -213,27 +210,25 @@ def main(arguments: list[str] | None = None) -> None:
     add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])
     add("--keep-dead-units", action="store_true", help="leave every layer its size")
     options = parser.parse_args(arguments)
-    try:
-        loaded = params.load()
-        seed = loaded.seeds[0] if options.seed is None else options.seed
-        round_ = choose_round(loaded) if options.round is None else options.round
-        rounds = range(loaded.prune.rounds + 1)
-        for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
-            if got not in known:
-                raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
-        if round_ and not options.initial and not loaded.prune.trains:
-            why = f"{loaded.prune.criterion}, {loaded.prune.schedule} pruning trains no tickets"
-            raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
-        out = options.out.resolve()
-        check_out(out)
-        ticket = read_ticket(loaded, seed, round_, initial=options.initial)
-        print(f"export: {ticket.name}", flush=True)
-        with formats.attempt("TensorFlow: cannot be set up"):
-            from lottery.training import device
+    loaded = params.load()
+    prune = loaded.prune
+    seed = loaded.seeds[0] if options.seed is None else options.seed
+    round_ = choose_round(loaded) if options.round is None else options.round
+    rounds = range(prune.rounds + 1)
+    for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
+        if got not in known:
+            raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
+    if round_ and not options.initial and not prune.trains:
+        why = f"{prune.criterion}, {prune.schedule} pruning trains no tickets"
+        raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
+    out = options.out.resolve()
+    check_out(out)
+    ticket = read_ticket(loaded, seed, round_, initial=options.initial)
+    print(f"export: {ticket.name}", flush=True)
+    with formats.attempt("TensorFlow: cannot be set up"):
+        from lottery.training import device
 
-            device.configure(loaded.train.threads)
-        names = [name for name in formats.FORMATS if name in options.formats]
-        print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
-        print(f"export: written to {options.out}")
-    except LotteryError as error:
-        parser.exit(1, "".join(f"export: {line}\n" for line in str(error).splitlines()))
+        device.configure(loaded.train.threads)
+    names = [name for name in formats.FORMATS if name in options.formats]
+    print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
+    print(f"export: written to {options.out}")

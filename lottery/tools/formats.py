@@ -60,6 +60,7 @@ def tflite(network: Network, path: Path, *, int8: bool = False) -> Logits:
     given, taken = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def logits(images: np.ndarray) -> np.ndarray:
+        """Of images, by TFLite's interpreter."""
         interpreter.resize_tensor_input(given["index"], images.shape)  # nothing, at the same shape
         interpreter.allocate_tensors()
         interpreter.set_tensor(given["index"], images)
@@ -172,6 +173,7 @@ def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -
     """
 
     def latency(images: np.ndarray) -> float:
+        """Milliseconds a call."""
         timer = timeit.Timer(lambda: logits(images))
         calls = -(-timer.autorange()[0] // 5)
         return 1000 * float(np.median(timer.repeat(5, calls))) / calls
