@@ -80,7 +80,7 @@ def sentence(conclusion: Conclusion, params: Params) -> str:
 def markdown(
     params: Params,
     facts: dict[str, Any],
-    environments: list[dict[str, Any]],
+    environments: Mapping[str, list[dict[str, Any]]],
     runs: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
@@ -89,6 +89,7 @@ def markdown(
     """The whole of ``reports/report.md``.
 
     Args:
+        environments: by part of the experiment, what its runs were computed on.
         lines: the content of ``stability.csv``.
         failed: figures that could not be drawn, with the reason.
     """
@@ -106,7 +107,7 @@ def markdown(
         .render(
             params=params,
             facts=facts,
-            environments=environments,
+            environments=_distinct(environments),
             conclusion=conclusion,
             failed=failed,
             training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
@@ -124,6 +125,13 @@ def markdown(
         )
     )
     return text + "\n"
+
+
+def _distinct(environments: Mapping[str, list[dict[str, Any]]]) -> list[Any]:
+    """Each environment once, with the parts of the experiment that were computed in it."""
+    every = [one for some in environments.values() for one in some]
+    once = [one for number, one in enumerate(every) if one not in every[:number]]
+    return [(one, [part for part, some in environments.items() if one in some]) for one in once]
 
 
 def _results(runs: pd.DataFrame) -> str:
