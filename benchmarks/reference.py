@@ -9,7 +9,7 @@ import numpy as np
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Part, Split
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.params import Network, Train
 from lottery.training import models
 from lottery.training.schedule import Order, learning_rates
@@ -78,7 +78,7 @@ def beside_reference(
     trainer: Trainer,
     dataset: Dataset,
     split: Split,
-    weights: models.Weights,
+    weights: Weights,
     mask: Mask,
     order: Order,
     *,

@@ -151,6 +151,7 @@ def seeds_needed(
     heading: Literal["win", "lose"] = "win" if min(shares) > 0.5 else "lose"
 
     def probability(seeds: int) -> float:
+        """That so many seeds decide."""
         if heading == "lose":
             return power(against, seeds, alpha_loss)
         return 1 - sum(1 - power(s, seeds, alpha) for s in shares)  # they may miss together

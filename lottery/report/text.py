@@ -40,15 +40,19 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def templates(**options: Any) -> Environment:
-    """The templates beside this module, with filters for Markdown; ``options`` are Jinja's."""
+def templates(package: str = "lottery.report", **options: Any) -> Environment:
+    """The templates beside a package's modules, with filters for Markdown.
+
+    ``options`` are Jinja's.
+    """
     environment = Environment(
-        loader=PackageLoader("lottery.report", "."),
+        loader=PackageLoader(package, "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         **options,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters |= {"plain": plain, "line": _line}
     return environment
 
@@ -90,6 +94,7 @@ def markdown(
     """
 
     def section(make: Callable[..., str], *given: Any) -> str:
+        """A section's text, or why it is left out."""
         name = f"section {make.__name__.strip('_')}"
         missing = "Left out, because it could not be written: {}.".format
         return alone(name, partial(make, *given), lambda why: missing(plain(why)))

@@ -15,12 +15,10 @@ from lottery.artifacts import files
 from lottery.artifacts.tables import Record, name_of_run
 from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.split import Split
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.params import Model, Network, Params, Train
 from lottery.running import machine, store
 from lottery.running.progress import Report
-
-Weights = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

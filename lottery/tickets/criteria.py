@@ -14,10 +14,9 @@ import numpy as np
 from lottery import parts
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
+from lottery.masks import Weights
 from lottery.params import Network
 from lottery.streams import stream
-
-Weights = dict[str, np.ndarray]
 
 IMAGES_PER_CLASS = 10  # in the batch that snip and grasp see (Wang et al. 2020, section 5.1)
 TEMPERATURE = 200.0  # by which grasp divides the logits, as its authors' code does
@@ -76,7 +75,7 @@ def scores(
     network: Network,
     seed: int,
     batch: Part | None = None,
-) -> dict[str, np.ndarray]:
+) -> Weights:
     """The scores of the layers ``names`` by a criterion, perhaps one's own.
 
     Args:

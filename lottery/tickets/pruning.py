@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from lottery.datasets.split import Part
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.params import Network
 from lottery.tickets import criteria
-
-Weights = dict[str, np.ndarray]
 
 
 def pruned(
@@ -64,7 +62,7 @@ def _on_the_way(before: int, after: int, share: float) -> int:
     return after if share == 1 else round(before ** (1 - share) * after**share)
 
 
-def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict[str, int]:
+def global_counts(scores: Weights, mask: Mask, total: int) -> dict[str, int]:
     """How many weights of each layer are among the ``total`` survivors with the highest scores.
 
     One threshold for all layers. Equal scores go by layer and position, the first survives. A layer
@@ -79,7 +77,7 @@ def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict
     return dict(zip(mask.layers, map(int, counts), strict=True))
 
 
-def highest(scores: dict[str, np.ndarray], mask: Mask, keep: dict[str, int]) -> Mask:
+def highest(scores: Weights, mask: Mask, keep: dict[str, int]) -> Mask:
     """The survivors with the highest scores, ``keep[layer]`` in each; of equals the first."""
     return Mask(
         {
@@ -127,7 +125,7 @@ def _wrapped(network: Network) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def magnitude_mask(
-    weights: dict[str, np.ndarray],
+    weights: Weights,
     mask: Mask,
     keep: dict[str, int],
     network: Network,

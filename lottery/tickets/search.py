@@ -8,19 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
 from lottery.errors import LotteryError
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.params import Prune
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.tickets import criteria, given
 from lottery.tickets.pruning import pruned
 
-Weights = dict[str, np.ndarray]
 DATA_ORDER = "data order of pruning"  # of the dense network and of each round
 
 
@@ -97,6 +94,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         batch = criteria.batch(training, dataset.classes, seed)
 
     def by_criterion(mask: Mask, weights: Weights, number: int) -> Mask:
+        """The mask of a round."""
         return pruned(
             mask,
             weights,
@@ -111,6 +109,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         )
 
     def train(weights: Weights, mask: Mask, number: int) -> Weights:
+        """The trained weights; keeps the run's record."""
         run = Run(
             seed=seed,
             variant="pruning",

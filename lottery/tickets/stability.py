@@ -16,9 +16,10 @@ import numpy as np
 from lottery.artifacts import tables
 from lottery.artifacts.tables import Record
 from lottery.datasets.split import Split
+from lottery.masks import Weights
 from lottery.running.progress import Report
 from lottery.running.run import Experiment
-from lottery.tickets.variants import Weights, ticket, ticket_of
+from lottery.tickets.variants import ticket, ticket_of
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)
 COLUMNS = (

@@ -11,14 +11,12 @@ import numpy as np
 from lottery import masks, parts
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.params import Model, Network, Prune, Train
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.streams import stream
 from lottery.tickets.search import read_dense
-
-Weights = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)

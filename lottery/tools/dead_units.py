@@ -60,6 +60,7 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
         _assign(model, weights)
 
     def cut(name: str, value: np.ndarray) -> np.ndarray:
+        """A variable's value, or its mask, without what is not needed."""
         layer = known.get(name.rpartition("/")[0])
         if layer is None:
             return value
@@ -67,6 +68,7 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
         return value[..., needed[_inputs(layer)[0]], :] if name.endswith("/kernel") else value
 
     def narrower(layer: Any) -> Any:
+        """The layer with the units that are needed."""
         config = layer.get_config()
         if type(layer) in WEIGHTED:
             config["units" if "units" in config else "filters"] = int(needed[layer.name].sum())

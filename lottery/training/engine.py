@@ -11,9 +11,10 @@ import numpy as np
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
+from lottery.masks import Weights
 from lottery.params import Model, Network, Train
 from lottery.training.architectures import Dropout
-from lottery.training.models import Weights, build, kinds, variables
+from lottery.training.models import build, kinds, variables
 from lottery.training.schedule import ADAM, Order, step_sizes
 
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
@@ -95,6 +96,7 @@ class Engine:
         self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any
     ) -> Any:
         def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
+            """One more: its number, the sums of losses and of correct answers."""
             batch = tf.gather(images, rows[i])
             if self.train.augmentation:
                 batch = changed(batch, noise[0][i], self.train.augmentation.crop)
@@ -156,6 +158,7 @@ class Engine:
         size = self._evaluation_batch
 
         def part(i: Any, losses: Any, hits: Any) -> Any:
+            """The losses and hits of one batch more."""
             some = rows[i * size : (i + 1) * size]
             truth = tf.gather(labels, some)
             logits = self._logits(tf.gather(images, some), training=False)

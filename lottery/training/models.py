@@ -13,6 +13,7 @@ import numpy as np
 
 from lottery import parts
 from lottery.errors import LotteryError
+from lottery.masks import Weights
 from lottery.params import Network
 from lottery.streams import stream, stream_seed
 from lottery.training import architectures
@@ -20,9 +21,6 @@ from lottery.training import architectures
 import tensorflow as tf  # isort: skip  (after architectures, which set TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
 from tf_keras import layers  # isort: skip
-
-Weights = dict[str, np.ndarray]
-"""Every variable of a network by name (``conv1/kernel``), float32, in the order of the layers."""
 
 
 def build(network: Network, precision: str = "float32", *, dropout: float = 0.0) -> tf_keras.Model:
@@ -103,6 +101,7 @@ def narrowed(network: Network, weights: int) -> Network:
         )
 
     def of_width(steps: int) -> Network:
+        """The network of so many steps."""
         model = network.model.model_copy(update={"width": steps / WIDTHS})
         return network._replace(model=model)
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from lottery.artifacts.tables import HISTORY
 from lottery.datasets.split import Split
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.training.engine import Engine
-from lottery.training.models import Weights
 from lottery.training.schedule import Order
 
 History = dict[str, list[float]]
@@ -77,6 +76,7 @@ class Trainer(Engine):
         history, kept, iteration = copy.deepcopy(state.history), dict(state.kept), state.iteration
 
         def snapshot() -> State:
+            """The state now."""
             now = self._read(self._variables), self._read(self._slots)
             return State(iteration, *now, copy.deepcopy(history), dict(kept))
 
@@ -149,6 +149,7 @@ def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
     these."""
 
     def finite(values: Weights) -> Weights:
+        """With 0 in the place of what is not finite."""
         return {n: np.nan_to_num(v, nan=0, posinf=0, neginf=0) for n, v in values.items()}
 
     weights = mask.apply(finite(state.weights))
