@@ -10,7 +10,7 @@ from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.params import validate
 from lottery.tools import plan
-from lottery.tools.plan import Task, tasks_of, wall_seconds
+from lottery.tools.plan import Work, tasks_of, wall_seconds
 
 
 def params_of(**changes):
@@ -44,7 +44,7 @@ def test_linear_mode_connectivity_adds_two_copies_of_each_network():
 
 
 def test_wall_time_is_work_over_workers_but_a_chain_is_not_divided():
-    stages = [[Task(1, 100)] * 4, [Task(5, 500)] * 4]
+    stages = [[Work(1, 100)] * 4, [Work(5, 500)] * 4]
     for workers, iterations in ((1, 2400), (2, 1200), (3, 200 + 1000), (64, 600)):
         expected = 2 * plan.START + 0.1 * iterations
         assert wall_seconds(stages, workers, 0.1) == pytest.approx(expected)

@@ -52,15 +52,15 @@ class Data(Section):
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
 
 
-Architecture = Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"]
+ArchitectureName = Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"]
 """Functions of lottery.training.architectures."""
-ARCHITECTURES = get_args(Architecture)
+ARCHITECTURES = get_args(ArchitectureName)
 
 
 class Model(Section):
     """The architecture."""
 
-    name: Architecture | Own
+    name: ArchitectureName | Own
     initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
     width: float = Field(1.0, gt=0, le=16)
     dropout: Rate = 0.0
@@ -145,11 +145,11 @@ class Rates(Section):
     output: Rate
 
 
-Criterion = Literal[
+CriterionName = Literal[
     "magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"
 ]
 """Functions of lottery.tickets.criteria."""
-CRITERIA = get_args(Criterion)
+CRITERIA = get_args(CriterionName)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 
 
@@ -158,7 +158,7 @@ class Prune(Section):
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
     rates: Rates
-    criterion: Criterion | Own = "magnitude"
+    criterion: CriterionName | Own = "magnitude"
     scope: Literal["layerwise", "global"] = "layerwise"
     schedule: Literal["iterative", "one_shot"] = "iterative"
     scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -194,7 +194,7 @@ class Prune(Section):
         }
 
 
-Variant = Literal[
+VariantName = Literal[
     "ticket",
     "random_reinit",
     "sign_preserving_reinit",
@@ -207,13 +207,13 @@ Variant = Literal[
     "dense_longer",
 ]
 """Functions of lottery.tickets.variants."""
-VARIANTS = get_args(Variant)
+VARIANTS = get_args(VariantName)
 
 
 class Retrain(Section):
     """Which tickets are trained again, with which controls."""
 
-    variants: Annotated[list[Variant | Own], Field(min_length=1), Once]
+    variants: Annotated[list[VariantName | Own], Field(min_length=1), Once]
     rounds: Annotated[list[Positive], Field(min_length=1), Once] | Literal["all"]
     analysis: Literal["none", "linear_mode_connectivity"] = "none"
     masks: Annotated[str, Field(min_length=1)] | None = None

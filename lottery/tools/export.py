@@ -110,12 +110,13 @@ def export(
     from lottery.tools import dead_units
     from lottery.training import models
 
-    dataset, model = open_dataset(), loaded.model
+    dataset = open_dataset()
     split = dataset.split(loaded.data, ticket.seed)
     test = dataset.part(split.test)
 
     def holding(weights: dict[str, np.ndarray]) -> Any:
-        network = models.build(params.Network(model, dataset.image_shape, dataset.classes))
+        """The network with these weights; without dropout, which is of training alone."""
+        network = models.build(params.Network(loaded.model, dataset.image_shape, dataset.classes))
         with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
             for name, variable in models.variables(network).items():
                 variable.assign(weights[name])
@@ -123,27 +124,22 @@ def export(
 
     expected = formats.in_batches(formats.of_keras(holding(ticket.weights)), test.images)
     agreed = agreement(loaded, ticket, dataset, split, expected)
-    exported, masks = holding(ticket.weights), dict(ticket.mask.layers)
+    model, masks = holding(ticket.weights), dict(ticket.mask.layers)
     if not keep_dead_units:
         with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
-            exported, masks = dead_units.remove(exported, masks)
-    layers = {}  # units, removed, dead units left
-    for name, keep in masks.items():
-        units = ticket.mask.layers[name].shape[-1]
-        left = np.sum(~np.any(keep, axis=tuple(range(keep.ndim - 1))))
-        layers[name.removesuffix("/kernel")] = units, units - keep.shape[-1], int(left)
+            model, masks = dead_units.remove(model, masks)
     facts = {
         "name": ticket.name,
         "seed": ticket.seed,
         "round": ticket.round,
-        "model": model.name,
+        "model": loaded.model.name,
         "weights_remaining": ticket.mask.weights_remaining,
         "class_names": dataset.facts.get("class_names") or [*map(str, range(dataset.classes))],
         "kernels": {name: keep.shape for name, keep in masks.items()},
         "images": {"shape": dataset.image_shape, "type": "float32", "range": [0, 1]},
     }
     some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
-    network = formats.Network(exported, Mask(masks), facts, formats.scaled(some.images))
+    exported = formats.Exported(model, Mask(masks), facts, formats.scaled(some.images))
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
     table = []
     for title, values in stored.items():
@@ -151,8 +147,8 @@ def export(
         row = formats.measured(logits, content, test, expected)
         table.append({"title": title, "file": None, **row})
     with files.folder_written_whole(out) as folder:
-        table += [formats.written(name, network, folder, test, expected) for name in names]
-        facts |= {"agreement": agreed, "table": table, "units": layers}
+        table += [formats.written(name, exported, folder, test, expected) for name in names]
+        facts |= {"agreement": agreed, "table": table, "units": _units(ticket.mask, masks)}
         text = card(loaded, ticket, dataset, facts | {"split": split})
         files.write(folder / CARD, text.encode())
         contents = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*")}
@@ -161,8 +157,17 @@ def export(
     return text
 
 
+def _units(before: Mask, masks: dict[str, np.ndarray]) -> dict[str, tuple[int, int, int]]:
+    """By layer: units, those removed, and the dead ones left."""
+    layers = {}
+    for name, keep in masks.items():
+        units = before.layers[name].shape[-1]
+        left = np.sum(~np.any(keep, axis=tuple(range(keep.ndim - 1))))
+        layers[name.removesuffix("/kernel")] = units, units - keep.shape[-1], int(left)
+    return layers
+
+
 def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[str, Any]) -> str:
-        """The network with these weights; without dropout, which is of training alone."""
     """The model card; names of classes, layers and datasets are text there, never markup."""
     finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
     return (

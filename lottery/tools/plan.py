@@ -39,32 +39,32 @@ SETS_THE_PACE = {  # of the section train
 TIMED = 8.0  # seconds that a training is timed for
 
 
-class Task(NamedTuple):
+class Work(NamedTuple):
     """What one worker computes whole."""
 
     runs: int  # one after another
     iterations: int  # of all of them, at most
 
 
-def tasks_of(params: Params, iterations: int) -> dict[str, list[Task]]:
+def tasks_of(params: Params, iterations: int) -> dict[str, list[Work]]:
     """What is trained, by stage; ``iterations`` is the length of a run."""
     seeds, rounds, prune = len(params.seeds), params.retrain_rounds(), params.prune
     searched = prune.rounds if prune.trains else 0
     retrained = [
-        Task(1, last_iteration(variant, prune, number, iterations))
+        Work(1, last_iteration(variant, prune, number, iterations))
         for variant in params.retrain.variants
         for number in rounds
     ]
     if params.retrain.analysis == "linear_mode_connectivity":
-        retrained += [Task(2, 2 * iterations)] * (1 + len(rounds))
+        retrained += [Work(2, 2 * iterations)] * (1 + len(rounds))
     return {
-        "train_dense": [Task(1, iterations)] * seeds,
-        "prune": [Task(searched, searched * (iterations - prune.rewind_iteration))] * seeds,
+        "train_dense": [Work(1, iterations)] * seeds,
+        "prune": [Work(searched, searched * (iterations - prune.rewind_iteration))] * seeds,
         "retrain": retrained * seeds,
     }
 
 
-def wall_seconds(stages: Iterable[Sequence[Task]], workers: int, pace: float) -> float:
+def wall_seconds(stages: Iterable[Sequence[Work]], workers: int, pace: float) -> float:
     """Time to the end of the last stage, each worker taking the next task when it has ended one."""
     total = 0.0
     for tasks in stages:
