@@ -78,8 +78,7 @@ def test_networks_with_and_without_have_the_same_weights_and_the_same_outputs_ou
     outputs = []
     for dropout in (0.0, 0.5):
         model = models.build(CONV2, dropout=dropout)
-        for name, variable in models.variables(model).items():
-            variable.assign(start[0][name])
+        models.assign(model, start[0])
         outputs.append(model(images, training=False).numpy())
     assert np.array_equal(*outputs)
 

@@ -131,8 +131,7 @@ def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain, start)
     weights, mask = start
     state = plain.run(weights, mask, Order("test order", 0), SPLIT, iterations=4)
     model = models.build(RESNET)
-    for name, variable in models.variables(model).items():
-        variable.assign(state.weights[name])
+    models.assign(model, state.weights)
     images, labels = DATA.images[SPLIT.test], DATA.labels[SPLIT.test]
     logits = model(images.astype(np.float32) / 255, training=False).numpy()
     assert state.history["test_accuracy"][-1] == np.mean(logits.argmax(axis=1) == labels)

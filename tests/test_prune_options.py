@@ -38,8 +38,7 @@ def validation_loss(clone, seed, weights):
     dataset = open_dataset(clone.path / files.DATASET)
     rows = dataset.split(load(clone.path / "params.yaml").data, seed).validation
     model = models.build(network("lenet_300_100", dataset.image_shape))
-    for name, variable in models.variables(model).items():
-        variable.assign(weights[name])
+    models.assign(model, weights)
     logits = model(dataset.images[rows].astype(np.float32) / 255).numpy().astype(np.float64)
     logits -= logits.max(axis=1, keepdims=True)
     truth = logits[np.arange(len(logits)), dataset.labels[rows]]

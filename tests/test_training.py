@@ -210,8 +210,7 @@ def test_histories_are_the_metrics_of_the_weights(lenet):
     weights, mask = fresh()
     state = lenet.run(weights, mask, ORDER, SPLIT, iterations=40)
     model = models.build(network("lenet_300_100", (8, 8, 1)))
-    for name, variable in models.variables(model).items():
-        variable.assign(state.weights[name])
+    models.assign(model, state.weights)
     for part in ("validation", "test"):
         images, labels = DATASET.part(getattr(SPLIT, part))
         logits = model(images / 255.0).numpy().astype(np.float64)

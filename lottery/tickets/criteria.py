@@ -184,13 +184,13 @@ def gradients(
         names: the prunable layers.
         batch: what snip and grasp see; synflow sees none.
     """
-    from lottery.training.models import variables
+    from lottery.training.models import assign, variables
 
+    if criterion == "synflow":
+        weights = {name: np.abs(value) for name, value in weights.items()}
     model = _built(network)
-    of_model = variables(model)
-    for name, value in weights.items():
-        of_model[name].assign(np.abs(value) if criterion == "synflow" else value)
-    kernels = {name: of_model[name] for name in names}
+    assign(model, weights)
+    kernels = {name: variables(model)[name] for name in names}
     images, labels = batch or (None, None)
-    found = GRADIENTS[criterion](model, kernels, images, labels)
-    return {name: np.asarray(gradient) for name, gradient in found.items()}
+    values = GRADIENTS[criterion](model, kernels, images, labels)
+    return {name: np.asarray(value) for name, value in values.items()}

@@ -118,8 +118,7 @@ def export(
         """The network with these weights; without dropout, which is of training alone."""
         network = models.build(params.Network(loaded.model, dataset.image_shape, dataset.classes))
         with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
-            for name, variable in models.variables(network).items():
-                variable.assign(weights[name])
+            models.assign(network, weights)
         return network
 
     expected = formats.in_batches(formats.of_keras(holding(ticket.weights)), test.images)

@@ -64,6 +64,12 @@ def variables(model: tf_keras.Model) -> dict[str, Any]:
     return {v.name.removesuffix(":0"): v for v in model.weights}
 
 
+def assign(model: tf_keras.Model, weights: Weights) -> None:
+    """Gives each variable of a network its value."""
+    for name, variable in variables(model).items():
+        variable.assign(weights[name])
+
+
 def kinds(model: tf_keras.Model) -> dict[str, str]:
     """The prunable variables: name to kind, ``conv``, ``dense`` or ``output`` (the last layer)."""
     found: dict[str, str] = {}
