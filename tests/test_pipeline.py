@@ -111,10 +111,14 @@ def test_a_comment_in_params_reruns_nothing_and_the_second_repro_neither(clone):
     assert clone.repro() == []
 
 
-def test_a_fresh_clone_with_another_number_of_workers_gives_the_same_bytes(
-    finished_clone, empty_clone
+def test_another_number_of_workers_and_a_users_own_settings_give_the_same_bytes(
+    finished_clone, empty_clone, tmp_path
 ):
-    assert empty_clone.repro(LOTTERY_WORKERS="1") == STAGES
+    keras = {"floatx": "float64", "epsilon": 0.001, "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(keras))
+    (tmp_path / "matplotlibrc").write_text("text.hinting_factor: 1\nfont.size: 30\n")
+    own = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
+    assert empty_clone.repro(LOTTERY_WORKERS="1", **own) == STAGES
     for name in ("dvc.lock", "reports/metrics.json", "reports/report.md"):
         assert (empty_clone.path / name).read_bytes() == (
             finished_clone.path / name
