@@ -12,7 +12,7 @@ import time
 
 from lottery.artifacts import files
 from lottery.masks import Mask
-from lottery.params import Model, Train
+from lottery.params import Model, Network, Train
 from lottery.running import executors
 from lottery.running.cluster import Ray
 from lottery.running.progress import Report
@@ -59,13 +59,12 @@ def main() -> None:
     print(f"| Ray, this machine | {dispatched(Ray(prepare, print, 1), tasks):,.0f} |\n")
     print("| MB | to the worker | a checkpoint | the result |\n|---|--:|--:|--:|")
     for name, shape in SHAPES.items():
-        network = models.build(name, shape, 10)
-        weights = models.initialise(network, "glorot_normal", "benchmark", 0)
-        mask = Mask.full({kernel: weights[kernel].shape for kernel in models.kinds(network)})
+        model = Model(name=name, initializer="glorot_normal")
+        weights, kinds = models.initialise(Network(model, shape, 10), "benchmark", 0)
+        mask = Mask.full({kernel: weights[kernel].shape for kernel in kinds})
         train = Train(
             optimizer="adam", learning_rate=1e-3, batch_size=60, iterations=100, evaluate_every=50
         )
-        model = Model(name=name, initializer="glorot_normal")
         run = Run(0, "ticket", 1, model, train, weights, mask, "order", 100)
         slots = {f"{slot}/{n}": v for slot in ("m", "v") for n, v in weights.items()}
         sizes = [

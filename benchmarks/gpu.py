@@ -101,7 +101,7 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
     from lottery.datasets.dataset import Dataset
     from lottery.datasets.split import Split
     from lottery.masks import Mask
-    from lottery.params import Model, Train
+    from lottery.params import Model, Network, Train
     from lottery.training import models, trainer
     from lottery.training.schedule import Order
 
@@ -129,12 +129,10 @@ def begin(model: str, mode: Mode, shape: tuple[int, int, int], scale: Scale, eve
         precision=mode.precision,
         jit_compile=mode.jit,
     )
-    engine = trainer.Trainer(Model(name=model, initializer="glorot_normal"), train, dataset)
-    network = models.build(model, shape, 10)
-    weights = models.initialise(network, "glorot_normal", "initialisation", 0)
-    mask = Mask(
-        {name: generator.random(weights[name].shape) < 0.5 for name in models.kinds(network)}
-    )
+    network = Network(Model(name=model, initializer="glorot_normal"), shape, 10)
+    engine = trainer.Trainer(network.model, train, dataset)
+    weights, kinds = models.initialise(network, "initialisation", 0)
+    mask = Mask({name: generator.random(weights[name].shape) < 0.5 for name in kinds})
     return engine, dataset, (mask.apply(weights), mask, Order("benchmark", 0), split)
 
 
@@ -186,9 +184,7 @@ def largest_difference(model: str, mode: Mode, scale: Scale) -> float:
     engine, dataset, (weights, mask, order, split) = begin(
         model, mode, CHECKED[model], scale, every=1
     )
-    steps = beside_reference(
-        engine, model, dataset, split, weights, mask, order, iterations=scale.checked
-    )
+    steps = beside_reference(engine, dataset, split, weights, mask, order, iterations=scale.checked)
     norm = np.linalg.norm
     return float(
         np.max(

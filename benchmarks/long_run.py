@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pooch
 from ruamel.yaml import YAML
 
 from lottery import params
@@ -49,7 +50,9 @@ def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str
     yaml = YAML()
     content = yaml.load(experiment.read_text(encoding="utf-8"))
     content["seeds"] = seeds or content["seeds"]
-    content["data"]["source"] = source and str(Path(source).absolute())
+    if source:
+        path = str(Path(source).absolute())
+        content["data"] |= {"source": path, "sha256": pooch.file_hash(path)}
     if (folder / "state").is_dir():
         shutil.copytree(folder / "state", folder / "tickets/state")
         for seed in content["seeds"]:

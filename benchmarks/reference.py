@@ -9,8 +9,8 @@ import numpy as np
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Part, Split
-from lottery.masks import Mask
-from lottery.params import Train
+from lottery.masks import Mask, Weights
+from lottery.params import Network, Train
 from lottery.training import models
 from lottery.training.schedule import Order, learning_rates
 from lottery.training.trainer import State, Trainer
@@ -29,17 +29,15 @@ class Step(NamedTuple):
     update: dict[str, np.ndarray]  # and what the reference would have
 
 
-def float64_network(
-    model: str, image_shape: tuple[int, int, int], classes: int
-) -> tf_keras.Sequential:
+def float64_network(network: Network) -> tf_keras.Sequential:
     """The same architecture as a plain tf_keras network that computes in float64."""
-    config = models.build(model, image_shape, classes).get_config()
+    config = models.build(network).get_config()
     for layer in config["layers"]:
         layer["config"]["dtype"] = "float64"
     with tf.device("CPU:0"):
-        network = tf_keras.Sequential.from_config(config)
-    assert all(v.dtype == tf.float64 for v in network.variables)
-    return network
+        model = tf_keras.Sequential.from_config(config)
+    assert all(v.dtype == tf.float64 for v in model.variables)
+    return model
 
 
 def float64_step(
@@ -78,10 +76,9 @@ def float64_step(
 
 def beside_reference(
     trainer: Trainer,
-    model: str,
     dataset: Dataset,
     split: Split,
-    weights: models.Weights,
+    weights: Weights,
     mask: Mask,
     order: Order,
     *,
@@ -98,7 +95,7 @@ def beside_reference(
         on_evaluation=lambda _, snapshot: states.append(snapshot()),
     )
     assert len(states) == iterations + 1
-    network = float64_network(model, dataset.image_shape, dataset.classes)
+    network = float64_network(trainer.network)
     for before, after in itertools.pairwise(states):
         (rows,) = order.batches(
             before.iteration, after.iteration, len(split.train), trainer.train.batch_size

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,7 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
     from lottery.datasets.dataset import Dataset
     from lottery.datasets.split import Split
     from lottery.masks import Mask
-    from lottery.params import Model, Train
+    from lottery.params import Train
     from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
 
@@ -94,16 +95,22 @@ def engine(model: str, precision: str, threads: int, seconds: float) -> float:
         evaluate_every=100,
         precision=precision,
     )
-    engine = trainer.Trainer(Model(name=model, initializer="glorot_normal"), train, dataset)
-    network = models.build(model, SHAPES[model], 10)
-    weights = models.initialise(network, "glorot_normal", "initialisation", 0)
-    mask = Mask.full({name: weights[name].shape for name in models.kinds(network)})
+    network = _network(model)
+    engine = trainer.Trainer(network.model, train, dataset)
+    weights, kinds = models.initialise(network, "initialisation", 0)
+    mask = Mask.full({name: weights[name].shape for name in kinds})
     rows = np.arange(len(labels), dtype=np.int32)
     split, order, steps = Split(rows, rows[:10], rows[:10]), Order("benchmark", 0), STEPS[model]
     engine.run(weights, mask, order, split, iterations=1)
     return timed(
         lambda: engine.train_interval(order, split, 0, 0, steps)[0].numpy(), steps * BATCH, seconds
     )
+
+
+def _network(model: str) -> Any:
+    from lottery.params import Model, Network
+
+    return Network(Model(name=model, initializer="glorot_normal"), SHAPES[model], 10)
 
 
 def _keras(model: str, precision: str, threads: int):
@@ -113,7 +120,7 @@ def _keras(model: str, precision: str, threads: int):
 
     device.configure(threads)
     tf.random.set_seed(0)  # Model.fit shuffles
-    network = models.build(model, SHAPES[model], 10, precision)
+    network = models.build(_network(model), precision)
     images, labels = data(model)
     return network, (images / 255.0).astype(np.float32), labels
 

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from lottery.errors import LotteryError
+
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
     "check": "whether dvc.lock and reports/ belong to the parameters and the code",
@@ -14,18 +16,23 @@ COMMANDS = {
 }
 
 
-def main() -> None:
-    """Hands over to the command's module; without a known command, lists them."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if name in COMMANDS:
-        importlib.import_module(f"lottery.tools.{name}").main(sys.argv[2:])
-        return
+def main(arguments: list[str] | None = None) -> None:
+    """Hands over to the command's module; without a known command, lists them.
+
+    A user's mistake ends it with plain lines on standard error and exit status 1.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     lines = [f"  {command:<9}{what}" for command, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m lottery COMMAND [--help | …]", "", *lines])
     if name in ("-h", "--help"):
         print(text)
-    else:
+        return
+    if name not in COMMANDS:
         sys.exit(f"lottery: no command {name!r}\n{text}")
+    try:
+        importlib.import_module(f"lottery.tools.{name}").main(rest)
+    except LotteryError as error:
+        sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
 
 
 if __name__ == "__main__":

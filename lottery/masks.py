@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+Weights = dict[str, np.ndarray]
+"""Every variable of a network by name (``conv1/kernel``), float32, in the order of the layers."""
+
 
 @dataclass(frozen=True, eq=False)
 class Mask:
@@ -76,7 +79,7 @@ class Mask:
             not np.any(keep & ~other.layers[name]) for name, keep in self.layers.items()
         )
 
-    def apply(self, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def apply(self, weights: Mapping[str, np.ndarray]) -> Weights:
         """The weights with pruned ones set to (positive) zero; others are unchanged, bit
         for bit."""
         return {

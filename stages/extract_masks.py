@@ -6,8 +6,6 @@ Writes  data/masks/: per seed and round the mask (seed-N/round-NN.safetensors);
         density.csv, overlap.csv, units.csv, first_layer.csv
 """
 
-from itertools import combinations
-
 from lottery.artifacts import files
 from lottery.masks import Mask
 from lottery.tickets import mask_tables
@@ -35,9 +33,7 @@ def main(stage: command.Stage) -> None:
         mask_tables.write_density(folder / "density.csv", masks)
         mask_tables.write_units(folder / "units.csv", masks)
         mask_tables.write_first_layer(folder / "first_layer.csv", masks)
-        mask_tables.write_overlap(
-            folder / "overlap.csv", masks, list(combinations(params.seeds, 2))
-        )
+        mask_tables.write_overlap(folder / "overlap.csv", masks)
     least = min(mask.weights_remaining for mask in masks.values())
     print(f"extract_masks: {len(masks)} masks, down to {least:.2%} of the weights")
 

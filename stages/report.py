@@ -1,7 +1,7 @@
 """Compares the tickets with the dense network and their controls: the verdict, metrics, plots.
 
-Reads   data/dataset/dataset.json, data/{dense,pruned}/history.csv, data/masks/*.csv,
-        data/retrained/{history.csv,stability.csv,environment.json}, docs/results/anchors.csv;
+Reads   data/dataset/dataset.json, data/{dense,pruned,retrained}/{history.csv,environment.json},
+        data/masks/*.csv, data/retrained/stability.csv, docs/results/anchors.csv;
         params.yaml: all but data.source
 Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,
         figures/*.{svg,png}
@@ -29,7 +29,14 @@ def main(stage: command.Stage) -> None:
         for name in ("density", "overlap", "units", "first_layer")
     }
     stability = tables.read_table(files.RETRAINED / "stability.csv")
-    environments = files.read_json(files.RETRAINED / "environment.json")
+    environments = {
+        what: files.read_json(folder / "environment.json")
+        for what, folder in (
+            ("dense networks", files.DENSE),
+            ("the search for tickets", files.PRUNED),
+            ("retraining", files.RETRAINED),
+        )
+    }
     history = pd.concat([dense, retrained])
     chance = max(facts["class_counts"]) / sum(facts["class_counts"])
     rule = {"chance": chance, "stopping": params.train.early_stopping}

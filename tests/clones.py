@@ -7,9 +7,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from lottery.params import Model, Network
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +33,15 @@ prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magni
 retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none, masks: null}
 report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}
 """
+
+
+def network(
+    name: str, image_shape: tuple[int, int, int], classes: int = 10, **model: Any
+) -> Network:
+    """A network whose model has these keys, or their defaults."""
+    return Network(
+        Model(name=name, **{"initializer": "glorot_normal", **model}), image_shape, classes
+    )
 
 
 @dataclass

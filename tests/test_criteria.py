@@ -2,17 +2,18 @@
 
 import numpy as np
 import pytest
+from clones import network
 
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.params import Model
+from lottery.params import CRITERIA
 from lottery.tickets import criteria
 from lottery.tickets.pruning import global_counts, highest, pruned
 from lottery.training import models
 
 SHAPE, CLASSES = (3, 3, 1), 4
-MODEL = Model(name="lenet_300_100", initializer="glorot_normal")
+LENET = network("lenet_300_100", SHAPE, CLASSES)
 KERNELS = ["dense1/kernel", "dense2/kernel", "output/kernel"]
 
 
@@ -36,7 +37,7 @@ W, W0, G = arrays([1, -2, 0, 0.5], [-3, 1, 2, 0.5], [2, 0.25, -7, -1])
     ],
 )
 def test_a_score_is_what_its_source_defines(criterion, expected):
-    assert criteria.CRITERIA[criterion](W, W0, G).tolist() == expected
+    assert getattr(criteria, criterion)(W, W0, G).tolist() == expected
 
 
 # Scores, against finite differences in float64 of a network written out in NumPy
@@ -140,40 +141,34 @@ def expected_scores(criterion, batch):
 def test_scores_are_those_of_the_published_definition_in_float64(criterion, batch):
     weights = {name: value.astype(np.float32) for name, value in SMALL.items()}
     names = ["hidden/kernel", "output/kernel"]
-    network = {"model": "test_criteria:small", "image_shape": SHAPE, "classes": CLASSES}
-    gradients = criteria.gradients(criterion, weights, names, batch, **network)
-    found = criteria.scores(criterion, weights, weights, gradients, names)
+    where = {"network": network("test_criteria:small", SHAPE, CLASSES), "batch": batch, "seed": 0}
+    found = criteria.scores(criterion, weights, weights, names, **where)
     for name, expected in expected_scores(criterion, batch).items():
         assert np.abs(found[name] - expected).max() < 1e-4 * np.abs(expected).max(), name
 
 
 def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(batch):
-    network = models.build("test_criteria:normalised_dense", SHAPE, CLASSES)
-    weights = models.initialise(network, "glorot_normal", "test", 0)
-    where = {"model": "test_criteria:normalised_dense", "image_shape": SHAPE, "classes": CLASSES}
+    where = network("test_criteria:normalised_dense", SHAPE, CLASSES)
+    weights, kinds = models.initialise(where, "test", 0)
     with pytest.raises(LotteryError, match=r"prune\.criterion: grasp cannot score .* with norm:"):
-        criteria.gradients("grasp", weights, ["output/kernel"], batch, **where)
+        criteria.gradients("grasp", weights, list(kinds), where, batch)
 
 
 @pytest.fixture(scope="module")
 def weights():
-    return models.initialise(
-        models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 0
-    )
+    return models.initialise(LENET, "test", 0)[0]
 
 
-@pytest.mark.parametrize(("model", "image_shape"), [("lenet_300_100", SHAPE), ("conv2", (4, 4, 3))])
-def test_synflow_is_conserved_from_layer_to_layer(model, image_shape):
+@pytest.mark.parametrize(("name", "image_shape"), [("lenet_300_100", SHAPE), ("conv2", (4, 4, 3))])
+def test_synflow_is_conserved_from_layer_to_layer(name, image_shape):
     """Tanaka et al. 2020, theorem 1: with biases zero the scores of every layer sum to the flow R."""
-    network = models.build(model, image_shape, CLASSES)
-    weights = models.initialise(network, "glorot_uniform", "test", 1)
-    names = list(models.kinds(network))
-    where = {"model": model, "image_shape": image_shape, "classes": CLASSES}
-    gradients = criteria.gradients("synflow", weights, names, None, **where)
-    scores = criteria.scores("synflow", weights, weights, gradients, names)
-    for name, variable in models.variables(network).items():
+    where = network(name, image_shape, CLASSES, initializer="glorot_uniform")
+    weights, kinds = models.initialise(where, "test", 1)
+    names, model = list(kinds), models.build(where)
+    scores = criteria.scores("synflow", weights, weights, names, network=where, seed=0)
+    for name, variable in models.variables(model).items():
         variable.assign(np.abs(weights[name]))
-    flow = float(network(np.ones((1, *image_shape), np.float32)).numpy().sum())
+    flow = float(model(np.ones((1, *image_shape), np.float32)).numpy().sum())
     assert flow > 0
     for name in names:
         assert scores[name].min() >= 0
@@ -182,12 +177,11 @@ def test_synflow_is_conserved_from_layer_to_layer(model, image_shape):
 
 @pytest.mark.parametrize("model", ["conv2", "resnet20"])
 def test_second_derivatives_exist_for_convolutions_pooling_and_batch_normalisation(model):
-    network = models.build(model, (4, 4, 3), CLASSES)
-    weights = models.initialise(network, "glorot_uniform", "test", 2)
+    where = network(model, (4, 4, 3), CLASSES, initializer="glorot_uniform")
+    weights, kinds = models.initialise(where, "test", 2)
     images = np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), np.uint8)
     part = Part(images, np.arange(8, dtype=np.int32) % 4)
-    where = {"model": model, "image_shape": (4, 4, 3), "classes": CLASSES}
-    found = criteria.gradients("grasp", weights, list(models.kinds(network)), part, **where)
+    found = criteria.gradients("grasp", weights, list(kinds), where, part)
     assert all(np.count_nonzero(g) > 0 and np.isfinite(g).all() for g in found.values())
 
 
@@ -246,18 +240,14 @@ def test_the_highest_scores_survive_and_of_equals_the_first():
 
 
 def make(criterion, weights, mask, keep, batch, seed=0, whole=(), scoring_rounds=1):
-    initial = models.initialise(
-        models.build("lenet_300_100", SHAPE, CLASSES), "glorot_normal", "test", 7
-    )
+    initial, _ = models.initialise(LENET, "test", 7)
     return pruned(
         mask,
         weights,
         keep,
         criterion=criterion,
         initial=initial,
-        model=MODEL,
-        image_shape=SHAPE,
-        classes=CLASSES,
+        network=LENET,
         seed=seed,
         batch=batch,
         whole=whole,
@@ -265,7 +255,7 @@ def make(criterion, weights, mask, keep, batch, seed=0, whole=(), scoring_rounds
     )
 
 
-@pytest.mark.parametrize("criterion", list(criteria.CRITERIA))
+@pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_makes_nested_masks_of_exact_counts_by_layer_and_globally(
     criterion, weights, batch
 ):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from clones import network
 
 from lottery.tools.dead_units import remove
 from lottery.training import models
@@ -153,8 +154,9 @@ OWN = ["test_dead_units:unusual", "test_dead_units:entangled"]
 @pytest.mark.parametrize("name", ["lenet_300_100", "conv2", "resnet20", *OWN])
 def test_outputs_of_sparse_networks_agree_within_rounding_and_units_are_removed(name):
     random = np.random.default_rng(3)
-    model = models.build(name, (16, 16, 2), 5)
-    weights = models.initialise(model, "he_normal", "test of dead units", 0)
+    where = network(name, (16, 16, 2), 5, initializer="he_normal")
+    model = models.build(where)
+    weights, _ = models.initialise(where, "test of dead units", 0)
     for variable, value in weights.items():
         if variable.endswith("/kernel"):
             keep = random.random(value.shape) < 0.5

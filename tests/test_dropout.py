@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from clones import network
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
@@ -13,6 +14,7 @@ from lottery.training.architectures import Dropout
 from lottery.training.schedule import Order
 
 SHAPE, CLASSES = (8, 8, 1), 4
+CONV2 = network("conv2", SHAPE, CLASSES)
 TRAIN = Train(optimizer="sgd", learning_rate=0.1, batch_size=10, iterations=12, evaluate_every=4)
 
 
@@ -39,9 +41,8 @@ def engine():
 
 @pytest.fixture(scope="module")
 def start():
-    network = models.build("conv2", SHAPE, CLASSES)
-    weights = models.initialise(network, "glorot_normal", "test", 0)
-    return weights, Mask.full({name: weights[name].shape for name in models.kinds(network)})
+    weights, kinds = models.initialise(CONV2, "test", 0)
+    return weights, Mask.full({name: weights[name].shape for name in kinds})
 
 
 def same(one, other):
@@ -76,10 +77,9 @@ def test_networks_with_and_without_have_the_same_weights_and_the_same_outputs_ou
     images = np.random.default_rng(0).random((5, *SHAPE), np.float32)
     outputs = []
     for dropout in (0.0, 0.5):
-        network = models.build("conv2", SHAPE, CLASSES, dropout=dropout)
-        for name, variable in models.variables(network).items():
-            variable.assign(start[0][name])
-        outputs.append(network(images, training=False).numpy())
+        model = models.build(CONV2, dropout=dropout)
+        models.assign(model, start[0])
+        outputs.append(model(images, training=False).numpy())
     assert np.array_equal(*outputs)
 
 
@@ -112,4 +112,4 @@ def test_a_resumed_run_drops_what_an_unbroken_one_does(engine, start):
 
 def test_an_architecture_without_hidden_dense_layers_takes_none():
     with pytest.raises(LotteryError, match=r"model\.dropout: resnet20 takes none"):
-        models.build("resnet20", (8, 8, 3), CLASSES, dropout=0.5)
+        models.build(network("resnet20", (8, 8, 3)), dropout=0.5)

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from test_params import FIELDS
 
 from lottery.datasets.catalogue import DATASETS, read_params
-from lottery.params import validate
+from lottery.params import Network, validate
 from lottery.training import models
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +41,8 @@ def experiment(name):
 
 def network_of(loaded):
     known = DATASETS[loaded.data.name]
-    return models.build(loaded.model.name, known.image_shape, known.classes, loaded.train.precision)
+    network = Network(loaded.model, known.image_shape, known.classes)
+    return models.build(network, loaded.train.precision)
 
 
 def sizes_and_kinds(network):

@@ -169,7 +169,7 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
     lines = pd.DataFrame()
     with contextlib.chdir(tmp_path_factory.mktemp("report")):
         failed = figures.write(Path("reports/figures"), plots, title, NONE)
-        words = text.markdown(p, facts, [], runs, conclusion, lines, failed)
+        words = text.markdown(p, facts, {}, runs, conclusion, lines, failed)
         web = page.report(words, p, plots, outcomes.shown(history), masks, [2, 3, 1])
         assert len(list(Path("reports/figures").iterdir())) == 8
     assert failed == {}

@@ -93,7 +93,7 @@ def test_density_has_a_row_a_layer_and_one_for_the_whole_network(tmp_path):
 def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
     path, pairs = tmp_path / "overlap.csv", [(0, 1), (0, 2), (1, 2)]
     masks = {(seed, round_): pruned(round_, seed) for seed in (0, 1, 2) for round_ in (2, 1)}
-    mask_tables.write_overlap(path, masks, iter(pairs))
+    mask_tables.write_overlap(path, masks)
     rows = pd.read_csv(path).set_index(["round", "seed_a", "seed_b", "layer"])
     assert list(rows.index) == [
         (r, a, b, name) for r in (1, 2) for a, b in pairs for name in SHAPES
@@ -102,11 +102,11 @@ def test_overlap_has_a_row_for_each_round_pair_and_layer(tmp_path):
         expected = overlap(masks[a, round_].layers[name], masks[b, round_].layers[name])
         assert (row["jaccard"], row["jaccard_by_chance"]) == pytest.approx(expected, rel=1e-6)
     one, other = (Mask({"k": np.isin(np.arange(8), k)}) for k in ([0, 1], [0, 2, 3, 4]))
-    mask_tables.write_overlap(path, {(4, 1): one, (7, 1): other}, [(4, 7)])
+    mask_tables.write_overlap(path, {(4, 1): one, (7, 1): other})
     # 2 and 4 of 8 weights, 1 in both: 1 / 5; by chance 2 · 4 / 8 = 1 in both too
     header = "round,seed_a,seed_b,layer,jaccard,jaccard_by_chance\n"
     assert path.read_text() == f"{header}1,4,7,k,0.2,0.2\n"
-    mask_tables.write_overlap(path, {(0, 1): pruned(1)}, [])  # one seed has no pairs
+    mask_tables.write_overlap(path, {(0, 1): pruned(1)})  # one seed has no pairs
     assert path.read_text() == header
 
 

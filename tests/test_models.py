@@ -2,20 +2,20 @@
 
 import numpy as np
 import pytest
+from clones import network
 
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
-from lottery.params import SMALLEST_IMAGE
+from lottery.params import ARCHITECTURES, SMALLEST_IMAGE
 from lottery.training import models
-from lottery.training.architectures import ARCHITECTURES
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 
 
 def prunable_sizes(name, shape):
-    network = models.build(name, shape, 10)
-    variables = models.variables(network)
-    return {kernel: int(np.prod(variables[kernel].shape)) for kernel in models.kinds(network)}
+    model = models.build(network(name, shape))
+    variables = models.variables(model)
+    return {kernel: int(np.prod(variables[kernel].shape)) for kernel in models.kinds(model)}
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,8 @@ def test_prunable_weights_are_as_many_as_in_the_paper(name, shape, weights):
 
 
 def test_batch_normalisation_is_never_pruned_and_starts_as_the_identity():
-    network = models.build("resnet20", CIFAR, 10)
-    weights, kinds = (
-        models.initialise(network, "he_normal", "initialisation", 0),
-        models.kinds(network),
-    )
+    resnet = network("resnet20", CIFAR, initializer="he_normal")
+    weights, kinds = models.initialise(resnet, "initialisation", 0)
     assert [kind for kind in kinds.values() if kind != "conv"] == ["output"]
     assert len(kinds) == 20 + 2
     norms = {name: value for name, value in weights.items() if "_norm/" in name}
@@ -49,16 +46,13 @@ def test_batch_normalisation_is_never_pruned_and_starts_as_the_identity():
     for name, value in norms.items():
         assert (value == (1 if name.endswith(("gamma", "moving_variance")) else 0)).all()
     images = np.random.default_rng(0).random((2, *CIFAR), np.float32)
-    assert network(images).shape == (2, 10)
+    assert models.build(resnet)(images).shape == (2, 10)
 
 
 def test_batch_normalisation_scales_may_be_drawn_uniformly_as_open_lth_does():
-    network = models.build("resnet20", CIFAR, 10)
-    ones = models.initialise(network, "he_normal", "initialisation", 0)
-    drawn, other = (
-        models.initialise(network, "he_normal", "initialisation", s, batch_norm_scale="uniform")
-        for s in (0, 1)
-    )
+    ones, _ = models.initialise(network("resnet20", CIFAR), "initialisation", 0)
+    uniform = network("resnet20", CIFAR, batch_norm_scale="uniform")
+    drawn, other = (models.initialise(uniform, "initialisation", seed)[0] for seed in (0, 1))
     scales = {name for name in ones if name.endswith("/gamma")}
     assert len(scales) == 21
     assert all(np.array_equal(ones[n], drawn[n]) for n in ones.keys() - scales)
@@ -73,9 +67,9 @@ def test_convolutions_of_stride_2_see_each_second_pixel_from_the_first_with_a_bo
     """As with ``padding=1`` in PyTorch: an output is centred on the pixels 0, 2, 4, … of its input."""
     import tf_keras
 
-    network = models.build("resnet20", (8, 8, 3), 10)
-    layer = network.get_layer("block10_conv1")
-    padding = network.get_layer("block10_conv1_padding")
+    model = models.build(network("resnet20", (8, 8, 3)))
+    layer = model.get_layer("block10_conv1")
+    padding = model.get_layer("block10_conv1_padding")
     part = tf_keras.Model(padding.input, layer.output)
     image = np.random.default_rng(0).random((1, 8, 8, 16), np.float32)
     kernel = layer.get_weights()[0].astype(np.float64)
@@ -89,14 +83,17 @@ def test_convolutions_of_stride_2_see_each_second_pixel_from_the_first_with_a_bo
 
 
 def test_he_normal_has_the_variance_of_its_definition():
-    weights = models.initialise(models.build("vgg16", CIFAR, 10), "he_normal", "initialisation", 0)
+    vgg = network("vgg16", CIFAR, initializer="he_normal")
+    weights, _ = models.initialise(vgg, "initialisation", 0)
     kernel = weights["conv8/kernel"]
     assert kernel.var() == pytest.approx(2 / (3 * 3 * 256), rel=0.01)  # He et al. 2015, equation 10
 
 
 def test_conv4_keeps_the_papers_share_of_weights_each_round():
-    network = models.build("conv4", CIFAR, 10)
-    kinds, sizes = models.kinds(network), prunable_sizes("conv4", CIFAR)
+    kinds, sizes = (
+        models.kinds(models.build(network("conv4", CIFAR))),
+        prunable_sizes("conv4", CIFAR),
+    )
     rates = {"conv": 0.1, "dense": 0.2, "output": 0.1}
     for round_, percent in ((1, 81.08), (11, 11.06), (12, 9.18), (15, 5.37), (21, 2.01)):
         kept = sum(
@@ -106,7 +103,7 @@ def test_conv4_keeps_the_papers_share_of_weights_each_round():
 
 
 def test_kernels_are_prunable_and_only_the_last_dense_layer_is_output():
-    assert models.kinds(models.build("conv2", CIFAR, 10)) == {
+    assert models.kinds(models.build(network("conv2", CIFAR))) == {
         "conv1/kernel": "conv",
         "conv2/kernel": "conv",
         "dense1/kernel": "dense",
@@ -117,7 +114,8 @@ def test_kernels_are_prunable_and_only_the_last_dense_layer_is_output():
 
 def fits(name, side):
     try:
-        return all(0 not in v.shape for v in models.build(name, (side, side, 1), 10).variables)
+        built = models.build(network(name, (side, side, 1)))
+        return all(0 not in v.shape for v in built.variables)
     except ValueError:  # Keras refuses to pool less than 2 x 2 pixels
         return False
 
@@ -132,9 +130,8 @@ def test_the_smallest_image_that_fits_is_the_one_documented(name):
     ("initializer", "spread"), [("glorot_normal", "normal"), ("glorot_uniform", "uniform")]
 )
 def test_initial_kernels_follow_glorot_and_biases_are_zero(initializer, spread):
-    weights = models.initialise(
-        models.build("lenet_300_100", MNIST, 10), initializer, "initialisation", 0
-    )
+    lenet = network("lenet_300_100", MNIST, initializer=initializer)
+    weights, _ = models.initialise(lenet, "initialisation", 0)
     kernel = weights["dense1/kernel"]
     variance = 2 / (784 + 300)  # Glorot & Bengio 2010, equation 12
     assert kernel.var() == pytest.approx(variance, rel=0.02)
@@ -145,31 +142,28 @@ def test_initial_kernels_follow_glorot_and_biases_are_zero(initializer, spread):
 
 
 def test_initial_weights_are_a_function_of_purpose_and_seed_alone():
-    network = models.build("lenet_300_100", MNIST, 10)
-    first = models.initialise(network, "glorot_normal", "initialisation", 3)
-    again = models.initialise(
-        models.build("lenet_300_100", MNIST, 10), "glorot_normal", "initialisation", 3
-    )
+    lenet = network("lenet_300_100", MNIST)
+    first, again = (models.initialise(lenet, "initialisation", 3)[0] for _ in range(2))
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)
     for purpose, key in (
         ("initialisation", (4,)),
         ("re-initialisation", (3,)),
         ("initialisation", (3, 1)),
     ):
-        other = models.initialise(network, "glorot_normal", purpose, *key)
+        other, _ = models.initialise(lenet, purpose, *key)
         assert not np.array_equal(first["dense1/kernel"], other["dense1/kernel"])
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_variables_and_logits():
-    network = models.build("conv2", CIFAR, 10, "bfloat16")
-    assert network.get_layer("conv1").compute_dtype == "bfloat16"
-    assert all(v.dtype == "float32" for v in network.get_weights())
-    assert network.output.dtype == "float32"
+    model = models.build(network("conv2", CIFAR), "bfloat16")
+    assert model.get_layer("conv1").compute_dtype == "bfloat16"
+    assert all(v.dtype == "float32" for v in model.get_weights())
+    assert model.output.dtype == "float32"
 
 
-@pytest.mark.parametrize("name", ["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_half_the_width_has_half_the_units_of_each_hidden_layer(name):
-    whole, half = models.build(name, CIFAR, 10), models.build(name, CIFAR, 10, width=0.5)
+    whole, half = (models.build(network(name, CIFAR, width=width)) for width in (1.0, 0.5))
     for kernel, kind in models.kinds(whole).items():
         units = models.variables(whole)[kernel].shape[-1]
         assert models.variables(half)[kernel].shape[-1] == (
@@ -177,23 +171,15 @@ def test_half_the_width_has_half_the_units_of_each_hidden_layer(name):
         )
 
 
-def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more():
-    width = models.narrowed("conv4", CIFAR, 10, 130_000)
-    sizes = [
-        models.prunable_weights("conv4", CIFAR, 10, w) for w in (width, width + 1 / models.WIDTHS)
-    ]
-    assert sizes[0] <= 130_000 < sizes[1]
-    assert sizes[0] > 0.97 * 130_000
-
-
-def test_a_wide_network_is_narrowed_from_its_own_width():
-    width = models.narrowed("lenet_300_100", MNIST, 10, 400_000, 2.0)
-    assert 1 < width < 2
-    sizes = [
-        models.prunable_weights("lenet_300_100", MNIST, 10, w)
-        for w in (width, width + 1 / models.WIDTHS)
-    ]
-    assert sizes[0] <= 400_000 < sizes[1]
+@pytest.mark.parametrize(
+    ("name", "width", "most"), [("conv4", 1.0, 130_000), ("lenet_300_100", 2.0, 400_000)]
+)
+def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more(name, width, most):
+    narrow = models.narrowed(network(name, CIFAR if name == "conv4" else MNIST, width=width), most)
+    wider = narrow.model.model_copy(update={"width": narrow.model.width + 1 / models.WIDTHS})
+    sizes = [models.prunable_weights(n) for n in (narrow, narrow._replace(model=wider))]
+    assert 0.97 * most < sizes[0] <= most < sizes[1]
+    assert width - 1 < narrow.model.width < width
 
 
 def separable(images, classes):
@@ -207,8 +193,7 @@ def separable(images, classes):
 
 
 def test_kernels_of_every_kind_are_drawn():
-    network = models.build("test_models:separable", MNIST, 10)
-    weights = models.initialise(network, "he_normal", "test", 0)
+    weights, kinds = models.initialise(network("test_models:separable", MNIST), "test", 0)
     drawn = {name for name, value in weights.items() if np.any(value)}
     kernels = (
         "depthwise/depthwise_kernel",
@@ -217,7 +202,7 @@ def test_kernels_of_every_kind_are_drawn():
         "output/kernel",
     )
     assert drawn == set(kernels)
-    assert list(models.kinds(network)) == ["output/kernel"]
+    assert list(kinds) == ["output/kernel"]
 
 
 def test_an_architecture_without_a_width_is_no_small_dense():
@@ -225,10 +210,12 @@ def test_an_architecture_without_a_width_is_no_small_dense():
         LotteryError,
         match=r"retrain\.variants: small_dense: test_models:separable cannot be narrowed",
     ):
-        models.narrowed("test_models:separable", MNIST, 10, 100)
+        models.narrowed(network("test_models:separable", MNIST), 100)
 
 
 def test_where_one_unit_a_layer_is_too_many_narrowing_is_refused():
-    assert models.prunable_weights("lenet_300_100", MNIST, 10, 1e-9) == 784 + 1 + 10
+    lenet = network("lenet_300_100", MNIST)
+    narrowest = network("lenet_300_100", MNIST, width=1e-9)
+    assert models.prunable_weights(narrowest) == 784 + 1 + 10
     with pytest.raises(LotteryError, match="no lenet_300_100 has as few as 794 weights"):
-        models.narrowed("lenet_300_100", MNIST, 10, 794)
+        models.narrowed(lenet, 794)

@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import tf_keras
+from clones import network
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
 from lottery.masks import Mask, random_mask
-from lottery.params import Augmentation, Model, Train
+from lottery.params import Augmentation, Train
 from lottery.streams import stream
 from lottery.training import models, trainer
 from lottery.training.engine import changed
 from lottery.training.schedule import Order, learning_rates
 
 SHAPE, CLASSES = (8, 8, 3), 4
+RESNET = network("resnet20", SHAPE, CLASSES, initializer="he_normal")
 TRAIN = Train(
     optimizer="sgd",
     learning_rate=0.05,
@@ -38,7 +40,7 @@ SPLIT = Split(*np.split(np.arange(84, dtype=np.int32), [60, 72]))
 
 def make(**changes):
     train = TRAIN.model_copy(update=changes)
-    return trainer.Trainer(Model(name="resnet20", initializer="he_normal"), train, DATA)
+    return trainer.Trainer(RESNET.model, train, DATA)
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,8 @@ def plain():
 
 @pytest.fixture(scope="module")
 def start():
-    network = models.build("resnet20", SHAPE, CLASSES)
-    weights = models.initialise(network, "he_normal", "test", 0)
-    full = Mask.full({name: weights[name].shape for name in models.kinds(network)})
+    weights, kinds = models.initialise(RESNET, "test", 0)
+    full = Mask.full({name: weights[name].shape for name in kinds})
     half = {
         name: np.arange(keep.size).reshape(keep.shape) < keep.size // 2
         for name, keep in full.layers.items()
@@ -101,24 +102,24 @@ def test_training_is_keras_training_with_the_same_batches(plain, start):
 
     import tensorflow as tf
 
-    network = models.build("resnet20", SHAPE, CLASSES)
-    variables = models.variables(network)
+    model = models.build(RESNET)
+    variables = models.variables(model)
     for name, variable in variables.items():
         variable.assign(weights[name])
     optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9)
     for rows in order.batches(0, 2, 60, 10):
         with tf.GradientTape() as tape:
-            logits = network(DATA.images[rows].astype(np.float32) / 255, training=True)
+            logits = model(DATA.images[rows].astype(np.float32) / 255, training=True)
             loss = tf.reduce_mean(
                 tf.nn.sparse_softmax_cross_entropy_with_logits(DATA.labels[rows], logits)
             )
-        gradients = tape.gradient(loss, network.trainable_variables)
-        names = [v.name.removesuffix(":0") for v in network.trainable_variables]
+        gradients = tape.gradient(loss, model.trainable_variables)
+        names = [v.name.removesuffix(":0") for v in model.trainable_variables]
         masked = [
             g * mask.layers[n].astype(np.float32) if n in mask.layers else g
             for n, g in zip(names, gradients, strict=True)
         ]
-        optimizer.apply_gradients(zip(masked, network.trainable_variables, strict=True))
+        optimizer.apply_gradients(zip(masked, model.trainable_variables, strict=True))
     for name, variable in variables.items():
         assert np.allclose(found[name], variable.numpy(), rtol=1e-5, atol=1e-6), name
     statistics = [name for name in found if "moving" in name]
@@ -129,11 +130,10 @@ def test_training_is_keras_training_with_the_same_batches(plain, start):
 def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain, start):
     weights, mask = start
     state = plain.run(weights, mask, Order("test order", 0), SPLIT, iterations=4)
-    network = models.build("resnet20", SHAPE, CLASSES)
-    for name, variable in models.variables(network).items():
-        variable.assign(state.weights[name])
+    model = models.build(RESNET)
+    models.assign(model, state.weights)
     images, labels = DATA.images[SPLIT.test], DATA.labels[SPLIT.test]
-    logits = network(images.astype(np.float32) / 255, training=False).numpy()
+    logits = model(images.astype(np.float32) / 255, training=False).numpy()
     assert state.history["test_accuracy"][-1] == np.mean(logits.argmax(axis=1) == labels)
     before = plain._read(plain._variables)
     plain.evaluate(SPLIT.test)

@@ -297,7 +297,7 @@ def test_a_spoilt_file_is_either_valid_or_says_in_plain_lines_what_is_wrong(tmp_
 
 def test_the_names_of_datasets_are_those_of_the_catalogue():
     assert {*DATASETS, "image_folder"} == set(get_args(Data.model_fields["name"].annotation))
-    assert {name for name, known in DATASETS.items() if known.packaged} == set(checks.PACKAGED)
+    assert {name for name, known in DATASETS.items() if known.package} == set(checks.PACKAGED)
 
 
 def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp_path):

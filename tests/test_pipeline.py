@@ -105,9 +105,16 @@ def test_another_split_of_the_same_images_is_another_run(clone, capsys):
     assert out.count("seed 0, dense: from the run store") == 1
 
 
-def test_one_worker_and_two_write_the_same_bytes(finished_clone, empty_clone):
-    empty_clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "1"}
-    empty_clone.stage(*STAGES)
+def test_one_worker_and_a_users_own_settings_give_the_bytes_of_two_workers(
+    finished_clone, empty_clone, tmp_path
+):
+    keras = {"floatx": "float64", "epsilon": 0.001, "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(keras))
+    (tmp_path / "matplotlibrc").write_text("text.hinting_factor: 1\nfont.size: 30\n")
+    own = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
+    empty_clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "1", **own}
+    empty_clone.stage(*STAGES[:-1])
+    empty_clone.run("python", "-m", "stages.report")
     written, expected = (c.files("data", "reports") for c in (empty_clone, finished_clone))
     assert written == expected
     assert len([name for name in written if name.startswith("reports/figures/")]) == 8

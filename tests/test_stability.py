@@ -5,13 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from clones import STAGES
+from clones import STAGES, network
 from networks import logits_of
 
 from lottery import params
 from lottery.artifacts import files
 from lottery.datasets.dataset import open_dataset
-from lottery.params import Model
 from lottery.report.outcomes import instabilities
 from lottery.tickets import stability
 from lottery.training import models
@@ -111,12 +110,11 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(interpolate):
 
 def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interpolate, monkeypatch):
     monkeypatch.setattr(stability, "POINTS", 3)
-    model = Model(name="resnet20", initializer="he_normal")
-    network = models.build("resnet20", (8, 8, 1), 10)
-    one, other = (models.initialise(network, "he_normal", "test", seed) for seed in (0, 1))
+    resnet = network("resnet20", (8, 8, 1), initializer="he_normal")
+    one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
     for point, again in zip(
-        *(interpolate(one, end, model) for end in (other, spoilt)), strict=True
+        *(interpolate(one, end, resnet.model) for end in (other, spoilt)), strict=True
     ):
         assert point == pytest.approx(again, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds

@@ -27,7 +27,7 @@ def published(finished_clone, tmp_path_factory):
 
 
 @pytest.fixture
-def project(published, tmp_path, monkeypatch):
+def project(published, tmp_path, tracked, monkeypatch):
     """A copy, to change, whose run store is empty."""
     shutil.copytree(published.path, tmp_path / "clone", symlinks=True)
     shutil.rmtree(tmp_path / "clone" / ".runs")
@@ -101,6 +101,16 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(publi
     assert not list((project.path / ".runs").glob("*.finished"))  # nothing was trained
 
 
+def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):
+    (project.path / "tickets/tiny").rename(project.path / "tickets/default")
+    project.commit("tickets")
+    project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
+    project.run(
+        "dvc", "artifacts", "get", str(project.path), "tickets", "-o", str(tmp_path / "got")
+    )
+    assert bytes_of(tmp_path / "got") == bytes_of(project.path / "tickets/default")
+
+
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
@@ -134,6 +144,20 @@ def test_a_file_is_the_mask_of_every_seed_and_layers_may_go_by_their_own_names(t
         assert np.array_equal(found.masks[2].layers["a/kernel"], keep)
 
 
+@pytest.fixture(autouse=True)
+def tracked(tmp_path, monkeypatch):
+    """A folder, the present one, in which everything is a dependency of prune."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [.]}}")
+
+
+def test_masks_that_nobody_tracks_are_refused_with_the_way_out(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [tickets]}}")
+    np.savez(tmp_path / "mask.npz", a=np.ones(3, np.bool_))
+    with pytest.raises(LotteryError, match=r"nobody would see; accepted: .* to the deps of prune"):
+        given.read(taking(tmp_path / "mask.npz"), 0, {"a/kernel": (3,)})
+
+
 def test_what_is_missing_or_no_mask_is_named(tmp_path):
     with pytest.raises(LotteryError, match="which is not there"):
         given.read(taking(tmp_path / "nowhere"), 0, {})
@@ -145,14 +169,14 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
 
 
 def test_the_starts_of_the_default_tickets_come_out_bit_for_bit():
-    from lottery.tickets.search import fresh_weights
+    from lottery.training.models import initialise
 
     folder = ROOT / "tickets/default"
-    model = params.load(folder / "params.yaml").model
+    network = params.Network(params.load(folder / "params.yaml").model, (28, 28, 1), 10)
     table = tables.read_table(folder / "tickets.csv").drop_duplicates("seed")
     assert len(table) == 23
     for seed, expected in zip(table["seed"], table["start_sha256"], strict=True):
-        weights, _ = fresh_weights(model, (28, 28, 1), 10, "initialisation", int(seed))
+        weights, _ = initialise(network, "initialisation", int(seed))
         assert tickets.sha256_of(weights) == expected
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from clones import network
 
 from benchmarks.reference import beside_reference
 from lottery.datasets.dataset import Dataset
@@ -42,12 +43,9 @@ def lenet():
 
 
 def fresh(model="lenet_300_100", seed=0, share=1.0):
-    network = models.build(model, (8, 8, 1), 10)
-    weights = models.initialise(network, "glorot_normal", "initialisation", seed)
+    weights, kinds = models.initialise(network(model, (8, 8, 1)), "initialisation", seed)
     generator = np.random.default_rng(seed)
-    mask = Mask(
-        {name: generator.random(weights[name].shape) < share for name in models.kinds(network)}
-    )
+    mask = Mask({name: generator.random(weights[name].shape) < share for name in kinds})
     return mask.apply(weights), mask
 
 
@@ -74,7 +72,7 @@ def test_each_of_twenty_iterations_agrees_with_a_float64_reference_within_roundi
     engine = trainer(model, iterations=20, evaluate_every=1, **how)
     weights, mask = fresh(model, share=0.5)
     steps = beside_reference(
-        engine, model, DATASET, SPLIT, weights, mask, Order("test order", 0), iterations=20
+        engine, DATASET, SPLIT, weights, mask, Order("test order", 0), iterations=20
     )
     for step in steps:
         assert step.train_loss == pytest.approx(step.reference_loss, rel=1e-6)
@@ -211,12 +209,11 @@ def test_an_epoch_is_a_permutation_and_the_order_a_function_of_purpose_seed_and_
 def test_histories_are_the_metrics_of_the_weights(lenet):
     weights, mask = fresh()
     state = lenet.run(weights, mask, ORDER, SPLIT, iterations=40)
-    network = models.build("lenet_300_100", (8, 8, 1), 10)
-    for name, variable in models.variables(network).items():
-        variable.assign(state.weights[name])
+    model = models.build(network("lenet_300_100", (8, 8, 1)))
+    models.assign(model, state.weights)
     for part in ("validation", "test"):
         images, labels = DATASET.part(getattr(SPLIT, part))
-        logits = network(images / 255.0).numpy().astype(np.float64)
+        logits = model(images / 255.0).numpy().astype(np.float64)
         log_probability = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         loss = -log_probability[np.arange(len(labels)), labels].mean()
         accuracy = (logits.argmax(axis=1) == labels).mean()

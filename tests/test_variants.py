@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clones import network
 
 from lottery import params
 from lottery.masks import Mask
-from lottery.params import EarlyStopping, LearningRateSteps, Model, Prune, Rates, Train
-from lottery.tickets.search import fresh_weights
-from lottery.tickets.variants import VARIANTS, Ticket, trainings
+from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
+from lottery.tickets import variants
+from lottery.tickets.variants import Ticket, trainings
+from lottery.training.models import initialise
 from lottery.training.schedule import learning_rates
 
 TRAIN = Train(
@@ -29,7 +31,6 @@ KEPT = 10
 @pytest.fixture(scope="module")
 def a_ticket():
     generator = np.random.default_rng(0)
-    model = Model(name="lenet_300_100", initializer="glorot_normal", width=0.1)
     kernels = ("dense1/kernel", "dense2/kernel", "output/kernel")
     shapes = dict(zip(kernels, ((64, 30), (30, 10), (10, 5)), strict=True))
     biases = {"dense1/bias": 30, "dense2/bias": 10, "output/bias": 5}
@@ -46,23 +47,22 @@ def a_ticket():
         {n: keep & (generator.random(keep.shape) < 0.5) for n, keep in before.layers.items()}
     )
     trained = before.apply(draw())  # in the round before, under its mask
-    how = (KEPT, LAST, TRAIN, model, (8, 8, 1), 5, 100, 2)
+    how = (KEPT, LAST, TRAIN, network("lenet_300_100", (8, 8, 1), 5, width=0.1), 100, 2)
     return Ticket(3, 2, mask, draw(), trained, draw(), *how)
 
 
 def start(variant, ticket):
     """What the variant starts from."""
-    return VARIANTS[variant](ticket)
+    return getattr(variants, variant)(ticket)
 
 
 def fresh(ticket):
     """What random_reinit draws."""
-    key = ("re-initialisation", ticket.seed, ticket.round)
-    return fresh_weights(ticket.model, ticket.image_shape, ticket.classes, *key)[0]
+    return initialise(ticket.network, "re-initialisation", ticket.seed, ticket.round)[0]
 
 
 @pytest.mark.parametrize(
-    "variant", [v for v in VARIANTS if v not in ("small_dense", "dense_longer")]
+    "variant", [v for v in params.VARIANTS if v not in ("small_dense", "dense_longer")]
 )
 def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
     found = start(variant, a_ticket)
@@ -166,14 +166,10 @@ def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ti
     assert [mask.layers["dense1/kernel"].tobytes() for mask in again.values()] == layers
 
 
-def test_the_parameters_know_every_variant():
-    assert list(params.VARIANTS) == list(VARIANTS)
-
-
 def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
     found, count = start("small_dense", a_ticket), sum(a_ticket.mask.counts.values())
     assert (found.iteration, found.train) == (0, TRAIN)
-    assert found.model.width < a_ticket.model.width
+    assert found.model.width < a_ticket.network.model.width
     assert found.mask.weights_remaining == 1
     # 64 inputs and 5 classes; 64 a + a b + 5 b for a = round(300 w), b = round(100 w)
     a, b = found.mask.layers["dense1/kernel"].shape[1], found.mask.layers["dense2/kernel"].shape[1]

@@ -394,10 +394,16 @@ def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over(
         "sha256": "0" * 64,
         "class_counts": [180] * 10,
     }
-    environments = [{"device": "CPU", "threads": 1, "versions": {"tensorflow": "2"}}]
-    page = text.markdown(
-        params, facts, environments, runs, concluded(runs), pd.DataFrame({"position": []}), {}
-    )
+    here = {"device": "CPU", "threads": 1, "versions": {"tensorflow": "2"}}
+
+    def report(**environments):
+        lines = pd.DataFrame({"position": []})
+        return text.markdown(params, facts, environments, runs, concluded(runs), lines, {})
+
+    page = report(dense=[here], retraining=[here])
+    assert "\n- CPU, 1 thread(s) a run; tensorflow 2\n" in page
+    page = report(dense=[here], pruning=[here], retraining=[here | {"threads": 2}])
+    assert "\n- CPU, 1 thread(s) a run; tensorflow 2: dense, pruning\n- CPU, 2" in page
     assert page.startswith("# Lottery tickets: lenet_300_100 on digits\n\n**Winning ticket.**")
     for part in (
         "Runs cut off by their length, their lowest validation loss at the last evaluation: dense 2 of 8.",

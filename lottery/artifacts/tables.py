@@ -15,11 +15,7 @@ from lottery.artifacts import files
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "seed",
-    "variant",
-    "round",
-    "weights_remaining",
+HISTORY = (
     "iteration",
     "train_loss",
     "train_accuracy",
@@ -28,6 +24,8 @@ COLUMNS = (
     "test_loss",
     "test_accuracy",
 )
+"""What is known of a run at each evaluation."""
+COLUMNS = ("seed", "variant", "round", "weights_remaining", *HISTORY)
 
 
 def name_of_run(seed: int, variant: str, round_: int) -> str:
@@ -36,7 +34,7 @@ def name_of_run(seed: int, variant: str, round_: int) -> str:
 
 
 class Record(NamedTuple):
-    """What a run adds to its stage's tables; ``history`` maps the last seven COLUMNS to lists."""
+    """What a run adds to its stage's tables; ``history`` maps HISTORY to lists."""
 
     seed: int
     variant: str
@@ -59,28 +57,28 @@ class Record(NamedTuple):
 
 
 def write(path: Path, records: Iterable[Record]) -> None:
-    """Writes the histories sorted by seed, variant and round.
-
-    Metrics with seven significant digits.
-
-    A metric that is not measured (NaN) is left empty.
-    """
+    """Writes the histories sorted by seed, variant and round."""
     rows: list[list[Any]] = []
     for record in sorted(records, key=lambda r: r[:3]):
-        metrics = [record.history[name] for name in COLUMNS[5:]]
-        for iteration, *values in zip(record.history["iteration"], *metrics, strict=True):
-            shown = ["" if v != v else f"{v:.7g}" for v in values]
-            rows.append([*record[:3], f"{record.weights_remaining:.7g}", int(iteration), *shown])
+        iterations, *metrics = (record.history[name] for name in HISTORY)
+        for iteration, *values in zip(iterations, *metrics, strict=True):
+            rows.append([*record[:3], record.weights_remaining, int(iteration), *values])
     write_rows(path, COLUMNS, rows)
 
 
 def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
-    """A CSV file of values that are shown as they are."""
+    """A CSV file; of floats seven significant digits, of those not measured (NaN) nothing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     files.write(path, text.getvalue().encode())
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return "" if math.isnan(value) else f"{value:.7g}"
 
 
 def write_environment(path: Path, environments: Iterable[Mapping[str, Any]]) -> None:

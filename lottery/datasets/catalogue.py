@@ -32,11 +32,6 @@ class Known:
         """Images left for training and validation."""
         return self.images - self.test
 
-    @property
-    def packaged(self) -> bool:
-        """Whether it comes with an installed package, so takes no other source."""
-        return self.package is not None
-
 
 _KERAS = "https://storage.googleapis.com/tensorflow/tf-keras-datasets"
 _TORONTO = "https://www.cs.toronto.edu/~kriz"

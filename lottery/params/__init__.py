@@ -5,12 +5,14 @@ from lottery.params.checks import PARAMS_FILE, SMALLEST_IMAGE, Size, check_fit, 
 from lottery.params.early_stopping import EarlyStopping
 from lottery.params.reading import Section
 from lottery.params.sections import (
+    ARCHITECTURES,
     CRITERIA,
     VARIANTS,
     Augmentation,
     Data,
     LearningRateSteps,
     Model,
+    Network,
     Params,
     Prune,
     Rates,

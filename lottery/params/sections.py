@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -15,6 +15,7 @@ from lottery.params.reading import Section
 
 def _of_form(pattern: str, accepted: str) -> BeforeValidator:
     def check(text: Any) -> Any:
+        """The text, where it is of that form."""
         if not (isinstance(text, str) and re.fullmatch(pattern, text)):
             raise PydanticCustomError("form", accepted)
         return text
@@ -51,14 +52,27 @@ class Data(Section):
     image_size: Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
 
 
+ArchitectureName = Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"]
+"""Functions of lottery.training.architectures."""
+ARCHITECTURES = get_args(ArchitectureName)
+
+
 class Model(Section):
     """The architecture."""
 
-    name: Literal["lenet_300_100", "conv2", "conv4", "conv6", "resnet20", "vgg16"] | Own
+    name: ArchitectureName | Own
     initializer: Literal["glorot_normal", "glorot_uniform", "he_normal", "he_uniform"]
     width: float = Field(1.0, gt=0, le=16)
     dropout: Rate = 0.0
     batch_norm_scale: Literal["ones", "uniform"] = "ones"
+
+
+class Network(NamedTuple):
+    """A model for the images of a dataset: all that a network is built and initialised by."""
+
+    model: Model
+    image_shape: tuple[int, int, int]  # height, width, channels
+    classes: int
 
 
 class LearningRateSteps(Section):
@@ -131,10 +145,11 @@ class Rates(Section):
     output: Rate
 
 
-Criterion = Literal[
+CriterionName = Literal[
     "magnitude", "magnitude_increase", "movement", "random", "snip", "grasp", "synflow"
 ]
-CRITERIA = get_args(Criterion)
+"""Functions of lottery.tickets.criteria."""
+CRITERIA = get_args(CriterionName)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 
 
@@ -143,7 +158,7 @@ class Prune(Section):
 
     rounds: Annotated[int, Field(ge=1, le=1000)]
     rates: Rates
-    criterion: Criterion | Own = "magnitude"
+    criterion: CriterionName | Own = "magnitude"
     scope: Literal["layerwise", "global"] = "layerwise"
     schedule: Literal["iterative", "one_shot"] = "iterative"
     scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -179,7 +194,7 @@ class Prune(Section):
         }
 
 
-Variant = Literal[
+VariantName = Literal[
     "ticket",
     "random_reinit",
     "sign_preserving_reinit",
@@ -191,13 +206,14 @@ Variant = Literal[
     "small_dense",
     "dense_longer",
 ]
-VARIANTS = get_args(Variant)
+"""Functions of lottery.tickets.variants."""
+VARIANTS = get_args(VariantName)
 
 
 class Retrain(Section):
     """Which tickets are trained again, with which controls."""
 
-    variants: Annotated[list[Variant | Own], Field(min_length=1), Once]
+    variants: Annotated[list[VariantName | Own], Field(min_length=1), Once]
     rounds: Annotated[list[Positive], Field(min_length=1), Once] | Literal["all"]
     analysis: Literal["none", "linear_mode_connectivity"] = "none"
     masks: Annotated[str, Field(min_length=1)] | None = None

@@ -136,18 +136,15 @@ def training_curves(
     chosen = alt.param("chosen", value=places[0 if table is None else -1], bind=radio)
 
     def of_round(chart: Any) -> Any:
+        """Only the rows of the chosen round and of the dense network."""
         by = [field.removesuffix(":N") for field in revision]
         chart = styled(chart).transform_window(
             nth="dense_rank()", sort=[alt.SortField("round")], groupby=by
         )
         return chart.transform_filter("datum.round == 0 || datum.nth == chosen")
 
-    rows = (
-        alt.Chart()
-        .mark_line(clip=True)
-        .encode(alt.X("iteration:Q", title=labels[1], scale=alt.Scale(domain=across, nice=False)))
-    )
-    rows = rows.encode(detail=["variant:N", "round:N", *revision])
+    x = alt.X("iteration:Q", title=labels[1], scale=alt.Scale(domain=across, nice=False))
+    rows = alt.Chart().mark_line(clip=True).encode(x, detail=["variant:N", "round:N", *revision])
     band = rows.mark_area(clip=True).encode(alt.Y("min:Q"), alt.Y2("max:Q"), color=BY_COLOUR)
     y = alt.Y("mean:Q", title=labels[2], scale=alt.Scale(zero=False, domain=limits))
     shares = [alt.Tooltip(f"{name}:Q", format=".2%") for name in ("weights_remaining", "mean")]

@@ -22,7 +22,7 @@ MATCHING = Claim(
     "matching subnetwork", "no matching subnetwork", "subnetwork", True, ("random_reinit",)
 )
 """Frankle et al. 2020, section 2: weights rewound to an early iteration, not to the first."""
-PRUNED = Claim(
+PRUNED_NETWORK = Claim(
     "the pruned network matches the dense one",
     "the pruned network does not match the dense one",
     "pruned network",
@@ -30,7 +30,7 @@ PRUNED = Claim(
     (),
 )
 """Renda et al. 2020: the survivors keep their trained values; none is a lottery ticket."""
-AT_INITIALISATION = Claim(
+SANITY_CHECKS = Claim(
     "pruning at initialisation passes its sanity checks",
     "pruning at initialisation fails its sanity checks",
     "network pruned at initialisation",
@@ -43,7 +43,7 @@ AT_INITIALISATION = Claim(
 def claim_of(prune: Prune) -> Claim:
     """What an experiment with these parameters can show."""
     if prune.strategy != "rewind":
-        return PRUNED
+        return PRUNED_NETWORK
     if prune.at_initialisation:
-        return AT_INITIALISATION
+        return SANITY_CHECKS
     return MATCHING if prune.rewind_iteration else WINNING_TICKET

@@ -186,7 +186,8 @@ def against_weights_remaining(
             handles += axes.plot(x, mean, color=style.colour, linewidth=0.7, alpha=0.7)
             continue
         if len(rows) == 1:
-            spread = [mean - rows["min"], rows["max"] - mean]
+            spread = [mean - rows["min"], rows["max"] - mean]  # rounding may make it negative
+            spread = [side.clip(lower=0) for side in spread]
             axes.errorbar(x, mean, spread, color=style.colour, capsize=3, linewidth=1.2)
         axes.fill_between(x, rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
         handles += axes.plot(x, mean, color=style.colour, marker=style.marker)

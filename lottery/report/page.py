@@ -113,6 +113,7 @@ def report(
     }
 
     def place(name: str, static: str = "") -> str:
+        """The chart, or why it could not be made."""
         why = made[name]
         if isinstance(why, str):
             return f"<p>The chart {name} could not be made: {html.escape(why)}.</p>{static}"
@@ -120,6 +121,7 @@ def report(
         return chart(name, hint + (THIN if name in ("accuracy", "early_stop") else ""), static)
 
     def interactive(found: re.Match[str]) -> str:
+        """The chart in the place of a static figure, which is printed."""
         image = files.read(files.REPORTS / "figures" / f"{found[1]}.svg")
         source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
         return place(found[1], f'<img alt="{found[2]}" src="{source}">')
@@ -154,10 +156,12 @@ def _charts(
     from lottery.report import charts
 
     def means(table: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
+        """Over seeds and pairs of them."""
         groups = table.assign(value=value).groupby(["round", "layer"], sort=False)
         return groups["value"].mean().reset_index()
 
     def heat(title: str, table: pd.DataFrame, digits: str) -> Any:
+        """A heat map whose brighter half has black numbers."""
         middle = (table["value"].min() + table["value"].max()) / 2
         return charts.by_layer(table, (title, "pruning round", "layer"), digits, middle)
 

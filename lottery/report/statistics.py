@@ -64,8 +64,8 @@ class Criterion:
         values: np.ndarray,
         bound: float,
         *,
-        fails: np.ndarray | None = None,
-        untold: np.ndarray | None = None,
+        fails: np.ndarray | bool = False,
+        untold: np.ndarray | bool = False,
     ) -> "Criterion":
         """A criterion by its values, compared with a tolerance of 1e-9.
 
@@ -73,10 +73,8 @@ class Criterion:
             fails: seeds that do not satisfy it, whatever their value.
             untold: seeds whose value, where it is too low, refutes nothing.
         """
-        none = np.zeros(len(values), np.bool_)
-        fails, untold = none if fails is None else fails, none if untold is None else untold
-        met = (values > bound + 1e-9) & ~fails
-        return cls(name, values, bound, met, (values < bound - 1e-9) & ~untold)
+        met = (values > bound + 1e-9) & np.logical_not(fails)
+        return cls(name, values, bound, met, (values < bound - 1e-9) & np.logical_not(untold))
 
     @property
     def seeds(self) -> int:
@@ -151,6 +149,7 @@ def seeds_needed(
     heading: Literal["win", "lose"] = "win" if min(shares) > 0.5 else "lose"
 
     def probability(seeds: int) -> float:
+        """That so many seeds decide."""
         if heading == "lose":
             return power(against, seeds, alpha_loss)
         return 1 - sum(1 - power(s, seeds, alpha) for s in shares)  # they may miss together

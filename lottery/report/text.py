@@ -40,15 +40,19 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def templates(**options: Any) -> Environment:
-    """The templates beside this module, with filters for Markdown; ``options`` are Jinja's."""
+def templates(package: str = "lottery.report", **options: Any) -> Environment:
+    """The templates beside a package's modules, with filters for Markdown.
+
+    ``options`` are Jinja's.
+    """
     environment = Environment(
-        loader=PackageLoader("lottery.report", "."),
+        loader=PackageLoader(package, "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         **options,
     )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     environment.filters |= {"plain": plain, "line": _line}
     return environment
 
@@ -76,7 +80,7 @@ def sentence(conclusion: Conclusion, params: Params) -> str:
 def markdown(
     params: Params,
     facts: dict[str, Any],
-    environments: list[dict[str, Any]],
+    environments: Mapping[str, list[dict[str, Any]]],
     runs: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
@@ -85,11 +89,13 @@ def markdown(
     """The whole of ``reports/report.md``.
 
     Args:
+        environments: by part of the experiment, what its runs were computed on.
         lines: the content of ``stability.csv``.
         failed: figures that could not be drawn, with the reason.
     """
 
     def section(make: Callable[..., str], *given: Any) -> str:
+        """A section's text, or why it is left out."""
         name = f"section {make.__name__.strip('_')}"
         missing = "Left out, because it could not be written: {}.".format
         return alone(name, partial(make, *given), lambda why: missing(plain(why)))
@@ -101,7 +107,7 @@ def markdown(
         .render(
             params=params,
             facts=facts,
-            environments=environments,
+            environments=_distinct(environments),
             conclusion=conclusion,
             failed=failed,
             training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
@@ -119,6 +125,13 @@ def markdown(
         )
     )
     return text + "\n"
+
+
+def _distinct(environments: Mapping[str, list[dict[str, Any]]]) -> list[Any]:
+    """Each environment once, with the parts of the experiment that were computed in it."""
+    every = [one for some in environments.values() for one in some]
+    once = [one for number, one in enumerate(every) if one not in every[:number]]
+    return [(one, [part for part, some in environments.items() if one in some]) for one in once]
 
 
 def _results(runs: pd.DataFrame) -> str:

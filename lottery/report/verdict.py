@@ -124,6 +124,7 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     seeds, accuracy = len(dense), float(dense["test_accuracy"].mean())
 
     def conclusion(verdict: str, reason: str, rounds: Sequence[Judgement] = ()) -> Conclusion:
+        """With what is known of the dense network."""
         return Conclusion(verdict, reason, claim, seeds, int(good.sum()), accuracy, tuple(rounds))
 
     if not good.any():

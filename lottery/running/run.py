@@ -15,12 +15,10 @@ from lottery.artifacts import files
 from lottery.artifacts.tables import Record, name_of_run
 from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.split import Split
-from lottery.masks import Mask
-from lottery.params import Model, Params, Train
+from lottery.masks import Mask, Weights
+from lottery.params import Model, Network, Params, Train
 from lottery.running import machine, store
 from lottery.running.progress import Report
-
-Weights = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,11 @@ class Experiment:
         return _dataset(files.DATASET.resolve(), files.read(files.DATASET / "dataset.json"))
 
     @property
+    def network(self) -> Network:
+        """The one that is pruned."""
+        return Network(self.params.model, self.dataset.image_shape, self.dataset.classes)
+
+    @property
     def iterations(self) -> int:
         """At which a run ends, unless it is stopped early."""
         return self.params.train.length(self.dataset.training - self.params.data.validation_size)
@@ -99,23 +102,22 @@ class Experiment:
             facts["determined by"] = determined_by
             store.save_finished(fingerprint, groups, facts)
             begun = facts["begun"]
-            trained = int(groups["history"]["iteration"][-1]) - begun
             resumed = f"resumed at iteration {begun}, " if begun > run.start else ""
-            how, stored = f"{resumed}{trained} iterations", (groups, facts)
+            how, stored = f"{resumed}{facts['trained']} iterations", (groups, facts)
         groups, facts = stored
-        history = {name: values.tolist() for name, values in groups["history"].items()}
         where = facts["determined by"]
         record = Record(
             run.seed,
             run.variant,
             run.round,
             run.mask.weights_remaining,
-            history,
+            facts["history"],
             where["environment"],
             where["cpu"],
             fingerprint,
         )
-        _report(report, run, history["iteration"][-1], how + ", diverged" * record.diverged)
+        last = record.history["iteration"][-1]
+        _report(report, run, last, how + ", diverged" * record.diverged)
         return Result(record, groups.get("weights", {}), _kept(groups))
 
     def _determined_by(self, run: Run) -> dict[str, Any]:
@@ -173,11 +175,13 @@ def _compute(
     seconds, last = store.checkpoint_seconds(), time.monotonic()
 
     def on_evaluation(iteration: int, snapshot: Callable[[], Any]) -> None:
+        """Tells how far the run is, and keeps a checkpoint where it is time for one."""
         nonlocal last
         told(iteration)
         if iteration < run.iterations and time.monotonic() - last >= seconds:
-            facts = {"name": run.name, "iteration": iteration, "iterations": run.iterations}
-            store.save_checkpoint(fingerprint, _groups(snapshot()), facts)
+            groups, facts = _stored(snapshot())
+            facts |= {"name": run.name, "iterations": run.iterations}
+            store.save_checkpoint(fingerprint, groups, facts)
             last = time.monotonic()
 
     resume = _checkpoint(fingerprint)
@@ -193,12 +197,13 @@ def _compute(
         resume=resume,
         on_evaluation=on_evaluation,
     )
-    unwanted = {"slots"} if run.keep_trained else {"slots", "weights"}
-    groups = {name: group for name, group in _groups(state).items() if name not in unwanted}
+    took = time.perf_counter() - began
+    groups, facts = _stored(state)
+    for name in ("slots",) if run.keep_trained else ("slots", "weights"):
+        del groups[name]
     begun = run.start if resume is None else resume.iteration
     trained = state.iteration - begun
-    seconds = time.perf_counter() - began
-    return groups, {"name": run.name, "begun": begun, "trained": trained, "seconds": seconds}
+    return groups, {**facts, "name": run.name, "begun": begun, "trained": trained, "seconds": took}
 
 
 def _checkpoint(fingerprint: str) -> Any:
@@ -209,18 +214,16 @@ def _checkpoint(fingerprint: str) -> Any:
     if found is None:
         return None
     groups, facts = found
-    history = {name: values.tolist() for name, values in groups["history"].items()}
-    return State(facts["iteration"], groups["weights"], groups["slots"], history, _kept(groups))
+    return State(
+        facts["iteration"], groups["weights"], groups["slots"], facts["history"], _kept(groups)
+    )
 
 
-def _groups(state: Any) -> store.Nested:
+def _stored(state: Any) -> tuple[store.Nested, dict[str, Any]]:
     """A State as the store keeps it."""
-    return {
-        "weights": state.weights,
-        "slots": state.slots,
-        "history": {name: np.asarray(values, np.float64) for name, values in state.history.items()},
-        **{f"kept-{iteration}": weights for iteration, weights in state.kept.items()},
-    }
+    kept = {f"kept-{iteration}": weights for iteration, weights in state.kept.items()}
+    groups = {"weights": state.weights, "slots": state.slots, **kept}
+    return groups, {"iteration": state.iteration, "history": state.history}
 
 
 def _kept(groups: store.Nested) -> dict[int, Weights]:

@@ -6,7 +6,6 @@ gradients. The last three prune at initialisation, where ``w`` is ``w0``: their 
 of ``GRADIENTS``.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -15,10 +14,9 @@ import numpy as np
 from lottery import parts
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
+from lottery.masks import Weights
+from lottery.params import Network
 from lottery.streams import stream
-
-Weights = dict[str, np.ndarray]
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 IMAGES_PER_CLASS = 10  # in the batch that snip and grasp see (Wang et al. 2020, section 5.1)
 TEMPERATURE = 200.0  # by which grasp divides the logits, as its authors' code does
@@ -68,29 +66,35 @@ def synflow(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.abs(w) * g
 
 
-CRITERIA: dict[str, Score] = {
-    f.__name__: f for f in (magnitude, magnitude_increase, movement, random, snip, grasp, synflow)
-}
-
-
 def scores(
-    criterion: str, weights: Weights, initial: Weights, gradients: Weights | None, names: list[str]
-) -> dict[str, np.ndarray]:
-    """The scores of the layers ``names`` by one of CRITERIA, or by one's own ``module:function``.
+    criterion: str,
+    weights: Weights,
+    initial: Weights,
+    names: list[str],
+    *,
+    network: Network,
+    seed: int,
+    batch: Part | None = None,
+) -> Weights:
+    """The scores of the layers ``names`` by a criterion, perhaps one's own.
 
-    The ``g`` of one's own is 0.
+    Args:
+        weights: of the whole network, as they are when it is pruned.
+        initial: its initial (or rewound) weights.
+        seed: of the noise that ``random`` ranks by, float64 in [0, 1), with the layer's name.
+        batch: what snip and grasp see.
     """
-    nothing = np.zeros((), np.float32)
-    score = parts.find(CRITERIA, criterion)
-    return {n: score(weights[n], initial[n], gradients[n] if gradients else nothing) for n in names}
-
-
-def noise(weights: Weights, names: list[str], seed: int) -> Weights:
-    """What ``random`` ranks by: float64 in [0, 1), a function of the seed and the layer."""
-    return {
-        name: stream(f"random pruning of {name}", seed).random(weights[name].shape)
-        for name in names
-    }
+    if criterion in GRADIENTS:
+        factors = gradients(criterion, weights, names, network, batch)
+    elif criterion == "random":
+        factors = {
+            name: stream(f"random pruning of {name}", seed).random(weights[name].shape)
+            for name in names
+        }
+    else:
+        factors = dict.fromkeys(names, np.zeros((), np.float32))
+    score = parts.find(globals(), criterion)
+    return {name: score(weights[name], initial[name], factors[name]) for name in names}
 
 
 def batch(part: Part, classes: int, seed: int) -> Part:
@@ -104,22 +108,10 @@ def batch(part: Part, classes: int, seed: int) -> Part:
 
 
 @cache
-def _network(
-    name: str, image_shape: tuple[int, int, int], classes: int, width: float
-) -> tuple[Any, dict[str, Any]]:
-    from lottery.training.models import build, variables
+def _built(network: Network) -> Any:
+    from lottery.training.models import build
 
-    model = build(name, image_shape, classes, width=width)
-    return model, variables(model)
-
-
-def _network_with(
-    name: str, image_shape: tuple[int, int, int], classes: int, width: float, weights: Weights
-) -> tuple[Any, Any]:
-    model, of_model = _network(name, image_shape, classes, width)
-    for variable, value in weights.items():
-        of_model[variable].assign(value)
-    return model, of_model
+    return build(network)
 
 
 def loss_gradient(
@@ -184,27 +176,21 @@ GRADIENTS = {"snip": loss_gradient, "grasp": hessian_gradient, "synflow": flow_g
 
 
 def gradients(
-    criterion: str,
-    weights: Weights,
-    names: list[str],
-    part: Part | None,
-    model: str,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    width: float = 1.0,
+    criterion: str, weights: Weights, names: list[str], network: Network, batch: Part | None
 ) -> Weights:
     """What a criterion of GRADIENTS multiplies the weights by, at ``weights``; computed in float32.
 
     Args:
         names: the prunable layers.
-        part: the batch that snip and grasp see; synflow sees none.
+        batch: what snip and grasp see; synflow sees none.
     """
+    from lottery.training.models import assign, variables
+
     if criterion == "synflow":
         weights = {name: np.abs(value) for name, value in weights.items()}
-    network, of_network = _network_with(model, image_shape, classes, width, weights)
-    kernels = {name: of_network[name] for name in names}
-    images, labels = (part.images, part.labels) if part else (None, None)
-    return {
-        name: np.asarray(g)
-        for name, g in GRADIENTS[criterion](network, kernels, images, labels).items()
-    }
+    model = _built(network)
+    assign(model, weights)
+    kernels = {name: variables(model)[name] for name in names}
+    images, labels = batch or (None, None)
+    values = GRADIENTS[criterion](model, kernels, images, labels)
+    return {name: np.asarray(value) for name, value in values.items()}

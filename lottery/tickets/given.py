@@ -18,9 +18,11 @@ from safetensors import SafetensorError
 
 from lottery.artifacts import files, tables
 from lottery.artifacts.tables import Record
+from lottery.datasets.pinning import covering
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Params
+from lottery.params.reading import read_yaml
 
 WHERE = "params.yaml: retrain.masks"
 FILE = re.compile(r"round-(\d+)\.(npz|safetensors)")
@@ -48,6 +50,12 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     path, rounds = Path(params.retrain.masks).expanduser(), params.prune.rounds
     if not path.exists():
         raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
+    if not covering(path, read_yaml(Path("dvc.yaml"))["stages"]["prune"]["deps"]):
+        raise LotteryError(
+            f"{WHERE}: got {path}, whose changes nobody would see; accepted: a file or folder in "
+            f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
+            "dvc.yaml"
+        )
     if path.is_file():
         found = {rounds: path}
     else:
@@ -128,7 +136,7 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
             "pruning",
             int(number),
             masks[int(number)].weights_remaining,
-            rows[[*tables.COLUMNS[4:]]].to_dict("list"),
+            rows[[*tables.HISTORY]].to_dict("list"),
             environment,
         )
         for number, rows in table[table["variant"] == "pruning"].groupby("round")

@@ -1,6 +1,7 @@
 """Masks checked against what pruning promises, and as tables: density, overlap, dead units."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -26,47 +27,28 @@ def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, pa
 
 
 def write_density(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
-    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and for the whole
+    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and of the whole
     network.
     """
     rows = []
     for (seed, round_), mask in masks.items():
-        sizes, counts = mask.sizes, mask.counts
-        for name in sizes:
-            rows.append(
-                [seed, round_, name, sizes[name], counts[name], f"{counts[name] / sizes[name]:.7g}"]
-            )
-        rows.append(
-            [
-                seed,
-                round_,
-                ALL,
-                sum(sizes.values()),
-                sum(counts.values()),
-                f"{mask.weights_remaining:.7g}",
-            ]
-        )
-    tables.write_rows(
-        path, ["seed", "round", "layer", "weights", "surviving", "weights_remaining"], rows
-    )
+        sizes, counts = (n | {ALL: sum(n.values())} for n in (mask.sizes, mask.counts))
+        for name, size in sizes.items():
+            rows.append([seed, round_, name, size, counts[name], counts[name] / size])
+    header = ["seed", "round", "layer", "weights", "surviving", "weights_remaining"]
+    tables.write_rows(path, header, rows)
 
 
-def write_overlap(
-    path: Path, masks: Mapping[tuple[int, int], Mask], pairs: Iterable[tuple[int, int]]
-) -> None:
+def write_overlap(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
     """``round, seed_a, seed_b, layer, jaccard, jaccard_by_chance`` for each pair of seeds."""
     rows = []
-    pairs = list(pairs)
-    for round_ in sorted({r for _, r in masks}):
-        for a, b in pairs:
-            if (a, round_) not in masks or (b, round_) not in masks:
-                continue  # masks taken over, of rounds that not every seed has
+    for round_ in sorted({number for _, number in masks}):
+        seeds = [seed for seed, number in masks if number == round_]
+        for a, b in combinations(seeds, 2):
             for name, keep in masks[a, round_].layers.items():
-                found, chance = overlap(keep, masks[b, round_].layers[name])
-                rows.append([round_, a, b, name, f"{found:.7g}", f"{chance:.7g}"])
-    tables.write_rows(
-        path, ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"], rows
-    )
+                rows.append([round_, a, b, name, *overlap(keep, masks[b, round_].layers[name])])
+    header = ["round", "seed_a", "seed_b", "layer", "jaccard", "jaccard_by_chance"]
+    tables.write_rows(path, header, rows)
 
 
 def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
@@ -77,10 +59,8 @@ def write_units(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
     rows = []
     for (seed, round_), mask in masks.items():
         for name, keep in mask.layers.items():
-            incoming = keep.reshape(-1, keep.shape[-1])
-            rows.append(
-                [seed, round_, name, keep.shape[-1], int(np.count_nonzero(~incoming.any(axis=0)))]
-            )
+            alive = keep.reshape(-1, keep.shape[-1]).any(axis=0)
+            rows.append([seed, round_, name, alive.size, np.count_nonzero(~alive)])
     tables.write_rows(path, ["seed", "round", "layer", "units", "dead"], rows)
 
 
@@ -91,11 +71,8 @@ def write_first_layer(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None
     kernel for a convolution.
     """
     rows = []
-    for round_ in sorted({r for _, r in masks}):
-        shares = []
-        for (_, r), mask in masks.items():
-            if r == round_:
-                keep = next(iter(mask.layers.values()))
-                shares.append(keep.reshape(-1, keep.shape[-1]).mean(axis=1))
-        rows += [[round_, i, f"{share:.6g}"] for i, share in enumerate(np.mean(shares, axis=0))]
+    for round_ in sorted({number for _, number in masks}):
+        first = [next(iter(m.layers.values())) for (_, r), m in masks.items() if r == round_]
+        shares = np.mean([keep.reshape(-1, keep.shape[-1]).mean(axis=1) for keep in first], axis=0)
+        rows += [[round_, i, f"{share:.6g}"] for i, share in enumerate(shares)]
     tables.write_rows(path, ["round", "input", "weights_remaining"], rows)

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 
 from lottery.datasets.split import Part
-from lottery.masks import Mask
-from lottery.params import Model
+from lottery.masks import Mask, Weights
+from lottery.params import Network
 from lottery.tickets import criteria
-
-Weights = dict[str, np.ndarray]
 
 
 def pruned(
@@ -23,9 +21,7 @@ def pruned(
     *,
     criterion: str,
     initial: Weights,
-    model: Model,
-    image_shape: tuple[int, int, int],
-    classes: int,
+    network: Network,
     seed: int,
     batch: Part | None = None,
     whole: Collection[str] = (),
@@ -38,19 +34,15 @@ def pruned(
         weights: those that are scored, float32, zero where ``mask`` prunes.
         keep: how many survive, by layer or of the whole network.
         initial: the initial (or rewound) weights.
-        model, image_shape, classes: the network.
         batch: what snip and grasp see.
         whole: layers that one threshold for all leaves out.
     """
-    network, names = (model.name, image_shape, classes, model.width), list(mask.layers)
     counts, left = mask.counts, sum(mask.counts[name] for name in whole)
     for step in range(1, scoring_rounds + 1):
-        share, gradients = step / scoring_rounds, None
-        if criterion in criteria.GRADIENTS:
-            gradients = criteria.gradients(criterion, weights, names, batch, *network)
-        elif criterion == "random":
-            gradients = criteria.noise(weights, names, seed)
-        scores = criteria.scores(criterion, weights, initial, gradients, names)
+        share = step / scoring_rounds
+        scores = criteria.scores(
+            criterion, weights, initial, list(mask.layers), network=network, batch=batch, seed=seed
+        )
         if isinstance(keep, int):
             total = left + _on_the_way(sum(counts.values()) - left, keep - left, share)
             first = {name: np.full(weights[name].shape, np.inf) for name in whole}
@@ -58,7 +50,7 @@ def pruned(
         else:
             chosen = {name: _on_the_way(counts[name], n, share) for name, n in keep.items()}
         if criterion == "magnitude":
-            mask = magnitude_mask(weights, mask, chosen, *network)
+            mask = magnitude_mask(weights, mask, chosen, network)
         else:
             mask = highest(scores, mask, chosen)
         weights = mask.apply(weights)
@@ -70,7 +62,7 @@ def _on_the_way(before: int, after: int, share: float) -> int:
     return after if share == 1 else round(before ** (1 - share) * after**share)
 
 
-def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict[str, int]:
+def global_counts(scores: Weights, mask: Mask, total: int) -> dict[str, int]:
     """How many weights of each layer are among the ``total`` survivors with the highest scores.
 
     One threshold for all layers. Equal scores go by layer and position, the first survives. A layer
@@ -85,7 +77,7 @@ def global_counts(scores: dict[str, np.ndarray], mask: Mask, total: int) -> dict
     return dict(zip(mask.layers, map(int, counts), strict=True))
 
 
-def highest(scores: dict[str, np.ndarray], mask: Mask, keep: dict[str, int]) -> Mask:
+def highest(scores: Weights, mask: Mask, keep: dict[str, int]) -> Mask:
     """The survivors with the highest scores, ``keep[layer]`` in each; of equals the first."""
     return Mask(
         {
@@ -113,16 +105,14 @@ def _without_keras_3() -> Iterator[None]:
 
 
 @cache
-def _wrapped(
-    name: str, image_shape: tuple[int, int, int], classes: int, width: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _wrapped(network: Network) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a float32 network, and of each kernel its layer's wrapper for pruning."""
     from lottery.training.models import build, kinds, variables
 
     with _without_keras_3():  # after models, which sets TF_USE_LEGACY_KERAS
         import tensorflow_model_optimization as tfmot
 
-    model = build(name, image_shape, classes, width=width)
+    model = build(network)
     wrappers = {}
     for kernel in kinds(model):
         layer = model.get_layer(kernel.split("/")[0])
@@ -135,13 +125,10 @@ def _wrapped(
 
 
 def magnitude_mask(
-    weights: dict[str, np.ndarray],
+    weights: Weights,
     mask: Mask,
     keep: dict[str, int],
-    model: str,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    width: float = 1.0,
+    network: Network,
 ) -> Mask:
     """The survivors of ``mask`` that are largest in magnitude, exactly ``keep[layer]`` in each.
 
@@ -157,7 +144,7 @@ def magnitude_mask(
     Source: Han et al. 2015 (magnitude pruning); Frankle & Carbin 2019, section 1 (layerwise,
     iterative).
     """
-    model_variables, wrappers = _wrapped(model, image_shape, classes, width)
+    model_variables, wrappers = _wrapped(network)
     layers = {}
     for name, wrapper in wrappers.items():
         before = mask.layers[name]

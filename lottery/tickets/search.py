@@ -8,19 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
 from lottery.errors import LotteryError
-from lottery.masks import Mask
-from lottery.params import Model, Prune
+from lottery.masks import Mask, Weights
+from lottery.params import Prune
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.tickets import criteria, given
 from lottery.tickets.pruning import pruned
 
-Weights = dict[str, np.ndarray]
 DATA_ORDER = "data order of pruning"  # of the dense network and of each round
 
 
@@ -97,15 +94,14 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         batch = criteria.batch(training, dataset.classes, seed)
 
     def by_criterion(mask: Mask, weights: Weights, number: int) -> Mask:
+        """The mask of a round."""
         return pruned(
             mask,
             weights,
             params.prune.surviving(mask.sizes, dense.kinds, number),
             criterion=params.prune.criterion,
             initial=dense.rewound,
-            model=params.model,
-            image_shape=dataset.image_shape,
-            classes=dataset.classes,
+            network=experiment.network,
             seed=seed,
             batch=batch,
             whole=params.prune.left_whole(dense.kinds),
@@ -113,6 +109,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         )
 
     def train(weights: Weights, mask: Mask, number: int) -> Weights:
+        """The trained weights; keeps the run's record."""
         run = Run(
             seed=seed,
             variant="pruning",
@@ -143,10 +140,10 @@ def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report)
 
     Writes its weights at initialisation, at the rewind iteration and after training.
     """
-    params, dataset = experiment.params, experiment.dataset
-    shape = (dataset.image_shape, dataset.classes)
-    initial, kinds = fresh_weights(params.model, *shape, "initialisation", seed)
-    rewind = params.prune.rewind_iteration
+    from lottery.training.models import initialise
+
+    params, rewind = experiment.params, experiment.params.prune.rewind_iteration
+    initial, kinds = initialise(experiment.network, "initialisation", seed)
     run = Run(
         seed=seed,
         variant="dense",
@@ -182,19 +179,6 @@ def read_dense(seed: int) -> Dense:
     rewound, facts = files.read_tensors(folder / "rewind.safetensors")
     trained, _ = files.read_tensors(folder / "trained.safetensors")
     return Dense(rewound, trained, facts["kinds"])
-
-
-def fresh_weights(
-    model: Model, image_shape: tuple[int, int, int], classes: int, purpose: str, *key: int
-) -> tuple[Weights, dict[str, str]]:
-    """Fresh weights, a function of (purpose, key), and the kinds of the prunable ones."""
-    from lottery.training import models
-
-    network = models.build(model.name, image_shape, classes, width=model.width)
-    weights = models.initialise(
-        network, model.initializer, purpose, *key, batch_norm_scale=model.batch_norm_scale
-    )
-    return weights, models.kinds(network)
 
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from lottery.artifacts import tables
 from lottery.artifacts.tables import Record
 from lottery.datasets.split import Split
+from lottery.masks import Weights
 from lottery.running.progress import Report
 from lottery.running.run import Experiment
-from lottery.tickets.variants import Weights, ticket, ticket_of
+from lottery.tickets.variants import ticket, ticket_of
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)
 COLUMNS = (
@@ -87,7 +88,7 @@ def write(path: Path, lines: Iterable[Line]) -> None:
     Empty where nothing was asked for.
     """
     rows = [
-        [*line[:2], *(f"{value:.7g}" for value in (line.weights_remaining, *point.values()))]
+        [*line[:3], *point.values()]
         for line in sorted(lines, key=lambda line: line[:2])
         for point in line.points
     ]

@@ -4,22 +4,19 @@ A variant is one short function: from the ticket's mask and the dense network's 
 weights and the mask that training starts from, and how it is trained.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lottery import parts
+from lottery import masks, parts
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
-from lottery.masks import Mask, random_mask
-from lottery.params import Model, Prune, Train
+from lottery.masks import Mask, Weights
+from lottery.params import Model, Network, Prune, Train
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.streams import stream
-from lottery.tickets.search import fresh_weights, read_dense
-
-Weights = dict[str, np.ndarray]
+from lottery.tickets.search import read_dense
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,7 @@ class Ticket:
     rewind_iteration: int
     train: Train  # how the ticket is trained
     dense_train: Train  # how the dense network was: what training from the start needs
-    model: Model
-    image_shape: tuple[int, int, int]
-    classes: int
+    network: Network
     iterations: int  # length of a run
     trainings: int  # runs that finding the mask took
 
@@ -104,8 +99,9 @@ def random_reinit(t: Ticket) -> Start:
     """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019,
     section 2).
     """
-    key = ("re-initialisation", t.seed, t.round)
-    fresh, _ = fresh_weights(t.model, t.image_shape, t.classes, *key)
+    from lottery.training.models import initialise
+
+    fresh, _ = initialise(t.network, "re-initialisation", t.seed, t.round)
     return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
 
 
@@ -159,9 +155,9 @@ def _under(t: Ticket, mask: Mask) -> Start:
     return Start(mask.apply(t.unmasked), mask, t.rewind_iteration, t.train)
 
 
-def random_mask_control(t: Ticket) -> Start:
+def random_mask(t: Ticket) -> Start:
     """The dense network's weights under a random mask with the ticket's count in each layer."""
-    return _under(t, random_mask(t.mask, stream("random mask", t.seed, t.round)))
+    return _under(t, masks.random_mask(t.mask, stream("random mask", t.seed, t.round)))
 
 
 def random_mask_global(t: Ticket) -> Start:
@@ -204,15 +200,13 @@ def small_dense(t: Ticket) -> Start:
 
     Source: Ma et al. 2021 ("small dense training").
     """
-    from lottery.training.models import narrowed
+    from lottery.training.models import initialise, narrowed
 
-    shape, count = (t.image_shape, t.classes), sum(t.mask.counts.values())
-    width = narrowed(t.model.name, *shape, count, t.model.width)
-    model = t.model.model_copy(update={"width": width})
+    narrow = narrowed(t.network, sum(t.mask.counts.values()))
     purpose = "initialisation of the narrow network"
-    weights, kinds = fresh_weights(model, *shape, purpose, t.seed, t.round)
+    weights, kinds = initialise(narrow, purpose, t.seed, t.round)
     mask = Mask.full({name: weights[name].shape for name in kinds})
-    return Start(weights, mask, 0, t.dense_train, model=model)
+    return Start(weights, mask, 0, t.dense_train, model=narrow.model)
 
 
 def dense_longer(t: Ticket) -> Start:
@@ -229,23 +223,9 @@ def dense_longer(t: Ticket) -> Start:
     return Start(t.rewound, mask, t.rewind_iteration, train, iterations=iterations)
 
 
-VARIANTS: dict[str, Callable[[Ticket], Start]] = {
-    "ticket": ticket,
-    "random_reinit": random_reinit,
-    "sign_preserving_reinit": sign_preserving_reinit,
-    "random_sign_constant": random_sign_constant,
-    "signed_reinit": signed_reinit,
-    "random_mask": random_mask_control,
-    "random_mask_global": random_mask_global,
-    "shuffled_mask": shuffled_mask,
-    "small_dense": small_dense,
-    "dense_longer": dense_longer,
-}
-
-
 def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
     """The ticket of a round, as the stages before wrote it; of round 0 the dense network."""
-    params, dataset, dense = experiment.params, experiment.dataset, read_dense(seed)
+    params, dense = experiment.params, read_dense(seed)
     mask = Mask.full({name: dense.rewound[name].shape for name in dense.kinds})
     weights = unmasked = dense.rewound
     if round_:
@@ -265,9 +245,7 @@ def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
         rewind_iteration=params.prune.rewind_iteration,
         train=params.tickets_train() if round_ else params.train,
         dense_train=params.train,
-        model=params.model,
-        image_shape=dataset.image_shape,
-        classes=dataset.classes,
+        network=experiment.network,
         iterations=experiment.iterations,
         trainings=trainings(params.prune, round_),
     )
@@ -276,7 +254,7 @@ def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
 def retrain(experiment: Experiment, seed: int, variant: str, round_: int, report: Report) -> Record:
     """Trains a variant of the ticket of a round, in another data order than found it."""
     of = ticket_of(experiment, seed, round_)
-    start: Start = parts.find(VARIANTS, variant)(of)
+    start: Start = parts.find(globals(), variant)(of)
     run = start.run(experiment, seed, variant, round_, "data order of retraining")
     record = experiment.train(replace(run, keep_trained=False), report).record
     # of the dense network's weights, of which a narrow one has fewer

@@ -35,49 +35,18 @@ class Results(NamedTuple):
     early_stop: pd.DataFrame
 
 
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
-    return None if done.returncode else done.stdout
+def results_at(revision: str) -> Results:
+    """What is committed at a revision, or lies HERE.
 
+    Raises LotteryError where there is no such revision, or no results, or they cannot be read.
+    """
+    commit = None if revision == HERE else _commit(revision)
 
-def of_revision(revision: str) -> Results:
-    """What is committed at a revision; LotteryError where there is none, or no results."""
-    refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
-    experiments = [ref for ref in refs if ref.endswith(f"/{revision}")]  # refs/exps/12/34…/name
-    for commit in (revision, *experiments):
-        if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
-            break
-    else:
-        raise LotteryError(
-            f"{revision}: no branch, tag, commit or experiment that git knows here: "
-            "`git branch -a` and `dvc exp list` show those there are"
-        )
-
-    def show(path: str) -> str:
-        text = _git("show", f"{commit}:./{path}")  # below the present folder
+    def read(path: str, parse: Callable[[str], Any]) -> Any:
+        """The file's content, parsed."""
+        where, text = f"{revision}: {path}", _text(commit, path)
         if text is None:
             raise LotteryError(f"{revision}: no {path}: run `dvc repro` there and commit reports/")
-        return text
-
-    return _results(show, revision)
-
-
-def of_workspace() -> Results:
-    """The present results; LotteryError where there are none."""
-
-    def show(path: str) -> str:
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise LotteryError(f"{path}: not there: run `dvc repro` first") from None
-
-    return _results(show, HERE)
-
-
-def _results(show: Callable[[str], str], revision: str) -> Results:
-    def read(path: str, parse: Callable[[str], Any]) -> Any:
-        text = show(path)
-        where = f"{revision}: {path}"
         if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
             raise LotteryError(f"{where}: holds conflict marks of a merge: resolve it first")
         try:
@@ -86,34 +55,51 @@ def _results(show: Callable[[str], str], revision: str) -> Results:
             why = str(error).splitlines()[0]
             raise LotteryError(f"{where}: cannot be read ({why}): `dvc repro` writes it") from None
 
-    def drawn(name: str) -> pd.DataFrame:
-        frame = read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
-        return frame.assign(rev=revision)
-
+    plots = [
+        read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
+        for name in ("accuracy", "early_stop")
+    ]
     metrics = read("reports/metrics.json", json.loads)
     if any(isinstance(value, dict) for value in metrics.values()):
         raise LotteryError(
             f"{revision}: reports/metrics.json: is of an older version of this project: "
             "`dvc repro report` there writes it anew"
         )
-    content = read("params.yaml", YAML(typ="safe").load)
-    return Results(metrics, _with_defaults(content), drawn("accuracy"), drawn("early_stop"))
+    return Results(metrics, read("params.yaml", _keys), *(t.assign(rev=revision) for t in plots))
 
 
-def _with_defaults(content: Any) -> dict[str, Any]:
+def _git(*arguments: str) -> str | None:
+    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
+    return None if done.returncode else done.stdout
+
+
+def _commit(revision: str) -> str:
+    """What git calls the revision; an experiment of DVC's is refs/exps/12/34…/name."""
+    refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
+    for commit in (revision, *(ref for ref in refs if ref.endswith(f"/{revision}"))):
+        if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
+            return commit
+    raise LotteryError(
+        f"{revision}: no branch, tag, commit or experiment that git knows here: "
+        "`git branch -a` and `dvc exp list` show those there are"
+    )
+
+
+def _text(commit: str | None, path: str) -> str | None:
+    """A file of the present folder, at a commit or as it is; None where there is none."""
+    if commit:
+        return _git("show", f"{commit}:./{path}")
+    return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
+
+
+def _keys(text: str) -> dict[str, Any]:
     """Parameters by dotted key, defaults filled in; as they are where of another version."""
+    content = YAML(typ="safe").load(text) or {}
     try:
         content = params.validate(content).model_dump()
     except LotteryError:
         pass  # keys that this version does not know are differences to be shown
-    return dict(_flat(content, ""))
-
-
-def _flat(content: Any, prefix: str) -> Any:
-    if not isinstance(content, Mapping):
-        return [(prefix, content)]
-    dot = prefix and f"{prefix}."
-    return [pair for name, value in content.items() for pair in _flat(value, f"{dot}{name}")]
+    return dict(pd.json_normalize(content).to_dict("records")[0])
 
 
 def summary(results: Mapping[str, Results]) -> str:
@@ -121,14 +107,14 @@ def summary(results: Mapping[str, Results]) -> str:
 
     Where two are compared, the metrics have a column of changes.
     """
-    found, names = list(results.values()), [plain(name) for name in results]
+    revisions, names = list(results.values()), [plain(name) for name in results]
     metrics, differ = [], []
-    for key in dict.fromkeys(key for r in found for key in r.metrics):
-        values = [r.metrics.get(key) for r in found]
+    for key in dict.fromkeys(key for r in revisions for key in r.metrics):
+        values = [r.metrics.get(key) for r in revisions]
         row = {"metric": key} | dict(zip(names, map(_shown, values), strict=True))
-        metrics.append(row | ({"change": _change(*values)} if len(found) == 2 else {}))
-    for key in dict.fromkeys(key for r in found for key in r.params):
-        texts = [json.dumps(r.params[key]) if key in r.params else "(absent)" for r in found]
+        metrics.append(row | ({"change": _change(*values)} if len(values) == 2 else {}))
+    for key in dict.fromkeys(key for r in revisions for key in r.params):
+        texts = [json.dumps(r.params[key]) if key in r.params else "(absent)" for r in revisions]
         if len(set(texts)) > 1:
             differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
     parts = [f"## {' and '.join(names)}", table(metrics), "The parameters are the same."]
@@ -149,8 +135,8 @@ def _change(before: Any, now: Any) -> str:
     return "" if before == now else "changed"
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The command; a user's mistake is one line on standard error and exit status 1."""
+def main(arguments: list[str]) -> None:
+    """``python -m lottery compare``. Raises LotteryError."""
     parser = argparse.ArgumentParser(
         prog="python -m lottery compare",
         description=__doc__,
@@ -162,13 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
         nargs="+",
         help="a branch, tag or commit, such as main or HEAD~1, or the name of an experiment",
     )
-    names = list(dict.fromkeys(parser.parse_args(arguments).revisions))
-    try:
-        results = {name: of_revision(name) for name in names} | {HERE: of_workspace()}
-    except LotteryError as error:
-        parser.exit(1, f"compare: {error}\n")
+    names = parser.parse_args(arguments).revisions
+    results = {name: results_at(name) for name in (*names, HERE)}
     text = summary(results)
-    order = [HERE, *names]
+    order = [HERE, *results][:-1]
     x, stop = "weights remaining", "early-stop iteration"
     accuracy = pd.concat([r.accuracy for r in results.values()])
     early = pd.concat([r.early_stop for r in results.values()])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lottery.training.architectures import Dropout
-from lottery.training.models import variables
+from lottery.training.models import assign, variables
 
 import tf_keras  # isort: skip  (after lottery.training.models, which sets TF_USE_LEGACY_KERAS)
 
@@ -57,9 +57,10 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
                 folded = removed @ _taps(layer, weights).sum(axis=0, dtype=np.float64)
                 weights[bias] = (weights[bias] + folded).astype(np.float32)
             weights[kernel] = weights[kernel] * needed[source][:, np.newaxis] * needed[layer.name]
-        _assign(model, weights)
+        assign(model, weights)
 
     def cut(name: str, value: np.ndarray) -> np.ndarray:
+        """A variable's value, or its mask, without what is not needed."""
         layer = known.get(name.rpartition("/")[0])
         if layer is None:
             return value
@@ -67,19 +68,15 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
         return value[..., needed[_inputs(layer)[0]], :] if name.endswith("/kernel") else value
 
     def narrower(layer: Any) -> Any:
+        """The layer with the units that are needed."""
         config = layer.get_config()
         if type(layer) in WEIGHTED:
             config["units" if "units" in config else "filters"] = int(needed[layer.name].sum())
         return type(layer).from_config(config)
 
     smaller = tf_keras.models.clone_model(model, clone_function=narrower)
-    _assign(smaller, {name: cut(name, value) for name, value in weights.items()})
+    assign(smaller, {name: cut(name, value) for name, value in weights.items()})
     return smaller, {name: cut(name, keep) for name, keep in masks.items()}
-
-
-def _assign(model: Any, weights: Arrays) -> None:
-    for name, variable in variables(model).items():
-        variable.assign(weights[name])
 
 
 def _opaque(layer: Any) -> bool:

@@ -7,11 +7,9 @@ import argparse
 import contextlib
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import safetensors.numpy
 
@@ -21,10 +19,10 @@ from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.split import Split
 from lottery.errors import LotteryError
 from lottery.masks import Mask
+from lottery.report.text import templates
 from lottery.tools import formats
 
 FACTS, CARD = "export.json", "README.md"
-TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 CALIBRATION_IMAGES = 256
 
 
@@ -60,11 +58,11 @@ def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool)
         weights = mask.apply(dense)
     elif round_:
         weights, mask, _ = files.read_masked_weights(files.round_file(folder, seed, round_))
-    recorded = not round_ or (prune.trains and (prune.strategy == "rewind" or not initial))
-    history = tables.read(folder / "history.csv" if recorded else files.DENSE / "history.csv")
-    history = history[history["round"] == round_]  # so none, where none was recorded
+    history = tables.read(folder / "history.csv")
+    history = history[history["round"] == round_]
     if initial:  # where a run that was rewound began; of a dense one, where it passed
-        history = history[history["iteration"] == prune.rewind_iteration]
+        recorded = not round_ or prune.strategy == "rewind"
+        history = history[recorded & (history["iteration"] == prune.rewind_iteration)]
     name = f"ticket of seed {seed}, round {round_}" if round_ else f"dense network of seed {seed}"
     name += ", before training" if initial else ", trained"
     last = history.drop_duplicates("seed", keep="last").set_index("seed")
@@ -112,40 +110,35 @@ def export(
     from lottery.tools import dead_units
     from lottery.training import models
 
-    dataset, model = open_dataset(), loaded.model
+    dataset = open_dataset()
     split = dataset.split(loaded.data, ticket.seed)
     test = dataset.part(split.test)
 
-    def holding(weights: dict[str, np.ndarray]) -> Any:  # no dropout, which is of training alone
-        network = models.build(model.name, dataset.image_shape, dataset.classes, width=model.width)
+    def holding(weights: dict[str, np.ndarray]) -> Any:
+        """The network with these weights; without dropout, which is of training alone."""
+        network = models.build(params.Network(loaded.model, dataset.image_shape, dataset.classes))
         with formats.attempt(f"{ticket.name}: not of params.yaml's model and data; `dvc repro`"):
-            for name, variable in models.variables(network).items():
-                variable.assign(weights[name])
+            models.assign(network, weights)
         return network
 
     expected = formats.in_batches(formats.of_keras(holding(ticket.weights)), test.images)
     agreed = agreement(loaded, ticket, dataset, split, expected)
-    exported, masks = holding(ticket.weights), dict(ticket.mask.layers)
+    model, masks = holding(ticket.weights), dict(ticket.mask.layers)
     if not keep_dead_units:
         with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
-            exported, masks = dead_units.remove(exported, masks)
-    layers = {}  # units, removed, dead units left
-    for name, keep in masks.items():
-        units = ticket.mask.layers[name].shape[-1]
-        left = np.sum(~np.any(keep, axis=tuple(range(keep.ndim - 1))))
-        layers[name.removesuffix("/kernel")] = units, units - keep.shape[-1], int(left)
+            model, masks = dead_units.remove(model, masks)
     facts = {
         "name": ticket.name,
         "seed": ticket.seed,
         "round": ticket.round,
-        "model": model.name,
+        "model": loaded.model.name,
         "weights_remaining": ticket.mask.weights_remaining,
         "class_names": dataset.facts.get("class_names") or [*map(str, range(dataset.classes))],
         "kernels": {name: keep.shape for name, keep in masks.items()},
         "images": {"shape": dataset.image_shape, "type": "float32", "range": [0, 1]},
     }
     some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
-    network = formats.Network(exported, Mask(masks), facts, formats.scaled(some.images))
+    exported = formats.Exported(model, Mask(masks), facts, formats.scaled(some.images))
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
     table = []
     for title, values in stored.items():
@@ -153,8 +146,8 @@ def export(
         row = formats.measured(logits, content, test, expected)
         table.append({"title": title, "file": None, **row})
     with files.folder_written_whole(out) as folder:
-        table += [formats.written(name, network, folder, test, expected) for name in names]
-        facts |= {"agreement": agreed, "table": table, "units": layers}
+        table += [formats.written(name, exported, folder, test, expected) for name in names]
+        facts |= {"agreement": agreed, "table": table, "units": _units(ticket.mask, masks)}
         text = card(loaded, ticket, dataset, facts | {"split": split})
         files.write(folder / CARD, text.encode())
         contents = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*")}
@@ -163,21 +156,29 @@ def export(
     return text
 
 
+def _units(before: Mask, masks: dict[str, np.ndarray]) -> dict[str, tuple[int, int, int]]:
+    """By layer: units, those removed, and the dead ones left."""
+    layers = {}
+    for name, keep in masks.items():
+        units = before.layers[name].shape[-1]
+        left = np.sum(~np.any(keep, axis=tuple(range(keep.ndim - 1))))
+        layers[name.removesuffix("/kernel")] = units, units - keep.shape[-1], int(left)
+    return layers
+
+
 def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[str, Any]) -> str:
     """The model card; names of classes, layers and datasets are text there, never markup."""
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    environment.filters["plain"] = lambda text: re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", text)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
-    return template.render(
-        facts,
-        dataset=dataset.facts,
-        recipe=loaded.model_dump(include={"model", "train", "prune"}),
-        accuracies=finite.describe().to_dict(),
-        diverged=len(ticket.evaluations) - len(finite),
+    return (
+        templates("lottery.tools")
+        .get_template("model_card.md.jinja")
+        .render(
+            facts,
+            dataset=dataset.facts,
+            recipe=loaded.model_dump(include={"model", "train", "prune"}),
+            accuracies=finite.describe().to_dict(),
+            diverged=len(ticket.evaluations) - len(finite),
+        )
     )
 
 
@@ -202,8 +203,8 @@ def check_out(out: Path) -> None:
             )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery export``: a user's mistake ends it with plain lines and exit status 1."""
+def main(arguments: list[str]) -> None:
+    """``python -m lottery export``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
@@ -213,27 +214,25 @@ def main(arguments: list[str] | None = None) -> None:
     add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])
     add("--keep-dead-units", action="store_true", help="leave every layer its size")
     options = parser.parse_args(arguments)
-    try:
-        loaded = params.load()
-        seed = loaded.seeds[0] if options.seed is None else options.seed
-        round_ = choose_round(loaded) if options.round is None else options.round
-        rounds = range(loaded.prune.rounds + 1)
-        for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
-            if got not in known:
-                raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
-        if round_ and not options.initial and not loaded.prune.trains:
-            why = f"{loaded.prune.criterion}, {loaded.prune.schedule} pruning trains no tickets"
-            raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
-        out = options.out.resolve()
-        check_out(out)
-        ticket = read_ticket(loaded, seed, round_, initial=options.initial)
-        print(f"export: {ticket.name}", flush=True)
-        with formats.attempt("TensorFlow: cannot be set up"):
-            from lottery.training import device
+    loaded = params.load()
+    prune = loaded.prune
+    seed = loaded.seeds[0] if options.seed is None else options.seed
+    round_ = choose_round(loaded) if options.round is None else options.round
+    rounds = range(prune.rounds + 1)
+    for option, got, known in (("seed", seed, loaded.seeds), ("round", round_, rounds)):
+        if got not in known:
+            raise LotteryError(f"--{option}: got {got}; accepted: {', '.join(map(str, known))}")
+    if round_ and not options.initial and not prune.trains:
+        why = f"{prune.criterion}, {prune.schedule} pruning trains no tickets"
+        raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
+    out = options.out.resolve()
+    check_out(out)
+    ticket = read_ticket(loaded, seed, round_, initial=options.initial)
+    print(f"export: {ticket.name}", flush=True)
+    with formats.attempt("TensorFlow: cannot be set up"):
+        from lottery.training import device
 
-            device.configure(loaded.train.threads)
-        names = [name for name in formats.FORMATS if name in options.formats]
-        print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
-        print(f"export: written to {options.out}")
-    except LotteryError as error:
-        parser.exit(1, "".join(f"export: {line}\n" for line in str(error).splitlines()))
+        device.configure(loaded.train.threads)
+    names = [name for name in formats.FORMATS if name in options.formats]
+    print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
+    print(f"export: written to {options.out}")

@@ -29,7 +29,7 @@ ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
 sum in another order; bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers."""
 
 
-class Network(NamedTuple):
+class Exported(NamedTuple):
     """What is exported: a float32 Keras model that holds its weights, and what goes with it."""
 
     model: Any
@@ -38,28 +38,29 @@ class Network(NamedTuple):
     calibration: np.ndarray  # training images, float32 [n, height, width, channels]
 
 
-def savedmodel(network: Network, path: Path) -> Logits:
+def savedmodel(exported: Exported, path: Path) -> Logits:
     """A Keras SavedModel, a folder."""
     import tf_keras
 
-    network.model.save(path, save_format="tf", include_optimizer=False)
+    exported.model.save(path, save_format="tf", include_optimizer=False)
     return of_keras(tf_keras.models.load_model(path, compile=False))
 
 
-def tflite(network: Network, path: Path, *, int8: bool = False) -> Logits:
+def tflite(exported: Exported, path: Path, *, int8: bool = False) -> Logits:
     """TFLite; ``int8``: in 8 bits, with ranges seen on training images, between float32 ends."""
     import tensorflow as tf
 
-    converter = tf.lite.TFLiteConverter.from_keras_model(network.model)
+    converter = tf.lite.TFLiteConverter.from_keras_model(exported.model)
     if int8:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([x[np.newaxis]] for x in network.calibration)
+        converter.representative_dataset = lambda: ([x[np.newaxis]] for x in exported.calibration)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     files.write(path, converter.convert())
     interpreter = tf.lite.Interpreter(str(path), num_threads=1)
     given, taken = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
 
     def logits(images: np.ndarray) -> np.ndarray:
+        """Of images, by TFLite's interpreter."""
         interpreter.resize_tensor_input(given["index"], images.shape)  # nothing, at the same shape
         interpreter.allocate_tensors()
         interpreter.set_tensor(given["index"], images)
@@ -69,19 +70,19 @@ def tflite(network: Network, path: Path, *, int8: bool = False) -> Logits:
     return logits
 
 
-def onnx(network: Network, path: Path) -> Logits:
+def onnx(exported: Exported, path: Path) -> Logits:
     """ONNX, opset 17, with the facts in its metadata."""
     import onnx as standard
     import onnxruntime
     import tensorflow as tf
     import tf2onnx.convert
 
-    images = tf.TensorSpec(network.model.input_shape, tf.float32, "images")
+    images = tf.TensorSpec(exported.model.input_shape, tf.float32, "images")
     model = tf.function(
-        lambda images: {"logits": network.model(images, training=False)}, autograph=False
+        lambda images: {"logits": exported.model(images, training=False)}, autograph=False
     )
     content, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
-    standard.helper.set_model_props(content, {"lottery": json.dumps(network.facts)})
+    standard.helper.set_model_props(content, {"lottery": json.dumps(exported.facts)})
     for tensor in (*content.graph.input, *content.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
     standard.checker.check_model(content)
@@ -92,16 +93,16 @@ def onnx(network: Network, path: Path) -> Logits:
     return lambda images: session.run(["logits"], {"images": images})[0]
 
 
-def safetensors(network: Network, path: Path) -> Logits:
+def safetensors(exported: Exported, path: Path) -> Logits:
     """One bit a prunable weight, and the values of those that survive."""
     from lottery.training.models import variables
 
-    values = variables(network.model)
+    values = variables(exported.model)
     weights = {name: value.numpy() for name, value in values.items()}
-    files.write_masked_weights(path, weights, network.mask, network.facts)
+    files.write_masked_weights(path, weights, exported.mask, exported.facts)
     for name, value in files.read_masked_weights(path)[0].items():
         values[name].assign(value)
-    return of_keras(network.model)
+    return of_keras(exported.model)
 
 
 class Format(NamedTuple):
@@ -109,7 +110,7 @@ class Format(NamedTuple):
 
     file: str
     title: str
-    write: Callable[[Network, Path], Logits]
+    write: Callable[[Exported, Path], Logits]
     exact: bool = True  # float32, not 8 bits a value
 
 
@@ -143,7 +144,7 @@ def scaled(images: np.ndarray) -> np.ndarray:
 
 
 def written(
-    name: str, network: Network, folder: Path, test: Part, expected: np.ndarray
+    name: str, exported: Exported, folder: Path, test: Part, expected: np.ndarray
 ) -> dict[str, Any]:
     """Writes a format and measures it: a row of the table; LotteryError where that fails.
 
@@ -151,7 +152,7 @@ def written(
     """
     file, title, write, exact = FORMATS[name]
     with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
-        logits = write(network, folder / file)
+        logits = write(exported, folder / file)
         members = sorted(path for path in (folder / file).rglob("*") if path.is_file())
         content = b"".join(path.read_bytes() for path in members or [folder / file])
         row = measured(logits, content, test, expected)
@@ -172,6 +173,7 @@ def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -
     """
 
     def latency(images: np.ndarray) -> float:
+        """Milliseconds a call."""
         timer = timeit.Timer(lambda: logits(images))
         calls = -(-timer.autorange()[0] // 5)
         return 1000 * float(np.median(timer.repeat(5, calls))) / calls

@@ -6,129 +6,122 @@ store spares.
 """
 
 import argparse
+import heapq
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from lottery.artifacts import files
-from lottery.datasets.catalogue import DATASETS, read_params
+from lottery.datasets.catalogue import DATASETS, Known, read_params
 from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.pinning import check_seen
 from lottery.errors import LotteryError
-from lottery.params import PARAMS_FILE, Model, Params, Train
+from lottery.params import PARAMS_FILE, Network, Params
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
 from lottery.tickets.variants import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
+SETS_THE_PACE = {  # of the section train
+    "optimizer",
+    "batch_size",
+    "precision",
+    "jit_compile",
+    "evaluate_every",
+    "threads",
+}
 TIMED = 8.0  # seconds that a training is timed for
 
 
-class Stage(NamedTuple):
-    """A stage's tasks, each of which a worker computes whole."""
+class Work(NamedTuple):
+    """What one worker computes whole."""
 
-    name: str
-    tasks: int
-    runs: int  # of a task, one after another
-    iterations: int  # of a task, at most
+    runs: int  # one after another
+    iterations: int  # of all of them, at most
 
 
-def stages_of(params: Params, iterations: int) -> list[Stage]:
+def tasks_of(params: Params, iterations: int) -> dict[str, list[Work]]:
     """What is trained, by stage; ``iterations`` is the length of a run."""
     seeds, rounds, prune = len(params.seeds), params.retrain_rounds(), params.prune
-    left = iterations - prune.rewind_iteration
     searched = prune.rounds if prune.trains else 0
-    found = [
-        Stage("train_dense", seeds, 1, iterations),
-        Stage("prune", seeds, searched, searched * left),
+    retrained = [
+        Work(1, last_iteration(variant, prune, number, iterations))
+        for variant in params.retrain.variants
+        for number in rounds
     ]
-    for variant in params.retrain.variants:
-        for number in rounds:
-            last = last_iteration(str(variant), prune, number, iterations)
-            found.append(Stage("retrain", seeds, 1, last))
     if params.retrain.analysis == "linear_mode_connectivity":
-        found.append(Stage("retrain", seeds * (1 + len(rounds)), 2, 2 * iterations))
-    return found
+        retrained += [Work(2, 2 * iterations)] * (1 + len(rounds))
+    return {
+        "train_dense": [Work(1, iterations)] * seeds,
+        "prune": [Work(searched, searched * (iterations - prune.rewind_iteration))] * seeds,
+        "retrain": retrained * seeds,
+    }
 
 
-def wall_seconds(stages: Sequence[Stage], workers: int, pace: float) -> float:
+def wall_seconds(stages: Iterable[Sequence[Work]], workers: int, pace: float) -> float:
     """Time to the end of the last stage, each worker taking the next task when it has ended one."""
-    by_name: dict[str, list[Stage]] = {}
-    for stage in stages:
-        by_name.setdefault(stage.name, []).append(stage)
     total = 0.0
-    for some in by_name.values():
-        work = sum(s.tasks * s.iterations for s in some)
-        longest = max(s.iterations for s in some)
-        turns = max(work / workers, longest * math.ceil(some[0].tasks / workers), longest)
-        total += START + pace * turns
+    for tasks in stages:
+        busy = [0] * workers
+        for task in tasks:
+            heapq.heapreplace(busy, busy[0] + task.iterations)
+        total += START + pace * max(busy)
     return total
 
 
-def pace_of(params: Params, shape: tuple[int, int, int], classes: int) -> tuple[float, str]:
+def pace_of(params: Params, network: Network) -> tuple[float, str]:
     """Seconds an iteration, evaluations included, and where they are known from."""
-    wanted = (params.model.model_dump(mode="json"), _computing(params.train))
-    here = {"cpu": machine.cpu_model(), "threads": params.train.threads}
-    found = []
+    run = {"model": params.model.model_dump(mode="json"), "cpu": machine.cpu_model()}
+    train = params.train.model_dump(include=SETS_THE_PACE)
+    paces = []
     for path in store.folder().glob(f"*{store.FINISHED}"):
         facts = store.read_facts(path) or {}
         by = facts.get("determined by", {})
-        if not by or facts.get("trained", 0) < 1:
-            continue
-        computed = {"cpu": by["cpu"], "threads": by["environment"]["threads"]}
-        if (by["model"], _computing(Train(**by["train"]))) == wanted and computed == here:
-            found.append(facts["seconds"] / facts["trained"])
-    if found:
-        return statistics.median(found), f"{len(found)} finished runs in the run store"
-    return timed(params, shape, classes), "a short training on this machine, alone"
+        alike = run.items() <= by.items() and train.items() <= by["train"].items()
+        if alike and facts.get("trained"):
+            paces.append(facts["seconds"] / facts["trained"])
+    if paces:
+        return statistics.median(paces), f"{len(paces)} finished runs in the run store"
+    return timed(params, network), "a short training on this machine, alone"
 
 
-def _computing(train: Train) -> dict[str, object]:
-    """The part of the section that an iteration's time depends on."""
-    names = {"optimizer", "batch_size", "precision", "jit_compile", "evaluate_every"}
-    return train.model_dump(include=names)
-
-
-def timed(params: Params, shape: tuple[int, int, int], classes: int) -> float:
-    """Seconds an iteration of the dense network, timed for TIMED seconds; evaluations by their
-    share."""
+def timed(params: Params, network: Network) -> float:
+    """Seconds an iteration of the dense network, its share of an evaluation included, of random
+    images; timed for TIMED seconds."""
     from lottery.datasets.split import Split
     from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
 
     device.configure(params.train.threads)
-    known = DATASETS.get(params.data.name)
-    test, validation = known.test if known else 1000, params.data.validation_size
-    generator, held_out = np.random.default_rng(0), min(1000, test + validation)
-    count = max(10 * params.train.batch_size, held_out)
-    images = generator.integers(0, 256, (count, *shape), np.uint8)
-    labels = generator.integers(0, classes, count, np.int32)
-    dataset = Dataset(images, labels, {"image_shape": shape, "classes": classes, "test": 1})
-    engine = trainer.Trainer(params.model, params.train, dataset)
-    network = models.build(params.model.name, shape, classes, width=params.model.width)
-    weights = models.initialise(network, params.model.initializer, "timing", 0)
-    rows = np.arange(count, dtype=np.int32)
-    split, order = Split(rows, rows, rows), Order("timing", 0)
-    engine.evaluate(rows[:held_out], weights)
+    known, count = DATASETS.get(params.data.name), max(10 * params.train.batch_size, 1000)
+    held_out = (known.test if known else 1000) + params.data.validation_size
+    generator, rows = np.random.default_rng(0), np.arange(count, dtype=np.int32)
+    images = generator.integers(0, 256, (count, *network.image_shape), np.uint8)
+    labels = generator.integers(0, network.classes, count, np.int32)
+    facts = {"image_shape": network.image_shape, "classes": network.classes, "test": 1}
+    engine = trainer.Trainer(params.model, params.train, Dataset(images, labels, facts))
+    engine.evaluate(rows[:1000], models.initialise(network, "timing", 0)[0])
 
-    def seconds_of(steps: int) -> float:
+    def seconds(iterations: int) -> float:
+        """That so many iterations take."""
         began = time.perf_counter()
-        float(engine.train_interval(order, split, 0, 0, steps)[0])
+        split, order = Split(rows, rows, rows), Order("timing", 0)
+        float(engine.train_interval(order, split, 0, 0, iterations)[0])
         return time.perf_counter() - began
 
-    steps = 1
-    seconds_of(steps)
-    while (seconds := seconds_of(steps)) < TIMED / 2 and steps < 10_000:
-        steps = math.ceil(steps * min(10.0, max(1.5, TIMED / max(seconds, 1e-3))))
+    seconds(1)  # compiles it
+    iterations = math.ceil(min(TIMED / seconds(1), 10_000))
+    iteration = seconds(iterations) / iterations
     began = time.perf_counter()
-    engine.evaluate(rows[:held_out])
-    evaluation = (time.perf_counter() - began) * (test + validation) / held_out
-    return seconds / steps + evaluation / params.train.evaluate_every
+    engine.evaluate(rows[:1000])
+    evaluation = (time.perf_counter() - began) * held_out / 1000
+    return iteration + evaluation / params.train.evaluate_every
 
 
 def disk(params: Params, weights: int) -> float:
@@ -141,55 +134,48 @@ def disk(params: Params, weights: int) -> float:
     return 4.0 * weights * seeds * kept
 
 
-def shape_of(params: Params) -> tuple[tuple[int, int, int], int, int]:
-    """Image shape, classes, and training images: the catalogue's, or those of the dataset fetched
+def network_of(params: Params) -> tuple[Network, int]:
+    """The network, and the number of training images: for the catalogue's images, or those fetched
     here.
 
     Raises LotteryError where they are not known yet.
     """
-    known = DATASETS.get(params.data.name)
-    if known:
-        return known.image_shape, known.classes, known.training - params.data.validation_size
-    if (files.DATASET / "dataset.json").exists():
-        dataset = open_dataset()
-        if dataset.facts["name"] == params.data.name:
-            training = dataset.training - params.data.validation_size
-            return dataset.image_shape, dataset.classes, training
-    raise LotteryError(
-        f"data.name: {params.data.name}: its images are not known before they are read: "
-        "run `dvc repro fetch` first"
-    )
-
-
-def weights_of(model: Model, shape: tuple[int, int, int], classes: int) -> int:
-    """The number of weights of the network, biases included."""
-    from lottery.training import models
-
-    return int(models.build(model.name, shape, classes, width=model.width).count_params())
+    name = params.data.name
+    dataset: Known | Dataset | None = DATASETS.get(name)
+    if dataset is None and (files.DATASET / "dataset.json").exists():
+        fetched = open_dataset()
+        dataset = fetched if fetched.facts["name"] == name else None
+    if dataset is None:
+        raise LotteryError(
+            f"data.name: {name}: its images are not known before they are read: "
+            "run `dvc repro fetch` first"
+        )
+    network = Network(params.model, dataset.image_shape, dataset.classes)
+    return network, dataset.training - params.data.validation_size
 
 
 def describe(params: Params, workers: Sequence[int]) -> str:
     """The plan, as text."""
-    shape, classes, training = shape_of(params)
-    length = params.train.length(training)
-    stages = stages_of(params, length)
-    pace, known_from = pace_of(params, shape, classes)
-    hours = sum(s.tasks * s.iterations for s in stages) * pace * params.train.threads / 3600
+    from lottery.training import models
+
+    network, training = network_of(params)
+    length, threads = params.train.length(training), params.train.threads
+    stages = tasks_of(params, length)
+    pace, known_from = pace_of(params, network)
+    every = [task for tasks in stages.values() for task in tasks]
     lines = [
-        f"{sum(s.tasks * s.runs for s in stages):,} runs of at most {length:,} iterations; "
+        f"{sum(task.runs for task in every):,} runs of at most {length:,} iterations; "
         f"{1000 * pace:,.3g} ms an iteration, evaluations included ({known_from})"
     ]
-    for name in ("train_dense", "prune", "retrain"):
-        some = [s for s in stages if s.name == name]
-        runs, work = sum(s.tasks * s.runs for s in some), sum(s.tasks * s.iterations for s in some)
-        lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work * pace):>14} of work")
-    lines.append(
-        f"{hours:,.1f} core-hours; "
-        f"{disk(params, weights_of(params.model, shape, classes)) / 1e9:.2g} GB of disk"
-    )
+    for name, tasks in stages.items():
+        runs, work = sum(t.runs for t in tasks), pace * sum(t.iterations for t in tasks)
+        lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work):>18} of work")
+    hours = pace * sum(task.iterations for task in every) * threads / 3600
+    size = disk(params, models.build(network).count_params()) / 1e9
+    lines.append(f"{hours:,.1f} core-hours; {size:.2g} GB of disk")
     for number in workers:
-        wall = duration(wall_seconds(stages, number, pace))
-        lines.append(f"  {number:>4} workers of {params.train.threads} thread(s): {wall}")
+        wall = duration(wall_seconds(stages.values(), number, pace))
+        lines.append(f"  {number:>4} workers of {threads} thread(s): {wall}")
     if params.train.early_stopping:
         lines.append("train.early_stopping ends runs earlier: these are upper bounds")
     if params.train.precision == "bfloat16" and "avx512_bf16" not in machine.cpu_model():
@@ -198,30 +184,23 @@ def describe(params: Params, workers: Sequence[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the two largest units: ``1 h 20 min``."""
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    large = next((i for i, (_, length) in enumerate(units[:3]) if seconds >= length), 2)
-    (big, longer), (small, length) = units[large : large + 2]
-    whole, rest = divmod(round(seconds / length), longer // length)
-    return f"{whole} {big} {rest} {small}" if whole else f"{rest} {small}"
+    """Such as ``1:20:00``, or ``1 day, 1:00:00``."""
+    return str(timedelta(seconds=round(seconds)))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery plan``: a user's mistake ends it with plain lines and exit status 1."""
+def main(arguments: list[str]) -> None:
+    """``python -m lottery plan``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery plan", description=__doc__)
     parser.add_argument("params", type=Path, nargs="?", default=PARAMS_FILE, metavar="PARAMS")
     parser.add_argument(
         "--workers", type=int, nargs="+", metavar="N", help="by default 1 and those of this machine"
     )
     options = parser.parse_args(arguments)
-    try:
-        params = read_params(options.params)
-        check_seen(params.data)
-        if options.workers and min(options.workers) < 1:
-            raise LotteryError(f"--workers: got {min(options.workers)}; accepted: 1 or more")
-        here = worker_count(params.train.threads)
-        with machine.without_startup_noise():
-            text = describe(params, options.workers or sorted({1, here}))
-        print(text)
-    except LotteryError as error:
-        parser.exit(1, "".join(f"plan: {line}\n" for line in str(error).splitlines()))
+    params = read_params(options.params)
+    check_seen(params.data)
+    workers = options.workers or sorted({1, worker_count(params.train.threads)})
+    if min(workers) < 1:
+        raise LotteryError(f"--workers: got {min(workers)}; accepted: 1 or more")
+    with machine.without_startup_noise():
+        text = describe(params, workers)
+    print(text)

@@ -12,7 +12,6 @@ import io
 import tempfile
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
@@ -22,11 +21,11 @@ from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
 from lottery.params import Params
 from lottery.report.outcomes import outcomes
+from lottery.report.text import templates
 from lottery.tickets import given
 from lottery.tools.verify import reproduced
 
 FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
-TEMPLATE = Path(__file__).with_name("tickets_card.md.jinja")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -164,13 +163,15 @@ def card(name: str, loaded: Params, facts: dict, table: pd.DataFrame) -> str:
         stop=("early_stop_iteration", "median"),
         seeds=("test_accuracy", "count"),
     )
-    environment = jinja2.Environment(trim_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
-        dataset=facts,
-        params=loaded,
-        recipe=loaded.model_dump(mode="json", include={"model", "train", "prune"}),
-        rounds=rounds.reset_index().to_dict("records"),
-        first=table.iloc[0].to_dict(),
+    return (
+        templates("lottery.tools")
+        .get_template("tickets_card.md.jinja")
+        .render(
+            name=name,
+            dataset=facts,
+            params=loaded,
+            recipe=loaded.model_dump(mode="json", include={"model", "train", "prune"}),
+            rounds=rounds.reset_index().to_dict("records"),
+            first=table.iloc[0].to_dict(),
+        )
     )

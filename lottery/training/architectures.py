@@ -5,10 +5,14 @@ convolutions (3×3, same padding, ReLU; 2×2 max-pooling after each pair) follow
 256, 256 and the classes; and two with batch normalisation, as used in the work that followed.
 ``width`` multiplies the units and filters of the hidden layers, ``dropout`` is the share of the
 hidden dense layers' units dropped in training.
+
+An architecture, one's own too, is a function from images ``[n, height, width, channels]`` in [0, 1]
+and the number of classes to logits ``[n, classes]``; perhaps also with ``width`` and ``dropout``,
+given by name where they are not 1 and 0. Kernels of its ``Conv2D`` and ``Dense`` layers are
+prunable, the last of them is the output layer. Every layer has a name of its own.
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # tensorflow-model-optimization needs tf_keras
@@ -147,16 +151,3 @@ def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
             x = layers.MaxPooling2D(2, name=f"pool{block}")(x)
     x = layers.GlobalAveragePooling2D(name="pool5")(x)
     return layers.Dense(classes, name="output")(x)
-
-
-Architecture = Callable[..., Tensor]
-"""From images ``[n, height, width, channels]`` in [0, 1] and the number of classes to logits
-``[n, classes]``; perhaps also with ``width`` and ``dropout``, given by name where they are not 1
-and 0.
-
-Kernels of its ``Conv2D`` and ``Dense`` layers are prunable, the last of them is the output layer.
-Every layer has a name of its own.
-"""
-ARCHITECTURES: dict[str, Architecture] = {
-    f.__name__: f for f in (lenet_300_100, conv2, conv4, conv6, resnet20, vgg16)
-}

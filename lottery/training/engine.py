@@ -11,9 +11,10 @@ import numpy as np
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
-from lottery.params import Model, Train
+from lottery.masks import Weights
+from lottery.params import Model, Network, Train
 from lottery.training.architectures import Dropout
-from lottery.training.models import Weights, build, kinds, variables
+from lottery.training.models import build, kinds, variables
 from lottery.training.schedule import ADAM, Order, step_sizes
 
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
@@ -53,11 +54,8 @@ class Engine:
         self._evaluation_batch = evaluation_batch
         self._images = tf.constant(dataset.images)
         self._labels = tf.constant(dataset.labels, tf.int64)
-        classes = dataset.classes
-        shape = dataset.image_shape
-        self._model = build(
-            model.name, shape, classes, train.precision, width=model.width, dropout=model.dropout
-        )
+        self.network = network = Network(model, dataset.image_shape, dataset.classes)
+        self._model = build(network, train.precision, dropout=model.dropout)
         self._dropout = [layer for layer in self._model.layers if isinstance(layer, Dropout)]
         self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
         self._variables = variables(self._model)
@@ -72,7 +70,7 @@ class Engine:
             name: tf.Variable(tf.ones(self._variables[name].shape), trainable=False)
             for name in kinds(self._model)
         }
-        image = tf.TensorSpec((None, *shape), tf.uint8)
+        image = tf.TensorSpec((None, *network.image_shape), tf.uint8)
         label = tf.TensorSpec((None,), tf.int64)
         rows = tf.TensorSpec((None, train.batch_size), tf.int32)
         changes = tf.TensorSpec((None, train.batch_size, 3), tf.int32)
@@ -98,6 +96,7 @@ class Engine:
         self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any
     ) -> Any:
         def iteration(i: Any, loss_sum: Any, correct: Any) -> Any:
+            """One more: its number, the sums of losses and of correct answers."""
             batch = tf.gather(images, rows[i])
             if self.train.augmentation:
                 batch = changed(batch, noise[0][i], self.train.augmentation.crop)
@@ -159,6 +158,7 @@ class Engine:
         size = self._evaluation_batch
 
         def part(i: Any, losses: Any, hits: Any) -> Any:
+            """The losses and hits of one batch more."""
             some = rows[i * size : (i + 1) * size]
             truth = tf.gather(labels, some)
             logits = self._logits(tf.gather(images, some), training=False)

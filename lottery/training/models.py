@@ -3,6 +3,7 @@
 Kernels are prunable, biases and what belongs to batch normalisation are not.
 """
 
+import bisect
 import functools
 import inspect
 import math
@@ -12,40 +13,31 @@ import numpy as np
 
 from lottery import parts
 from lottery.errors import LotteryError
+from lottery.masks import Weights
+from lottery.params import Network
 from lottery.streams import stream, stream_seed
-from lottery.training.architectures import ARCHITECTURES
+from lottery.training import architectures
 
 import tensorflow as tf  # isort: skip  (after architectures, which set TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
 from tf_keras import layers  # isort: skip
 
-Weights = dict[str, np.ndarray]
-"""Every variable of a network by name (``conv1/kernel``), float32, in the order of the layers."""
 
-
-def build(
-    name: str,
-    image_shape: tuple[int, int, int],
-    classes: int,
-    precision: str = "float32",
-    *,
-    width: float = 1.0,
-    dropout: float = 0.0,
-) -> tf_keras.Model:
+def build(network: Network, precision: str = "float32", *, dropout: float = 0.0) -> tf_keras.Model:
     """An untrained network from images to logits.
 
     Images are float32 ``[n, height, width, channels]`` in [0, 1], logits float32 ``[n, classes]``.
     With ``precision="bfloat16"`` layers compute in bfloat16; the variables stay float32.
 
     Args:
-        name: one of ARCHITECTURES, or ``module:function`` of an Architecture of one's own.
-        width: multiplies the units and filters of the hidden layers.
-        dropout: share of the hidden dense layers' units dropped in training.
+        network: its architecture is one of this project, or one's own ``module:function``.
+        dropout: share of the hidden dense layers' units dropped, for training alone.
 
     Raises LotteryError where the architecture takes no width or no dropout.
     """
+    name, width = network.model.name, network.model.width
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[precision]
-    architecture = parts.find(ARCHITECTURES, name)
+    architecture = parts.find(vars(architectures), name)
     options = {}
     for option, value, neutral in (("width", width, 1.0), ("dropout", dropout, 0.0)):
         if value != neutral:
@@ -58,9 +50,9 @@ def build(
     before = tf_keras.mixed_precision.global_policy()
     tf_keras.mixed_precision.set_global_policy(policy)
     try:
-        images = layers.Input(image_shape, name="images")
+        images = layers.Input(network.image_shape, name="images")
         logits = layers.Activation("linear", dtype="float32", name="logits")(
-            architecture(images, classes, **options)
+            architecture(images, network.classes, **options)
         )
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
@@ -70,6 +62,12 @@ def build(
 def variables(model: tf_keras.Model) -> dict[str, Any]:
     """Name to variable, in layer order: trained ones, and batch normalisation's statistics."""
     return {v.name.removesuffix(":0"): v for v in model.weights}
+
+
+def assign(model: tf_keras.Model, weights: Weights) -> None:
+    """Gives each variable of a network its value."""
+    for name, variable in variables(model).items():
+        variable.assign(weights[name])
 
 
 def kinds(model: tf_keras.Model) -> dict[str, str]:
@@ -85,63 +83,56 @@ def kinds(model: tf_keras.Model) -> dict[str, str]:
 
 
 @functools.cache
-def prunable_weights(
-    name: str, image_shape: tuple[int, int, int], classes: int, width: float
-) -> int:
-    """How many prunable weights a network of that width has."""
-    network = build(name, image_shape, classes, width=width)
-    of_name = variables(network)
-    return sum(int(np.prod(of_name[kernel].shape)) for kernel in kinds(network))
+def prunable_weights(network: Network) -> int:
+    """How many prunable weights a network has."""
+    model = build(network)
+    shapes = {name: variable.shape for name, variable in variables(model).items()}
+    return sum(math.prod(shapes[kernel]) for kernel in kinds(model))
 
 
 WIDTHS = 4096  # steps in which narrowed() looks
 
 
-def narrowed(
-    name: str, image_shape: tuple[int, int, int], classes: int, weights: int, width: float = 1.0
-) -> float:
-    """The largest width below ``width`` at which a network has at most so many prunable weights.
+def narrowed(network: Network, weights: int) -> Network:
+    """The same network, as wide as can be with at most so many prunable weights, and less than it.
 
-    In steps of 1 / WIDTHS.
-
-    Raises LotteryError where even one unit a layer are more, or the architecture takes no width.
+    In steps of 1 / WIDTHS. Raises LotteryError where even one unit a layer are more, or the
+    architecture takes no width.
     """
-    if "width" not in inspect.signature(parts.find(ARCHITECTURES, name)).parameters:
+    name, width = network.model.name, network.model.width
+    if "width" not in inspect.signature(parts.find(vars(architectures), name)).parameters:
         raise LotteryError(
             f"params.yaml: retrain.variants: small_dense: {name} cannot be narrowed: "
             "it has no parameter width"
         )
-    least, most = 0, math.ceil(width * WIDTHS)
-    if prunable_weights(name, image_shape, classes, 1 / WIDTHS) > weights:
+
+    def of_width(steps: int) -> Network:
+        """The network of so many steps."""
+        model = network.model.model_copy(update={"width": steps / WIDTHS})
+        return network._replace(model=model)
+
+    narrower = range(1, math.ceil(width * WIDTHS))
+    fitting = bisect.bisect(narrower, weights, key=lambda steps: prunable_weights(of_width(steps)))
+    if not fitting:
         raise LotteryError(
             f"small_dense: no {name} has as few as {weights:,} weights: "
             "even one unit a layer are more"
         )
-    while most - least > 1:
-        middle = (least + most) // 2
-        if prunable_weights(name, image_shape, classes, middle / WIDTHS) <= weights:
-            least = middle
-        else:
-            most = middle
-    return least / WIDTHS
+    return of_width(narrower[fitting - 1])
 
 
-def initialise(
-    model: tf_keras.Model,
-    initializer: str,
-    purpose: str,
-    *key: int,
-    batch_norm_scale: str = "ones",
-) -> Weights:
-    """Fresh weights: kernels from the initialiser, biases zero.
+def initialise(network: Network, purpose: str, *key: int) -> tuple[Weights, dict[str, str]]:
+    """Fresh weights, kernels from the initialiser and biases zero, and the kinds of the prunable.
 
     Initialisers are those of Keras (Glorot & Bengio 2010, He et al. 2015).
     Of batch normalisation, shifts and moving means are zero, moving variances one and scales by
-    ``batch_norm_scale`` one (``ones``) or uniform in [0, 1) (``uniform``, as in open_lth). Each
-    variable that is drawn has its own stream ``(purpose and variable name, *key)``, on the CPU, so
-    the values depend neither on the device nor on the other layers.
+    ``model.batch_norm_scale`` one (``ones``) or uniform in [0, 1) (``uniform``, as in open_lth).
+    Each variable that is drawn has its own stream ``(purpose and variable name, *key)``, on the
+    CPU, so the values depend neither on the device nor on the other layers.
     """
     weights: Weights = {}
+    initializer, scale = network.model.initializer, network.model.batch_norm_scale
+    model = build(network)
     with tf.device("CPU:0"):
         for name, variable in variables(model).items():
             shape = tuple(variable.shape)
@@ -151,10 +142,10 @@ def initialise(
                     {"class_name": initializer, "config": {"seed": seed}}
                 )
                 weights[name] = np.asarray(draw(shape, dtype="float32"))
-            elif name.endswith("/gamma") and batch_norm_scale == "uniform":
+            elif name.endswith("/gamma") and scale == "uniform":
                 draw = stream(f"{purpose} of {name}", *key)
                 weights[name] = draw.random(shape, np.float32)
             else:
                 one = name.endswith(("/gamma", "/moving_variance"))
                 weights[name] = np.full(shape, one, np.float32)
-    return weights
+    return weights, kinds(model)

@@ -8,21 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lottery.artifacts.tables import HISTORY
 from lottery.datasets.split import Split
-from lottery.masks import Mask
+from lottery.masks import Mask, Weights
 from lottery.training.engine import Engine
-from lottery.training.models import Weights
 from lottery.training.schedule import Order
 
-HISTORY = (
-    "iteration",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
 History = dict[str, list[float]]
 """One list a column of HISTORY, one entry an evaluation. Training metrics are means over the
 batches since the evaluation before (NaN at the first); losses are cross-entropies in nats,
@@ -73,53 +64,67 @@ class Trainer(Engine):
             split: the rows that are trained and evaluated on.
             keep: iterations whose weights the result keeps.
             resume: the state to go on from, instead of starting.
-            on_evaluation: called after each evaluation with the iteration and a function that gives
-                the state.
+            on_evaluation: called with the iteration and a function that gives the state.
 
         Raises InvariantBroken where a pruned weight or its optimiser slot is not 0.
         """
-        _check_pruned_are_zero(mask, weights, "at the start")
-        slots = {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()}
-        state = resume or State(start, weights, slots, {})
+        state = resume or self._beginning(weights, start, keep)
+        _check_pruned_are_zero(mask, state, "at the start")
         self._assign(self._variables, state.weights)
         self._assign(self._slots, state.slots)
         self._assign(self._masks, {n: m.astype(np.float32) for n, m in mask.layers.items()})
-        history: History = {c: list(state.history.get(c, [])) for c in HISTORY}
-        kept, iteration = dict(state.kept), state.iteration
-        if iteration == start and start in keep:
-            kept[start] = self._read(self._variables)
+        history, kept, iteration = copy.deepcopy(state.history), dict(state.kept), state.iteration
 
         def snapshot() -> State:
+            """The state now."""
             now = self._read(self._variables), self._read(self._slots)
             return State(iteration, *now, copy.deepcopy(history), dict(kept))
 
         finite = True
-        if not history["iteration"]:
+        if resume is None:
             finite = self._record(history, split, iteration, math.nan, math.nan)
             on_evaluation(iteration, snapshot)
         every, stopping = self.train.evaluate_every, self.train.early_stopping
         while finite and iteration < iterations:
             if stopping and stopping.ends(history["validation_loss"]):
                 break
-            boundary, begun = min(iterations, (iteration // every + 1) * every), iteration
-            loss, correct = 0.0, 0
-            for stop in sorted({k for k in keep if iteration < k < boundary} | {boundary}):
-                sums = self.train_interval(order, split, start, iteration, stop)
-                loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
-                if stop in keep:
-                    kept[stop] = self._read(self._variables)
-            steps = iteration - begun
-            accuracy = correct / (steps * self.train.batch_size)
-            finite = self._record(history, split, iteration, loss / steps, accuracy)
+            boundary = min(iterations, (iteration // every + 1) * every)
+            means = self._train_to(boundary, order, split, start, iteration, keep, kept)
+            iteration = boundary
+            finite = self._record(history, split, iteration, *means)
             if finite:
                 on_evaluation(iteration, snapshot)
         final = snapshot() if finite else _diverged(snapshot(), mask, keep)
-        _check_pruned_are_zero(mask, final.weights, "after training")
-        for name, value in final.slots.items():
-            slot, _, variable = name.partition("/")
-            where = f"in the optimiser's {slot} after training"
-            _check_pruned_are_zero(mask, {variable: value}, where)
+        _check_pruned_are_zero(mask, final, "after training")
         return final
+
+    def _beginning(self, weights: Weights, start: int, keep: Collection[int]) -> State:
+        slots = {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()}
+        history: History = {column: [] for column in HISTORY}
+        return State(start, weights, slots, history, {start: weights} if start in keep else {})
+
+    def _train_to(
+        self,
+        boundary: int,
+        order: Order,
+        split: Split,
+        first: int,
+        start: int,
+        keep: Collection[int],
+        kept: dict[int, Weights],
+    ) -> tuple[float, float]:
+        """Iterations ``[start, boundary)`` of a run begun at ``first``: mean loss and accuracy.
+
+        Adds to ``kept`` the weights of the iterations to keep.
+        """
+        loss, correct, iteration = 0.0, 0, start
+        for stop in sorted({k for k in keep if start < k < boundary} | {boundary}):
+            sums = self.train_interval(order, split, first, iteration, stop)
+            loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
+            if stop in keep:
+                kept[stop] = self._read(self._variables)
+        steps = boundary - start
+        return loss / steps, correct / (steps * self.train.batch_size)
 
     def _record(
         self, history: History, split: Split, iteration: int, loss: float, accuracy: float
@@ -144,6 +149,7 @@ def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
     these."""
 
     def finite(values: Weights) -> Weights:
+        """With 0 in the place of what is not finite."""
         return {n: np.nan_to_num(v, nan=0, posinf=0, neginf=0) for n, v in values.items()}
 
     weights = mask.apply(finite(state.weights))
@@ -158,7 +164,9 @@ def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
     return State(state.iteration, weights, slots, state.history, kept)
 
 
-def _check_pruned_are_zero(mask: Mask, values: Weights, when: str) -> None:
-    for name, value in values.items():
-        if name in mask.layers and np.any(value[~mask.layers[name]]):
+def _check_pruned_are_zero(mask: Mask, state: State, when: str) -> None:
+    slots = {name: name.partition("/")[2] for name in state.slots}
+    for name, value in {**state.weights, **state.slots}.items():
+        keep = mask.layers.get(slots.get(name, name))
+        if keep is not None and np.any(value[~keep]):
             raise InvariantBroken(f"{name}: a pruned weight is not 0 {when}")
