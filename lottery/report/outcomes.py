@@ -76,12 +76,6 @@ def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.reset_index()
 
 
-def best_round(runs: pd.DataFrame) -> int:
-    """The round of the highest mean validation accuracy; of equals the sparsest."""
-    means = runs.groupby("round")["validation_accuracy"].mean().round(12)
-    return int(means[means == means.max()].index.max())
-
-
 def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
     """``variant, round, weights_remaining, iteration, mean, min, max`` of a column, over seeds.
 
