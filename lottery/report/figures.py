@@ -1,7 +1,7 @@
 """Matplotlib figures."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -32,6 +32,7 @@ from matplotlib.ticker import (
 )
 
 ANCHORS = Path("docs/results/anchors.csv")  # published results
+PICTURES = {".svg": {"Date": None}, ".png": {"Software": None}}  # and no date of making
 
 
 def write(
@@ -66,11 +67,16 @@ def write(
     return failed
 
 
-def save(make: Callable[[], Figure], path: Path) -> str:
-    """Writes ``path`` with the endings .svg and .png; the same figure gives the same bytes."""
-    with plt.style.context(STYLE):
+def save(
+    make: Callable[[], Figure],
+    path: Path,
+    style: Any = STYLE,
+    endings: Mapping[str, dict[str, Any]] = PICTURES,
+) -> str:
+    """Writes ``path`` with each ending; the same figure gives the same bytes."""
+    with plt.style.context(style):
         figure = make()
-        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+        for ending, metadata in endings.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending[1:], metadata=metadata)
             files.write(path.with_suffix(ending), buffer.getvalue())
@@ -114,9 +120,7 @@ def against_weights_remaining(
             handles += axes.plot(x, mean, color=style.colour, linewidth=0.7, alpha=0.7)
             continue
         if len(rows) == 1:
-            spread = [mean - rows["min"], rows["max"] - mean]  # rounding may make it negative
-            spread = [side.clip(lower=0) for side in spread]
-            axes.errorbar(x, mean, spread, color=style.colour, capsize=3, linewidth=1.2)
+            axes.vlines(x, rows["min"], rows["max"], color=style.colour, linewidth=1.2)
         axes.fill_between(x, rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
         handles += axes.plot(x, mean, color=style.colour, marker=style.marker)
     labels = [style.label for style in styles(table["variant"]).values()]
@@ -125,7 +129,7 @@ def against_weights_remaining(
         look: Any = {"color": "#333333", "marker": marker, "mfc": "none", "linestyle": ""}
         handles += axes.plot(rows["density"] * 100, rows["value"], **look)
         labels.append(printable(label))
-    _weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
+    weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
     axes.set_ylabel(ylabel)
     if percent:
         low, high = axes.get_ylim()
@@ -136,13 +140,13 @@ def against_weights_remaining(
     return figure
 
 
-def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
-    """Logarithmic, from 100 % down, a tick at each density that the data has."""
+def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: float = 1.15) -> None:
+    """Logarithmic, from 100 % down, a tick at each density that the data has, if so far apart."""
     axes.set_xscale("log")
     axes.set_xlim(108, weights_remaining.min() * 100 / 1.08)
     ticks: list[float] = []
     for value in sorted({round(v * 100, 6) for v in weights_remaining} | {100.0}, reverse=True):
-        if not ticks or ticks[-1] / value > 1.15:
+        if not ticks or ticks[-1] / value > apart:
             ticks.append(value)
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
