@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "the results of a revision beside the present ones",
     "export": "a ticket for other programs",
     "tickets": "the masks of all tickets, for others to take over",
+    "paper": "the results as PDF figures and a LaTeX table, in reports/paper",
     "runs": "lists the run store, or removes runs from it",
 }
 

@@ -7,6 +7,7 @@ from clones import network
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 from lottery.params import ARCHITECTURES, SMALLEST_IMAGE
+from lottery.tickets.search import write_layers
 from lottery.training import models
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
@@ -219,3 +220,9 @@ def test_where_one_unit_a_layer_is_too_many_narrowing_is_refused():
     assert models.prunable_weights(narrowest) == 784 + 1 + 10
     with pytest.raises(LotteryError, match="no lenet_300_100 has as few as 794 weights"):
         models.narrowed(lenet, 794)
+
+
+def test_a_convolution_applies_its_weights_at_each_place_of_its_output_a_dense_layer_once(tmp_path):
+    write_layers(tmp_path / "layers.csv", network("conv4", CIFAR))
+    lines = (tmp_path / "layers.csv").read_text().split()[1:]
+    assert [int(line.split(",")[1]) for line in lines] == [1024, 1024, 256, 256, 1, 1, 1]

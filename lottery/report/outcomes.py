@@ -88,6 +88,15 @@ def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
     return table[table["count"] == history["seed"].nunique()].drop(columns="count")
 
 
+def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """The range of accuracies in which curves are drawn: without the first climb."""
+    later = table[table["iteration"] > 0]
+    low, high = float(later["min"].quantile(0.1)), float(later["max"].max())
+    if not low < high:  # one value, or none at all
+        low, high = (low - 0.05, low + 0.05) if low == low else (0.0, 1.0)
+    return low - 0.02 * (high - low), high + 0.05 * (high - low)
+
+
 def shown(history: pd.DataFrame) -> pd.DataFrame:
     """The part of the history whose curves are drawn: the dense network and at most four rounds."""
     rounds = history.loc[history["round"] > 0, "round"].unique().tolist()
