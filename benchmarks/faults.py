@@ -28,15 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from clones import Clone, make_clone
 
-EXPERIMENT = """\
-seeds: [0, 1]
-data: {name: digits, validation_size: 250, split: per_seed, split_seed: 0}
-model: {name: lenet_300_100, initializer: glorot_normal}
-train: {optimizer: adam, learning_rate: 1.2e-3, batch_size: 50, iterations: 400, evaluate_every: 20}
-prune: {rounds: 3, rates: {conv: 0.1, dense: 0.2, output: 0.1}, rewind_iteration: 0}
-retrain: {variants: [ticket, random_reinit, random_mask], rounds: all}
-report: {margin: 0.005, iteration_margin: 0.1, confidence: 0.95}
-"""
+EXPERIMENT = {
+    "train.iterations": 400,
+    "train.evaluate_every": 20,
+    "prune.rounds": 3,
+    "retrain.variants": ["ticket", "random_reinit", "random_mask"],
+    "report.iteration_margin": 0.1,
+}
 STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
 SECONDS = {
     "fetch": 2.0,
@@ -52,7 +50,8 @@ WITH_WORKERS = ("train_dense", "prune", "retrain")
 
 def faulty_clone(path: Path) -> Clone:
     clone = make_clone(path)
-    (path / "params.yaml").write_text(EXPERIMENT)
+    for key, value in EXPERIMENT.items():
+        clone.change(key, value)
     clone.environment = {"LOTTERY_CHECKPOINT_SECONDS": "0", "LOTTERY_WORKERS": "2"}
     return clone
 

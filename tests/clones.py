@@ -72,21 +72,19 @@ class Clone:
         done = subprocess.run(
             command, cwd=self.path, env=env, capture_output=True, text=True, timeout=280
         )
-        if check and done.returncode:
-            raise AssertionError(
-                f"{command} exited with {done.returncode}\n{done.stdout}\n{done.stderr}"
-            )
+        assert not (check and done.returncode), f"{command}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def stage(self, name: str) -> None:
-        """Runs a stage in this process. The code is the tests' own, not the clone's."""
+    def stage(self, *names: str) -> None:
+        """Runs stages in this process. The code is the tests' own, not the clone's."""
         from stages import command
 
-        environment = {**self.env(), "LOTTERY_EXECUTOR": "in-process"}
+        in_process = {"LOTTERY_EXECUTOR": "in-process"}
         with contextlib.chdir(self.path), pytest.MonkeyPatch.context() as patch:
-            for variable, value in environment.items():
+            for variable, value in (in_process | self.env()).items():
                 patch.setenv(variable, value)
-            command.run(name)
+            for name in names:
+                command.run(name)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:
         """Runs `dvc repro` and gives the stages that it ran."""
@@ -99,11 +97,8 @@ class Clone:
         """Sets one key of params.yaml, e.g. ``train.learning_rate``."""
         yaml = YAML()
         content = yaml.load(self.params)
-        *sections, last = key.split(".")
-        section = content
-        for name in sections:
-            section = section[name]
-        section[last] = value
+        section, _, name = key.rpartition(".")
+        (content[section] if section else content)[name] = value
         self.write(content)
 
     def write(self, content: object) -> None:
@@ -119,12 +114,11 @@ class Clone:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-q", "-m", message)
 
-    def files(self, folder: str) -> set[str]:
-        return {
-            str(p.relative_to(self.path / folder))
-            for p in (self.path / folder).rglob("*")
-            if p.is_file()
-        }
+    def files(self, *folders: str) -> dict[str, bytes]:
+        """The files in folders, by their path in the clone; git's own left out."""
+        paths = [path for folder in folders for path in sorted((self.path / folder).rglob("*"))]
+        found = {str(p.relative_to(self.path)): p.read_bytes() for p in paths if p.is_file()}
+        return {name: content for name, content in found.items() if ".gitignore" not in name}
 
 
 def make_clone(path: Path) -> Clone:
@@ -132,13 +126,9 @@ def make_clone(path: Path) -> Clone:
 
     No results.
     """
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split("\0")
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = done.stdout.split("\0")
     for name in filter(None, listed):
         if (
             name == "dvc.lock"

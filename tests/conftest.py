@@ -4,7 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from clones import Clone, make_clone
+from clones import STAGES, Clone, make_clone
+from filelock import FileLock
 
 
 @pytest.fixture(autouse=True)
@@ -21,23 +22,25 @@ def empty_clone(tmp_path: Path) -> Clone:
 
 
 @pytest.fixture(scope="session")
-def finished_clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    """A clone after `dvc repro` with two workers, committed. Not to be changed: copy it."""
-    clone = make_clone(tmp_path_factory.mktemp("finished") / "clone")
-    assert clone.repro(LOTTERY_WORKERS="2") == [
-        "fetch",
-        "train_dense",
-        "prune",
-        "extract_masks",
-        "retrain",
-        "report",
-    ]
-    clone.commit("its results")
-    return clone
+def finished_clone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Clone:
+    """A clone after `dvc repro` with two workers, committed. Not to be changed: copy it.
+
+    There is one for all processes of pytest-xdist: the first that needs it makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "finished"
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / "clone").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            made = make_clone(folder / "unfinished")
+            assert made.repro(LOTTERY_WORKERS="2") == STAGES
+            made.commit("its results")
+            made.path.rename(folder / "clone")
+    return Clone(folder / "clone")
 
 
 @pytest.fixture
 def clone(finished_clone: Clone, tmp_path: Path) -> Clone:
-    """A copy of the finished clone, to change."""
+    """A copy of the finished clone, to change. Its stages compute in their own process."""
     shutil.copytree(finished_clone.path, tmp_path / "clone", symlinks=True)
-    return Clone(tmp_path / "clone", {"LOTTERY_WORKERS": "1"})
+    return Clone(tmp_path / "clone", {"LOTTERY_EXECUTOR": "in-process"})

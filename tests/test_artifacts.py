@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import math
 import os
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from clones import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -21,8 +21,6 @@ from lottery.datasets.dataset import open_dataset, write_dataset
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 
-ROOT = Path(__file__).parent.parent
-
 SHAPES = {"output/kernel": (5, 3), "dense1/kernel": (7, 5), "dense1/bias": (5,)}  # not by name
 FACTS = {"seed": 3, "kinds": {"output/kernel": "output", "dense1/kernel": "dense"}, "share": 0.1}
 
@@ -31,8 +29,9 @@ def bits_of(value):
     return value.dtype.str, value.shape, np.ascontiguousarray(value).tobytes()
 
 
-def same_tensors(one, other):
-    return [(n, bits_of(v)) for n, v in one.items()] == [(n, bits_of(v)) for n, v in other.items()]
+def tensors_of(one):
+    """Names and bits of arrays or of a mask, in their order."""
+    return [(n, bits_of(v)) for n, v in (one.layers if isinstance(one, Mask) else one).items()]
 
 
 def example_mask():
@@ -46,8 +45,7 @@ def example_weights():
 
 
 def write_example_dataset(folder):
-    generator = np.random.default_rng(2)
-    images = generator.integers(0, 256, (10, 4, 3, 1), np.uint8)
+    images = np.random.default_rng(2).integers(0, 256, (10, 4, 3, 1), np.uint8)
     labels = np.arange(10, dtype=np.int32) % 3
     facts = {"name": "tiny", "image_shape": [4, 3, 1], "classes": 3, "test": 3, "own_test": False}
     write_dataset(folder, images, labels, facts)
@@ -84,31 +82,24 @@ facts = st.dictionaries(st.text(max_size=6), scalars | st.text(max_size=6), max_
 def test_tensors_and_facts_come_back_bit_for_bit_in_their_order(given_tensors, given_facts):
     content = files.tensors_to_bytes(given_tensors, given_facts)
     again, again_facts = files.tensors_from_bytes(content)
-    assert same_tensors(again, given_tensors)
+    assert tensors_of(again) == tensors_of(given_tensors)
     assert list(again_facts.items()) == list(given_facts.items())
     assert files.tensors_to_bytes(given_tensors, given_facts) == content
 
 
-def test_signed_zeros_nan_payloads_and_strided_arrays_come_back(tmp_path):
-    bits = np.array([0x80000000, 0x7FC00001, 0xFFA00002, 0x00000001], np.uint32)
-    strided = np.arange(24, dtype=np.float32).reshape(4, 6).T[::2]
-    files.write_tensors(tmp_path / "w", {"k": bits.view(np.float32), "strided": strided}, {})
-    again, _ = files.read_tensors(tmp_path / "w")
-    assert again["k"].view(np.uint32).tolist() == bits.tolist()
-    assert again["strided"].tolist() == strided.tolist()
-
-
-def test_masks_and_masked_weights_come_back_with_facts_and_layers_in_order(tmp_path):
-    mask, weights = example_mask(), example_weights()
+def test_masks_strided_arrays_and_json_come_back_with_facts_in_order(tmp_path):
+    mask, strided = example_mask(), np.arange(24, dtype=np.float32).reshape(4, 6).T[::2]
     files.write_mask(tmp_path / "mask", mask, FACTS)
-    files.write_masked_weights(tmp_path / "weights", weights, mask, FACTS)
-    alone, mask_facts = files.read_mask(tmp_path / "mask")
-    again, its_mask, weight_facts = files.read_masked_weights(tmp_path / "weights")
-    assert same_tensors(again, mask.apply(weights))
-    for read, read_facts in ((alone, mask_facts), (its_mask, weight_facts)):
-        assert same_tensors(read.layers, mask.layers)
-        assert {key: read_facts[key] for key in FACTS} == FACTS
-        assert list(read_facts["kinds"]) == list(FACTS["kinds"])
+    again, its_facts = files.read_mask(tmp_path / "mask")
+    assert tensors_of(again) == tensors_of(mask)
+    assert {key: its_facts[key] for key in FACTS} == FACTS
+    assert list(its_facts["kinds"]) == list(FACTS["kinds"])
+    files.write_tensors(tmp_path / "strided", {"k": strided}, {})
+    assert files.read_tensors(tmp_path / "strided")[0]["k"].tolist() == strided.tolist()
+    content = {"verdict": "inconclusive", "a": None, "mean": 0.1, "list": [1, 2], "text": "≥ 5 %"}
+    files.write_json(tmp_path / "a.json", content)
+    assert list(files.read_json(tmp_path / "a.json").items()) == list(content.items())
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").endswith("\n}\n")
 
 
 @settings(max_examples=50, deadline=None)
@@ -117,26 +108,21 @@ def test_any_weights_under_any_mask_come_back(tmp_path_factory, keep, data):
     bits = data.draw(npst.arrays(np.uint32, keep.shape, elements=st.integers(0, 2**32 - 1)))
     mask, weights = Mask({"k": keep}), {"k": bits.view(np.float32), "b": np.ones(2, np.float32)}
     path = tmp_path_factory.getbasetemp() / "any-weights"
-    files.write_masked_weights(path, weights, mask, {})
-    assert same_tensors(files.read_masked_weights(path)[0], mask.apply(weights))
+    files.write_masked_weights(path, weights, mask, FACTS)
+    again, its_mask, its_facts = files.read_masked_weights(path)
+    assert tensors_of(again) == tensors_of(mask.apply(weights))
+    assert tensors_of(its_mask) == tensors_of(mask)
+    assert {key: its_facts[key] for key in FACTS} == FACTS
 
 
 def test_a_mask_takes_one_bit_a_weight_and_only_survivors_are_stored(tmp_path):
-    keep = np.zeros((784, 300), np.bool_)
-    keep.flat[:1000] = True
+    keep = (np.arange(784 * 300) < 1000).reshape(784, 300)
     mask, weights = Mask({"kernel": keep}), {"kernel": np.ones((784, 300), np.float32)}
     files.write_mask(tmp_path / "mask", mask, {})
     files.write_masked_weights(tmp_path / "weights", weights, mask, {})
     bits = 784 * 300 / 8
     assert bits <= (tmp_path / "mask").stat().st_size < bits + 500
     assert bits + 4000 <= (tmp_path / "weights").stat().st_size < bits + 4500
-
-
-def test_json_comes_back(tmp_path):
-    content = {"verdict": "inconclusive", "a": None, "mean": 0.1, "list": [1, 2], "text": "≥ 5 %"}
-    files.write_json(tmp_path / "a.json", content)
-    assert list(files.read_json(tmp_path / "a.json").items()) == list(content.items())
-    assert (tmp_path / "a.json").read_text(encoding="utf-8").endswith("\n}\n")
 
 
 WRITE_EVERYTHING = """
@@ -155,16 +141,15 @@ t.tables.write_environment(folder / "environment.json", [{"device": "x", "thread
 
 
 def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path):
+    found = []
     for seed in ("1", "4242"):
         env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-c", WRITE_EVERYTHING, str(tmp_path / seed)]
         subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=60)
-    one, other = (
-        {p.name: p.read_bytes() for p in (tmp_path / seed).rglob("*") if p.is_file()}
-        for seed in ("1", "4242")
-    )
-    assert len(one) == 3 + 3 + 2
-    assert one == other
+        written = [path for path in (tmp_path / seed).rglob("*") if path.is_file()]
+        found.append({path.name: path.read_bytes() for path in written})
+    assert len(found[0]) == 3 + 3 + 2
+    assert found[0] == found[1]
 
 
 # Damage
@@ -177,26 +162,27 @@ TENSOR_FILES = {
 }
 
 
-def digest(result):
-    of_masks = [one.layers if isinstance(one, Mask) else one for one in result[:-1]]
-    return [[(n, bits_of(v)) for n, v in one.items()] for one in of_masks], result[-1]
-
-
 @pytest.fixture(scope="module", params=TENSOR_FILES)
 def tensor_file(request, tmp_path_factory):
     write, content, read = TENSOR_FILES[request.param]
     path = tmp_path_factory.mktemp("damage") / f"{request.param}.safetensors"
     write(path, *content)
-    return path, path.read_bytes(), lambda: digest(read(path)), digest(read(path))
+
+    def again():
+        *arrays, its_facts = read(path)
+        return [tensors_of(one) for one in arrays], its_facts
+
+    return path, path.read_bytes(), again
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_flipped_byte_of_a_tensor_file_is_an_error_or_changes_nothing(tensor_file, data):
-    path, content, read, intact = tensor_file
-    position = data.draw(st.integers(0, len(content) - 1))
+    path, content, read = tensor_file
+    overwrite(path, content)
+    intact = read()
     spoiled = bytearray(content)
-    spoiled[position] ^= data.draw(st.integers(1, 255))
+    spoiled[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     overwrite(path, spoiled)
     try:
         result = read()
@@ -209,7 +195,7 @@ def test_a_flipped_byte_of_a_tensor_file_is_an_error_or_changes_nothing(tensor_f
 def test_a_flipped_bit_of_the_stored_numbers_and_a_file_cut_or_lengthened_are_always_errors(
     tensor_file,
 ):
-    path, content, read, _ = tensor_file
+    path, content, read = tensor_file
     start = 8 + int.from_bytes(content[:8], "little")
     assert len(content) - start >= 7  # bytes of packed mask at least
     for position in range(start, len(content)):
@@ -222,45 +208,47 @@ def test_a_flipped_bit_of_the_stored_numbers_and_a_file_cut_or_lengthened_are_al
         assert error_of(read).startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("read", [files.read_tensors, files.read_mask, files.read_masked_weights])
-def test_a_file_of_another_kind_is_an_error(tmp_path, read):
-    path = tmp_path / "weights.safetensors"
-    for content in (b"", b"text\n", b"\0" * 100, json.dumps({"a": 1}).encode(), b"\xff" * 64):
+READERS = [files.read_tensors, files.read_mask, files.read_masked_weights, files.read_json]
+
+
+@pytest.mark.parametrize("read", [*READERS, tables.read])
+def test_a_file_that_is_missing_a_folder_or_of_another_kind_is_one_line_that_names_it(
+    tmp_path, read
+):
+    path = tmp_path / "file"
+    assert error_of(read, path).startswith(f"{path}: not there; `dvc repro`")
+    assert error_of(read, tmp_path).startswith(f"{tmp_path}: cannot be read")
+    for content in (b"", b"text\n", b"\0" * 100, b"\xff\xfe\x00" * 21, b'"open\n', b"seed\n0\n"):
         overwrite(path, content)
-        assert error_of(read, path).startswith(f"{path}: ")
+        message = error_of(read, path)
+        assert message.startswith(f"{path}: ")
+        assert "\n" not in message
 
 
 def test_weights_are_no_mask_and_survivors_fit_theirs(tmp_path):
-    files.write_tensors(tmp_path / "weights", example_weights(), FACTS)
-    assert "holds no mask" in error_of(files.read_mask, tmp_path / "weights")
-    assert "holds no mask" in error_of(files.read_masked_weights, tmp_path / "weights")
+    path = tmp_path / "weights"
+    files.write_tensors(path, example_weights(), FACTS)
+    for read in (files.read_mask, files.read_masked_weights):
+        assert "holds no mask" in error_of(read, path)
     bits = {"k/mask": Mask({"k": np.array([True, False, True])}).pack()["k"]}
     for survivors, why in (
         ({"k/survivors": np.ones(3, np.float32)}, "survivors do not fit the mask"),
         ({"other/survivors": np.ones(2, np.float32)}, "survivors do not fit the mask"),
         ({}, "lacks the survivors of a layer"),
     ):
-        files.write_tensors(tmp_path / "w", {**bits, **survivors}, {"shapes": {"k": [3]}})
-        assert why in error_of(files.read_masked_weights, tmp_path / "w")
+        files.write_tensors(path, {**bits, **survivors}, {"shapes": {"k": [3]}})
+        assert why in error_of(files.read_masked_weights, path)
 
 
 # The dataset
 
 
-@pytest.fixture(scope="module")
-def dataset_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset")
-    arrays = write_example_dataset(folder)
-    return folder, {path.name: path.read_bytes() for path in folder.iterdir()}, arrays
-
-
-def test_a_dataset_comes_back_memory_mapped(dataset_folder):
-    folder, contents, (images, labels) = dataset_folder
-    dataset = open_dataset(folder)
+def test_a_dataset_comes_back_memory_mapped(tmp_path):
+    images, labels = write_example_dataset(tmp_path)
+    dataset = open_dataset(tmp_path)
     assert isinstance(dataset.images, np.memmap)
     assert (bits_of(dataset.images), bits_of(dataset.labels)) == (bits_of(images), bits_of(labels))
     assert (dataset.image_shape, dataset.classes, dataset.training) == ((4, 3, 1), 3, 7)
-    assert contents.keys() == {"images.npy", "labels.npy", "dataset.json"}
 
 
 HEADER = range(8, 128)  # of an .npy file, after the magic number: white space, for the most part
@@ -269,10 +257,11 @@ HEADER = range(8, 128)  # of an .npy file, after the magic number: white space, 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(["images.npy", "labels.npy", "dataset.json"]), st.data())
 def test_a_flipped_byte_of_a_dataset_is_an_error_or_leaves_the_same_images(
-    dataset_folder, name, data
+    tmp_path_factory, name, data
 ):
-    folder, contents, (images, labels) = dataset_folder
-    spoiled = bytearray(contents[name])
+    folder = tmp_path_factory.getbasetemp() / "spoiled-dataset"
+    images, labels = write_example_dataset(folder)
+    spoiled = bytearray((folder / name).read_bytes())
     places = [i for i in range(len(spoiled)) if name == "dataset.json" or i not in HEADER]
     spoiled[data.draw(st.sampled_from(places))] ^= data.draw(st.integers(1, 255))
     overwrite(folder / name, spoiled)
@@ -282,10 +271,8 @@ def test_a_flipped_byte_of_a_dataset_is_an_error_or_leaves_the_same_images(
         assert str(error).startswith(f"{folder}{os.sep}")
     else:
         assert name == "dataset.json"
-        assert bits_of(dataset.images) == bits_of(images)
-        assert bits_of(dataset.labels) == bits_of(labels)
-    finally:
-        overwrite(folder / name, contents[name])
+        found = bits_of(dataset.images), bits_of(dataset.labels)
+        assert found == (bits_of(images), bits_of(labels))
 
 
 @pytest.mark.parametrize(
@@ -297,11 +284,7 @@ def test_a_flipped_byte_of_a_dataset_is_an_error_or_leaves_the_same_images(
         ("images.npy", np.zeros((10, 4, 4, 1), np.uint8), "expected uint8 [10, 4, 3, 1]"),
         ("images.npy", np.zeros((10, 4, 3, 1), np.float32), "holds float32 [10, 4, 3, 1]"),
         ("images.npy", np.zeros((10, 4, 3, 1), np.uint8), "its sha256 is not the one in dataset"),
-        (
-            "labels.npy",
-            np.array([{}] * 10, object),
-            "cannot be read as an array",
-        ),  # never unpickled
+        ("labels.npy", np.array([{}] * 10, object), "cannot be read as an array"),  # not unpickled
         ("labels.npy", None, "not there"),
     ],
 )
@@ -317,24 +300,7 @@ def test_a_dataset_that_is_none_is_an_error_that_names_the_file(tmp_path, name, 
     assert why in message
 
 
-# Missing files, folders that cannot be written
-
-READERS = [
-    files.read_tensors,
-    files.read_mask,
-    files.read_masked_weights,
-    files.read_json,
-    tables.read,
-]
-
-
-@pytest.mark.parametrize("read", READERS)
-def test_a_missing_file_or_a_folder_in_its_place_is_one_line_that_names_it(tmp_path, read):
-    path = tmp_path / "sub" / "missing"
-    message = error_of(read, path)
-    assert message.startswith(f"{path}: not there; `dvc repro`")
-    assert "\n" not in message
-    assert error_of(read, tmp_path).startswith(f"{tmp_path}: cannot be read")
+# Written whole or not at all
 
 
 def test_what_cannot_be_written_is_an_error_that_names_it_and_leaves_what_is_there(tmp_path):
@@ -350,37 +316,35 @@ def test_what_cannot_be_written_is_an_error_that_names_it_and_leaves_what_is_the
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["blocked", "folder", "inside"]
 
 
-# Written whole or not at all
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+FAILURES = [
+    (NO_SPACE, LotteryError),
+    (KeyboardInterrupt(), KeyboardInterrupt),
+    (LotteryError("seed 0: failed"), LotteryError),
+    (ValueError("a bug"), ValueError),
+]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
 @pytest.mark.parametrize("before", [b"old", None])
-def test_a_write_to_a_full_disk_leaves_the_old_file_and_nothing_else(
-    tmp_path, monkeypatch, step, before
+@pytest.mark.parametrize(("raised", "seen"), FAILURES[:2])
+def test_a_write_that_fails_or_is_interrupted_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch, step, before, raised, seen
 ):
     path = tmp_path / "metrics.json"
     if before is not None:
         files.write(path, before)
 
-    def no_space(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def fail(*_):
+        raise raised
 
-    monkeypatch.setattr(os, step, no_space)
-    message = error_of(files.write, path, b"new")
-    assert message.startswith(f"{path}: cannot be written: No space left on device")
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(seen) as error:
+        files.write(path, b"new")
+    assert seen is not LotteryError or str(error.value).startswith(
+        f"{path}: cannot be written: No space left on device"
+    )
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([before] if before else [])
-
-
-def test_a_write_that_is_interrupted_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    files.write(tmp_path / "a", b"old")
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        files.write(tmp_path / "a", b"new")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
 
 
 def test_a_file_is_on_the_disk_before_it_takes_its_name_in_place_of_the_old_one(
@@ -397,8 +361,8 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_in_place_of_the_old_one(
 
 
 def contents_of(folder):
-    found = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
-    return {name: path.read_text() for name, path in found.items()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 @pytest.fixture
@@ -423,16 +387,7 @@ def test_a_folder_is_replaced_as_a_whole_also_after_one_that_was_killed(old_fold
     assert list(old_folder.parent.iterdir()) == [old_folder]
 
 
-@pytest.mark.parametrize(
-    ("raised", "seen"),
-    [
-        (LotteryError("seed 0: failed"), LotteryError),
-        (ValueError("a bug"), ValueError),
-        (KeyboardInterrupt(), KeyboardInterrupt),
-        (OSError(errno.ENOSPC, "No space left on device"), LotteryError),
-    ],
-    ids=lambda one: getattr(one, "__name__", type(one).__name__),
-)
+@pytest.mark.parametrize(("raised", "seen"), FAILURES)
 def test_the_old_folder_stays_when_the_work_on_the_new_one_fails(old_folder, raised, seen):
     with pytest.raises(seen), files.folder_written_whole(old_folder) as new:  # noqa: PT012
         (new / "half").write_text("new")
@@ -447,12 +402,8 @@ def test_the_old_folder_stays_when_the_work_on_the_new_one_fails(old_folder, rai
 def history_of(*iterations, start=0.0):
     first = [math.nan] + [0.1 + start] * (len(iterations) - 1)
     values = {name: [start + i / 7 for i in range(len(iterations))] for name in tables.COLUMNS[7:]}
-    return {
-        "iteration": list(iterations),
-        "train_loss": first,
-        "train_accuracy": list(first),
-        **values,
-    }
+    training = {"train_loss": first, "train_accuracy": list(first)}
+    return {"iteration": list(iterations), **training, **values}
 
 
 def example_records():
@@ -489,29 +440,6 @@ def test_a_run_whose_last_validation_loss_is_nan_has_diverged():
     fine, bad = history_of(0, 50), history_of(0, 50)
     bad["validation_loss"][-1] = math.nan
     assert [tables.Record(0, "dense", 0, 1.0, h).diverged for h in (fine, bad)] == [False, True]
-
-
-metric = st.floats(1e-6, 1e6) | st.just(0.0)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(metric, metric), min_size=1, max_size=5))
-def test_a_history_comes_back_to_seven_digits(tmp_path_factory, rows):
-    path = tmp_path_factory.getbasetemp() / "history.csv"
-    losses, accuracies = map(list, zip(*rows, strict=True))
-    history = history_of(*range(0, 50 * len(rows), 50))
-    history |= {"validation_loss": losses, "test_accuracy": accuracies}
-    tables.write(path, [tables.Record(1, "ticket", 3, 0.512, history)])
-    table = tables.read(path)
-    assert table["validation_loss"].tolist() == pytest.approx(losses, rel=1e-6)
-    assert table["test_accuracy"].tolist() == pytest.approx(accuracies, rel=1e-6)
-
-
-@pytest.mark.parametrize("content", [b"", b"seed,round\n0,1\n", b"\xff\xfe\x00binary", b'"open\n'])
-def test_a_table_that_is_no_history_is_an_error_that_names_it(tmp_path, content):
-    path = tmp_path / "history.csv"
-    path.write_bytes(content)
-    assert error_of(tables.read, path).startswith(f"{path}: ")
 
 
 def test_environments_once_tables_with_six_digits_and_numbers_in_file_names(tmp_path):

@@ -1,25 +1,8 @@
 """Which GPU a worker gets: as far as that can be tested without one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = Path(__file__).parent.parent
-
-SCRIPT = """
-import sys
-from lottery.training import device as training_device
 import tensorflow as tf
-gpus = [tf.config.PhysicalDevice(f"GPU:{i}", "GPU") for i in range(int(sys.argv[1]))]
-said = []
-tf.config.list_physical_devices = lambda kind: gpus
-tf.config.set_visible_devices = lambda device, kind: said.append(("visible", device.name, kind))
-tf.config.experimental.set_memory_growth = lambda device, on: said.append(("growth", device.name, on))
-training_device.configure(1, worker=int(sys.argv[2]))
-print(said)
-"""
+from networks import device
 
 
 @pytest.mark.parametrize(
@@ -30,12 +13,14 @@ print(said)
         (4, 6, [("visible", "GPU:2", "GPU"), ("growth", "GPU:2", True)]),
     ],
 )
-def test_workers_take_turns_at_the_gpus_with_memory_growth_on(gpus, worker, expected):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(gpus), str(worker)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == str(expected)
+def test_workers_take_turns_at_the_gpus_with_memory_growth_on(gpus, worker, expected, monkeypatch):
+    there, told = [tf.config.PhysicalDevice(f"GPU:{i}", "GPU") for i in range(gpus)], []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: there)
+    for owner, function, what in (
+        (tf.config, "set_visible_devices", "visible"),
+        (tf.config.experimental, "set_memory_growth", "growth"),
+    ):
+        tell = lambda one, value, what=what: told.append((what, one.name, value))  # noqa: E731
+        monkeypatch.setattr(owner, function, tell)
+    device.configure(1, worker=worker)
+    assert told == expected

@@ -1,6 +1,7 @@
-"""The pipeline as a user runs it: real `dvc repro`, tiny experiments, temporary clones."""
+"""The pipeline as a user runs it: tiny experiments in temporary clones, `dvc` where it is about that."""
 
 import ast
+import importlib
 import json
 import re
 import shutil
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clones import STAGES
+from clones import ROOT, STAGES
+from networks import same
 from ruamel.yaml import YAML
 
 from lottery import code
 from lottery.artifacts import files
+from lottery.errors import LotteryError
 from lottery.masks import surviving_count
+from lottery.tools.runs import kept
 
-ROOT = Path(__file__).parent.parent
+# What a stage depends on
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -55,104 +59,88 @@ def test_code_that_differs_in_words_means_the_same(one, other, same):
     assert (code.meaning(ast.parse(one)) == code.meaning(ast.parse(other))) == same
 
 
-CHANGES = [
-    ("seeds", [0, 1, 2], ["train_dense", "prune", "extract_masks", "retrain", "report"]),
-    ("seeds", [0], ["train_dense", "prune", "extract_masks", "retrain", "report"]),
-    ("train.learning_rate", 0.002, ["train_dense", "prune", "extract_masks", "retrain", "report"]),
-    ("prune.rounds", 3, ["prune", "extract_masks", "retrain", "report"]),
-    ("retrain.variants", ["ticket", "random_reinit", "random_mask"], ["retrain", "report"]),
-    ("report.confidence", 0.9, ["report"]),
-]
+# What a change affects
 
 
-def _names(listing):
-    return [
-        "seed" + line.rpartition("  seed")[2] for line in listing.splitlines() if "  seed" in line
-    ]
+def test_a_change_reruns_only_what_it_affects(clone):
+    from_training, before = STAGES[1:], clone.params
+    for key, value, rerun in [
+        ("seeds", [0, 1, 2], from_training),
+        ("seeds", [0], from_training),
+        ("train.learning_rate", 0.002, from_training),
+        ("prune.rounds", 3, STAGES[2:]),
+        ("retrain.variants", ["ticket", "random_reinit", "random_mask"], STAGES[4:]),
+        ("report.confidence", 0.9, STAGES[5:]),
+        ("seeds", [0, 1], []),
+    ]:
+        (clone.path / "params.yaml").write_text("# a comment\n" + before)
+        clone.change(key, value)
+        assert clone.repro("--dry", "--force-downstream") == rerun, key
 
 
-@pytest.mark.parametrize(("key", "value", "rerun"), CHANGES)
-def test_a_change_reruns_only_what_it_affects(clone, key, value, rerun):
-    clone.change(key, value)
-    before = clone.run("python", "-m", "lottery", "runs").stdout
-    assert clone.repro() == rerun
-    if value == [0, 1, 2]:  # the runs of the others come from the run store
-        after = clone.run("python", "-m", "lottery", "runs").stdout
-        added = set(_names(after)) - set(_names(before))
-        assert added == {name for name in _names(after) if name.startswith("seed 2")}
-        assert len(_names(after)) - len(_names(before)) == 1 + 2 + 4
-    if key == "seeds":  # nothing stale stays
-        for folder in ("data/dense", "data/pruned", "data/masks"):
-            seeds = {
-                int(p.name.removeprefix("seed-")) for p in (clone.path / folder).glob("seed-*")
-            }
-            assert seeds == set(value)
-        for table in (
-            "data/dense/history.csv",
-            "data/retrained/history.csv",
-            "data/masks/density.csv",
-        ):
-            assert set(pd.read_csv(clone.path / table)["seed"]) == set(value)
+def test_a_seed_more_costs_its_own_runs_and_of_a_seed_less_nothing_stays(clone, monkeypatch):
+    monkeypatch.setenv("LOTTERY_RUNS", clone.env()["LOTTERY_RUNS"])
+    for seeds in ([0, 1, 2], [0]):
+        before = {run.fingerprint for run in kept()}
+        clone.change("seeds", seeds)
+        clone.stage(*STAGES[1:])
+        added = [run.name for run in kept() if run.fingerprint not in before]
+        assert len(added) == (1 + 2 + 4 if seeds[-1] == 2 else 0)
+        assert all(name.startswith("seed 2") for name in added)
+        for folder in (files.DENSE, files.PRUNED, files.MASKS):
+            names = {path.name for path in (clone.path / folder).glob("seed-*")}
+            assert names == {f"seed-{seed}" for seed in seeds}
+        for table in ("dense/history.csv", "retrained/history.csv", "masks/density.csv"):
+            assert set(pd.read_csv(clone.path / "data" / table)["seed"]) == set(seeds)
         metrics = json.loads((clone.path / "reports/metrics.json").read_text())
-        assert metrics["seeds"] == len(value)
-        assert f"{len(value)} seeds" in (clone.path / "reports/report.md").read_text()
+        assert metrics["seeds"] == len(seeds)
+        assert f"{len(seeds)} seeds" in (clone.path / "reports/report.md").read_text()
 
 
-def test_another_split_of_the_same_images_is_another_run(clone):
+def test_another_split_of_the_same_images_is_another_run(clone, capsys):
     clone.change("data.split", "shared")
-    out = clone.run("dvc", "repro", "train_dense").stdout
+    clone.stage("train_dense")
+    out = capsys.readouterr().out
     assert out.count("seed 1, dense: 40 iterations") == 1  # seed 0 has the shared split anyway
     assert out.count("seed 0, dense: from the run store") == 1
 
 
-def test_a_comment_in_params_reruns_nothing_and_the_second_repro_neither(clone):
-    assert clone.repro() == []
-    (clone.path / "params.yaml").write_text("# a comment\n" + clone.params)
-    assert clone.repro() == []
-
-
-def test_another_number_of_workers_and_a_users_own_settings_give_the_same_bytes(
+def test_one_worker_and_a_users_own_settings_give_the_bytes_of_two_workers(
     finished_clone, empty_clone, tmp_path
 ):
     keras = {"floatx": "float64", "epsilon": 0.001, "image_data_format": "channels_first"}
     (tmp_path / "keras.json").write_text(json.dumps(keras))
     (tmp_path / "matplotlibrc").write_text("text.hinting_factor: 1\nfont.size: 30\n")
     own = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
-    assert empty_clone.repro(LOTTERY_WORKERS="1", **own) == STAGES
-    for name in ("dvc.lock", "reports/metrics.json", "reports/report.md"):
-        assert (empty_clone.path / name).read_bytes() == (
-            finished_clone.path / name
-        ).read_bytes(), name
-    names = finished_clone.files("reports")
-    assert len([n for n in names if n.startswith("figures/")]) == 8
-    for name in names:
-        assert (empty_clone.path / "reports" / name).read_bytes() == (
-            finished_clone.path / "reports" / name
-        ).read_bytes(), name
+    empty_clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "1", **own}
+    empty_clone.stage(*STAGES[:-1])
+    empty_clone.run("python", "-m", "stages.report")
+    written, expected = (c.files("data", "reports") for c in (empty_clone, finished_clone))
+    assert written == expected
+    assert len([name for name in written if name.startswith("reports/figures/")]) == 8
 
 
 def test_deleting_the_run_store_costs_time_but_changes_nothing(clone):
-    before = (clone.path / "dvc.lock").read_bytes()
-    for path in (clone.path / ".runs").iterdir():
-        path.unlink()
-    assert clone.repro("--force", "-s", "prune") == ["prune"]
-    assert (clone.path / "dvc.lock").read_bytes() == before
+    before = clone.files("data/pruned")
+    shutil.rmtree(clone.path / ".runs")
+    clone.stage("prune")
+    assert clone.files("data/pruned") == before
+
+
+# What comes out
 
 
 def test_artifacts_hold_the_invariants(finished_clone, monkeypatch):
     monkeypatch.chdir(finished_clone.path)
     for seed in (0, 1):
-        rewound, facts = files.read_tensors(files.DENSE / f"seed-{seed}" / "rewind.safetensors")
-        initial, _ = files.read_tensors(files.DENSE / f"seed-{seed}" / "initial.safetensors")
-        assert {n: v.tobytes() for n, v in rewound.items()} == {
-            n: v.tobytes() for n, v in initial.items()
-        }
+        folder = files.seed_folder(files.DENSE, seed)
+        rewound, facts = files.read_tensors(folder / "rewind.safetensors")
+        assert same(rewound, files.read_tensors(folder / "initial.safetensors")[0])
         assert set(facts["kinds"].values()) == {"dense", "output"}
         before = None
         for round_ in (1, 2):
-            weights, mask, _ = files.read_masked_weights(
-                files.round_file(files.PRUNED, seed, round_)
-            )
+            file = files.round_file(files.PRUNED, seed, round_)
+            weights, mask, _ = files.read_masked_weights(file)
             extracted, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
             for name, keep in mask.layers.items():
                 rate = {"dense": 0.2, "output": 0.1}[facts["kinds"][name]]
@@ -176,9 +164,8 @@ def test_histories_cover_every_run_and_evaluation(finished_clone):
 
 
 def test_results_say_what_they_were_computed_on(finished_clone):
-    (environment,) = json.loads(
-        (finished_clone.path / "data/retrained/environment.json").read_text()
-    )
+    path = finished_clone.path / "data/retrained/environment.json"
+    (environment,) = json.loads(path.read_text())
     assert set(environment) == {"device", "threads", "versions"}  # the CPU's name is no result
     libraries = {"tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"}
     assert set(environment["versions"]) == libraries
@@ -187,132 +174,114 @@ def test_results_say_what_they_were_computed_on(finished_clone):
     assert environment["device"] in (finished_clone.path / "reports/report.md").read_text()
 
 
+def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clone, capsys):
+    shutil.rmtree(clone.path / ".runs")
+    clone.stage("retrain")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "retrain: 8 runs of 40 iterations, in this process"
+    starts = [line[: len("retrain: 1/8 seed")] for line in lines[1:9]]
+    assert starts == [f"retrain: {n}/8 seed" for n in range(1, 9)]
+    history = pd.read_csv(clone.path / "data/retrained/history.csv")
+    ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
+    for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
+        of = ends[variant.strip()]
+        spread = f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}]"
+        assert line == f"retrain: {variant}  {spread} test accuracy at the end, 4 runs"
+    assert lines[11].startswith("retrain: computed on ")
+    assert len(lines) == 12
+
+
+def test_a_run_that_diverges_is_an_outcome_and_named(clone, capsys):
+    clone.change("train.optimizer", "sgd")
+    clone.change("train.learning_rate", 1e30)
+    clone.stage("train_dense")
+    out = capsys.readouterr().out
+    assert "10 iterations, diverged" in out
+    for seed in (0, 1):
+        assert f"train_dense: diverged at iteration 10: seed {seed}, dense\n" in out
+    clone.stage("train_dense")
+    assert capsys.readouterr().out.count("from the run store, diverged") == 2
+    history = pd.read_csv(clone.path / "data/dense/history.csv")
+    assert history.groupby("seed").nth(-1)["validation_loss"].isna().all()
+
+
+# DVC's own commands
+
+
 def test_dvc_diffs_read_well(clone):
     clone.change("report.margin", 0.5)
     clone.change("report.confidence", 0.8)
-    clone.repro()
+    clone.stage("report")
     params = json.loads(clone.run("dvc", "params", "diff", "--json").stdout)
     assert params["params.yaml"]["report.margin"] == {"old": 0.005, "new": 0.5, "diff": 0.495}
     metrics = clone.run("dvc", "metrics", "diff", "--all", "--md").stdout
     assert len(metrics.splitlines()) <= 12  # ten keys, flat
     assert max(map(len, metrics.splitlines())) <= 100
     assert re.search(r"\| reports/metrics.json \| verdict +\| inconclusive", metrics)
-    html = Path(
-        clone.run("dvc", "plots", "diff", "HEAD", "workspace")
-        .stdout.strip()
-        .removeprefix("file://")
-    )
-    page = html.read_text()
-    for title in (
-        "Test accuracy at early stop",
-        "Early-stop iteration",
-        "Test accuracy during training",
-    ):
-        assert title in page
-    assert '"rev": "workspace"' in page
-    assert '"rev": "HEAD"' in page
+    drawn = clone.run("dvc", "plots", "diff", "HEAD", "workspace").stdout
+    page = Path(drawn.strip().removeprefix("file://")).read_text()
+    titles = ["Test accuracy at early stop", "Early-stop iteration", "Test accuracy during train"]
+    assert all(part in page for part in [*titles, '"rev": "workspace"', '"rev": "HEAD"'])
     assert "DVC_METRIC" not in page
 
 
 def test_experiments_run_and_are_listed(clone):
-    done = clone.run(
-        "dvc", "exp", "run", "-n", "wide-margin", "-S", "report.margin=0.3", check=False
-    )
-    assert done.returncode == 0, done.stderr
+    clone.run("dvc", "exp", "run", "-n", "wide-margin", "-S", "report.margin=0.3")
     shown = json.loads(clone.run("dvc", "exp", "show", "--json").stdout)
-    assert "wide-margin" in json.dumps(shown)
-    assert "report.margin" in clone.run("dvc", "exp", "show", "--md").stdout or "0.3" in json.dumps(
-        shown
-    )
+    (experiment,) = [e for rev in shown for e in rev["experiments"] or []]
+    assert experiment["name"] == "wide-margin"
+    (revision,) = experiment["revs"]
+    assert revision["data"]["params"]["params.yaml"]["data"]["report"]["margin"] == 0.3
 
 
 def test_results_of_earlier_parameters_come_back_without_computing(clone):
     before = clone.params
-    clone.change("train.learning_rate", 0.002)
-    assert clone.repro("train_dense") == ["train_dense"]
+    clone.change("data.split_seed", 1)
+    assert clone.repro("fetch") == ["fetch"]
     (clone.path / "params.yaml").write_text(before)
-    assert clone.repro("train_dense") == []  # from DVC's run-cache
+    assert clone.repro() == []  # from DVC's run-cache
 
 
-def test_a_run_that_diverges_is_an_outcome_and_named(clone):
-    clone.change("train.optimizer", "sgd")
-    clone.change("train.learning_rate", 1e30)
-    out = clone.run("dvc", "repro", "train_dense").stdout
-    assert "10 iterations, diverged" in out
-    for seed in (0, 1):
-        assert f"train_dense: diverged at iteration 10: seed {seed}, dense\n" in out
-    again = clone.run("dvc", "repro", "--force", "train_dense").stdout
-    assert again.count("from the run store, diverged") == 2
-    history = pd.read_csv(clone.path / "data/dense/history.csv")
-    assert history.groupby("seed").nth(-1)["validation_loss"].isna().all()
+# Mistakes
 
 
 @pytest.mark.parametrize(
-    ("damage", "stage", "message"),
+    ("file", "content", "stage", "message"),
     [
+        ("dataset/images.npy", None, "train_dense", "not there"),
+        ("dataset/labels.npy", b"\x93NUMPY", "prune", "cannot be read as an array, or truncated"),
         (
-            lambda p: (p / "data/dataset/images.npy").unlink(),
-            "train_dense",
-            "images.npy: not there",
-        ),
-        (
-            lambda p: (p / "data/dataset/labels.npy").write_bytes(b"\x93NUMPY"),
-            "prune",
-            "labels.npy: cannot be read as an array, or truncated",
-        ),
-        (
-            lambda p: np.save(p / "data/dataset/images.npy", np.zeros((250, 9, 8, 1), np.uint8)),
+            "dataset/images.npy",
+            np.zeros((250, 9, 8, 1), np.uint8),
             "retrain",
-            "images.npy: holds uint8 [250, 9, 8, 1], expected uint8 [1797, 8, 8, 1]",
+            "holds uint8 [250, 9, 8, 1], expected uint8 [1797, 8, 8, 1]",
         ),
-        (
-            lambda p: (p / "data/masks/density.csv").unlink(),
-            "report",
-            "density.csv: not there",
-        ),
+        ("masks/density.csv", None, "report", "not there"),
     ],
 )
-def test_a_damaged_artifact_is_named_with_what_to_do(clone, damage, stage, message):
-    damage(clone.path)
-    done = clone.run("python", "-m", f"stages.{stage}", check=False)
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "dvc repro" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_damaged_artifact_is_named_with_what_to_do(clone, file, content, stage, message):
+    path = clone.path / "data" / file
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(LotteryError) as error:
+        clone.stage(stage)
+    assert f"data/{file}: {message}" in str(error.value)
+    assert "dvc repro" in str(error.value)
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_refuses_bad_parameters_before_it_computes(empty_clone, stage):
+def test_every_stage_refuses_bad_parameters_before_it_computes_and_explains_itself(empty_clone):
+    before = empty_clone.files("data")
     empty_clone.change("prune.rates", {"conv": 0.1, "dense": 1.2, "output": 0.1})
-    done = empty_clone.run("python", "-m", f"stages.{stage}", check=False)
-    assert done.returncode == 1
-    assert done.stderr == f"{stage}: params.yaml: prune.rates.dense: got 1.2; accepted: below 1\n"
-    assert done.stdout == ""
-    assert empty_clone.files("data") == {".gitignore"}
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_help_explains_the_stage(stage, empty_clone):
-    done = empty_clone.run("python", "-m", f"stages.{stage}", "--help")
-    assert "Reads" in done.stdout
-    assert "Writes" in done.stdout
-
-
-def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clone):
-    shutil.rmtree(clone.path / ".runs")
-    out = clone.run("dvc", "repro", "--force", "--single-item", "retrain").stdout
-    lines = [line for line in out.splitlines() if line.startswith("retrain: ")]
-    assert lines[0] == "retrain: 8 runs of 40 iterations, 1 at a time"
-    assert [line[: len("retrain: 1/8 seed")] for line in lines[1:9]] == [
-        f"retrain: {n}/8 seed" for n in range(1, 9)
-    ]
-    history = pd.read_csv(clone.path / "data/retrained/history.csv")
-    ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
-    for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
-        of = ends[variant.strip()]
-        expected = (
-            f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] test accuracy at the end, 4 runs"
-        )
-        assert line == f"retrain: {variant}  {expected}"
-    assert lines[11].startswith("retrain: computed on ")
-    assert len(lines) == 12
+    why = "params.yaml: prune.rates.dense: got 1.2; accepted: below 1"
+    for stage in STAGES:
+        with pytest.raises(LotteryError, match=f"^{why}$"):
+            empty_clone.stage(stage)
+        explained = importlib.import_module(f"stages.{stage}").__doc__
+        assert re.search(r"\n\nReads .*\nWrites ", explained, re.DOTALL)
+    done = empty_clone.run("python", "-m", "stages.fetch", check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"fetch: {why}\n")
+    assert "Writes  data/dataset/" in empty_clone.run("python", "-m", "stages.fetch", "-h").stdout
+    assert empty_clone.files("data") == before

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from clones import network
+from clones import STAGES, network
+from networks import logits_of
 
 from lottery import params
 from lottery.artifacts import files
@@ -17,17 +18,11 @@ from lottery.training.trainer import Trainer
 
 
 def lines(*accuracies, seed=0, round_=1):
-    return pd.DataFrame(
-        {
-            "seed": seed,
-            "round": round_,
-            "weights_remaining": 0.5,
-            "position": np.linspace(0, 1, len(accuracies)),
-            "train_loss": np.linspace(1, 1, len(accuracies)) + np.arange(len(accuracies)) % 2,
-            "test_loss": 1.0,
-            "test_accuracy": accuracies,
-        }
-    )
+    """The points of a line; losses 1, 2, 1, …"""
+    n = len(accuracies)
+    table = pd.DataFrame({"position": np.linspace(0, 1, n), "test_accuracy": accuracies})
+    losses = {"train_loss": 1.0 + np.arange(n) % 2, "test_loss": 1.0}
+    return table.assign(seed=seed, round=round_, weights_remaining=0.5, **losses)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +49,15 @@ def test_lines_of_several_networks_are_told_apart():
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
 
 
-def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone):
+def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone, capsys):
     clone.change("retrain.analysis", "linear_mode_connectivity")
     clone.change("retrain.rounds", [2])
     clone.change("train.learning_rate", 0.01)  # so that copies part
     clone.change("train.early_stopping", {"patience": 2, "min_delta": 100.0})  # at iteration 20
     clone.change("report.iteration_margin", 0.9)
-    done = clone.run("dvc", "repro")
-    said = re.findall(r"(ticket|copy)(?:, round 2)?: (\d+) iterations", done.stdout + done.stderr)
+    clone.stage(*STAGES[1:])
+    out = capsys.readouterr().out
+    said = re.findall(r"(ticket|copy)(?:, round 2)?: (\d+) iterations", out)
     assert sorted(said) == [("copy", "40")] * 8 + [("ticket", "20")] * 2
     table = pd.read_csv(clone.path / files.RETRAINED / "stability.csv")
     assert tuple(table.columns) == stability.COLUMNS
@@ -82,43 +78,43 @@ def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_e
         assert [str(round_), f"{remaining:.2%}", spread, stable] in [row[:4] for row in rows]
 
 
-def line_between(one, other, model):
-    """The points on the line between two networks, in the present clone."""
+@pytest.fixture
+def interpolate(finished_clone, monkeypatch):
+    """Gives the points on the line between two networks, in the finished clone."""
+    monkeypatch.chdir(finished_clone.path)
     loaded, dataset = params.load(), open_dataset()
     split = dataset.split(loaded.data, 0)
-    trainer = Trainer(model, loaded.train, dataset)
-    return stability.interpolate(trainer, split, one, other), dataset, split
+
+    def between(one, other, model=loaded.model):
+        return stability.interpolate(Trainer(model, loaded.train, dataset), split, one, other)
+
+    between.parts = {"train": dataset.part(split.train), "test": dataset.part(split.test)}
+    return between
 
 
-def test_a_line_ends_in_its_copies_and_passes_through_their_mean(finished_clone, monkeypatch):
-    monkeypatch.chdir(finished_clone.path)
+def test_a_line_ends_in_its_copies_and_passes_through_their_mean(interpolate):
     one, other = (
         files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
         for seed in (0, 1)
     )
-    points, dataset, split = line_between(one, other, params.load().model)
-    model = models.build(network("lenet_300_100", dataset.image_shape))
+    points = interpolate(one, other)
     assert len(points) == 30
     for index in (0, 13, 29):
         share = index / 29
         assert points[index]["position"] == pytest.approx(share)
-        for name, variable in models.variables(model).items():
-            variable.assign((1 - share) * one[name] + share * other[name])
-        for part, rows in (("train", split.train), ("test", split.test)):
-            logits = model(dataset.images[rows].astype(np.float32) / 255).numpy()
-            right = np.mean(logits.argmax(axis=1) == dataset.labels[rows])
-            assert points[index][f"{part}_accuracy"] == pytest.approx(right, abs=1 / len(rows))
+        mixed = {name: (1 - share) * one[name] + share * other[name] for name in one}
+        for name, (images, labels) in interpolate.parts.items():
+            right = np.mean(logits_of(mixed, images).argmax(axis=1) == labels)
+            assert points[index][f"{name}_accuracy"] == pytest.approx(right, abs=1 / len(labels))
 
 
-def test_between_copies_batch_normalisation_has_the_statistics_of_neither(
-    finished_clone, monkeypatch
-):
-    monkeypatch.chdir(finished_clone.path)
+def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interpolate, monkeypatch):
     monkeypatch.setattr(stability, "POINTS", 3)
-    resnet = network("resnet20", open_dataset().image_shape, initializer="he_normal")
+    resnet = network("resnet20", (8, 8, 1), initializer="he_normal")
     one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
-    points, again = (line_between(one, end, resnet.model)[0] for end in (other, spoilt))
-    for point, same in zip(points, again, strict=True):
-        assert point == pytest.approx(same, rel=1e-4)
+    for point, again in zip(
+        *(interpolate(one, end, resnet.model) for end in (other, spoilt)), strict=True
+    ):
+        assert point == pytest.approx(again, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds

@@ -1,0 +1,36 @@
+"""Small networks and data for tests that train: TensorFlow is set up once, as a worker sets it up."""
+
+import numpy as np
+from clones import network
+
+from lottery.datasets.dataset import Dataset
+from lottery.datasets.split import Split
+from lottery.training import device, models
+
+device.configure(1)
+
+
+def same(one, other):
+    """Whether two sets of weights are the same bits."""
+    return one.keys() == other.keys() and all(one[k].tobytes() == other[k].tobytes() for k in one)
+
+
+def logits_of(weights, images, of=None, training=False):
+    """What a network with these weights, by default LeNet, gives for uint8 images, in float64."""
+    model = models.build(of or network("lenet_300_100", images.shape[1:]))
+    models.assign(model, weights)
+    return model(images.astype(np.float32) / 255, training=training).numpy().astype(np.float64)
+
+
+def mean_loss(logits, labels):
+    """The mean cross-entropy, in nats."""
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(labels)), labels])
+
+
+def random_data(shape, classes):
+    """60 images to train on, 12 to validate and 12 to test; and their split."""
+    images = np.random.default_rng(0).integers(0, 256, (84, *shape), np.uint8)
+    facts = {"image_shape": shape, "classes": classes, "test": 12, "own_test": True}
+    split = Split(*np.split(np.arange(84, dtype=np.int32), [60, 72]))
+    return Dataset(images, np.arange(84, dtype=np.int32) % classes, facts), split
