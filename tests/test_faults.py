@@ -239,6 +239,7 @@ def test_the_store_is_listed_and_pruned(clone):
         return clone.run(sys.executable, "-m", "lottery", "runs", *options, check=check)
 
     listed = runs().stdout
+    assert re.match(r"RUN +SIZE +AGE +USED +STATUS +NAME\ndigits, lenet_300_100:\n", listed)
     assert listed.count("finished") == 2 + 4 + 8
     assert "seed 1, random_reinit, round 2" in listed
     assert "14 runs" in listed

@@ -308,11 +308,29 @@ def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clo
     ]
     history = pd.read_csv(clone.path / "data/retrained/history.csv")
     ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
-    for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
+    assert lines[9] == "retrain: test accuracy at the end, mean and range:"
+    for line, variant in zip(lines[10:12], ("random_reinit", "ticket       "), strict=True):
         of = ends[variant.strip()]
-        expected = (
-            f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] test accuracy at the end, 4 runs"
-        )
+        expected = f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}] 4 runs"
         assert line == f"retrain: {variant}  {expected}"
-    assert lines[11].startswith("retrain: computed on ")
-    assert len(lines) == 12
+    assert lines[12].startswith("retrain: computed on ")
+    assert len(lines) == 13
+
+
+def test_live_curves_are_the_history_and_change_nothing(clone, tmp_path):
+    path = clone.path / "data/dense/history.csv"
+    before = path.read_bytes()
+    clone.environment.update(LOTTERY_LIVE=str(tmp_path / "live"), LOTTERY_RUNS=str(tmp_path / "no"))
+    clone.stage("train_dense")
+    assert path.read_bytes() == before
+    from tensorflow import make_ndarray
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    [events] = tmp_path.glob("live/seed 1, dense */events*")
+    shown = {
+        (event.step, value.tag): make_ndarray(value.tensor)
+        for event in summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    history = pd.read_csv(path).query("seed == 1").set_index("iteration").iloc[:, 3:].stack()
+    assert shown == pytest.approx(history.to_dict(), rel=1e-6)
