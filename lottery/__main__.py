@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         importlib.import_module(f"lottery.tools.{name}").main(rest)
     except LotteryError as error:
-        sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
+        for line in str(error).splitlines():
+            say(f"{name}: {line}", sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

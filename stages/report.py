@@ -8,6 +8,7 @@ Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.htm
 """
 
 from lottery.artifacts import files
+from lottery.errors import say
 from stages import command
 
 
@@ -59,8 +60,8 @@ def main(stage: command.Stage) -> None:
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])
     files.write(reports / "report.html", web.encode())
-    print(text.sentence(conclusion, params).replace("**", ""))
-    print(f"Look at {reports / 'report.html'}; commit params.yaml dvc.lock {reports}")
+    say(text.sentence(conclusion, params).replace("**", ""))
+    say(f"Look at {reports / 'report.html'}; commit params.yaml dvc.lock {reports}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lottery.params import VARIANTS, Params
+from lottery.params import FEWEST, VARIANTS, Params
 from lottery.report.outcomes import instabilities
-from lottery.report.statistics import FEWEST, MOST_SEEDS, POWER, Median, at_most
+from lottery.report.statistics import MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
 
 T = TypeVar("T")
