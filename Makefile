@@ -23,10 +23,12 @@ repro: env
 ifdef EXPERIMENT
 	cp experiments/$(EXPERIMENT).yaml params.yaml
 endif
+	@mkdir -p .dvc/tmp
 	@find .dvc/tmp/rwlock -empty -delete 2>/dev/null || true  # DVC, killed as it rewrote this, cannot read it
 	@python -m lottery check --params
+	@touch .dvc/tmp/began
 	dvc repro
-	@echo; sed -n 3p reports/report.md; echo "Report: reports/report.md"
+	@test reports/report.md -nt .dvc/tmp/began || { sed -n 3p reports/report.md; echo "Look at reports/report.html"; }
 
 test: env
 	python -m pytest

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "the results of a revision beside the present ones",
     "export": "a ticket for other programs",
     "tickets": "the masks of all tickets, for others to take over",
+    "paper": "the results as PDF figures and a LaTeX table, in reports/paper",
     "runs": "lists the run store, or removes runs from it",
 }
 
@@ -32,7 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         importlib.import_module(f"lottery.tools.{name}").main(rest)
     except LotteryError as error:
-        sys.exit("\n".join(f"{name}: {line}" for line in str(error).splitlines()))
+        for line in str(error).splitlines():
+            say(f"{name}: {line}", sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -17,12 +18,18 @@ from filelock import FileLock, Timeout
 from lottery import code, parts
 from lottery.artifacts import files
 from lottery.datasets.catalogue import read_params
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 from lottery.params import Params
 from lottery.params.reading import read_yaml
 
 LOCK = Path(".dvc/tmp/stage.lock")
 HOLDER = Path(".dvc/tmp/stage.json")
+EXPERIMENTS = "/.dvc/tmp/exps/"  # where DVC runs queued experiments and those of --temp
+GONE = "not there|cannot be imported"  # what errors say where something is not in it
+OF_ITS_OWN = (
+    "this experiment runs in a folder of its own, with what git tracks: `git add` your modules, "
+    "name sources by absolute paths, or have `dvc exp run` copy them: -C FILE"
+)
 
 
 class Stage(NamedTuple):
@@ -49,12 +56,14 @@ def main(name: str) -> None:
         run(name)
     except LotteryError as error:
         for line in str(error).splitlines():
-            print(f"{name}: {line}", file=sys.stderr)
+            say(f"{name}: {line}", sys.stderr)
+        if EXPERIMENTS in Path.cwd().as_posix() and re.search(GONE, str(error)):
+            say(f"{name}: {OF_ITS_OWN}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(
+        say(
             f"{name}: interrupted; finished runs are kept, `dvc repro` goes on with the others",
-            file=sys.stderr,
+            sys.stderr,
         )
         sys.exit(130)
 
@@ -124,7 +133,7 @@ def _one_stage_at_a_time(name: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"{name}: waiting: {_holder()}", file=sys.stderr, flush=True)
+            say(f"{name}: waiting: {_holder()}", sys.stderr)
             lock.acquire(poll_interval=0.2)
     except OSError as error:
         raise LotteryError(f"{LOCK}: cannot be written: {error.strerror or error}") from None

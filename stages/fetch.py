@@ -12,6 +12,7 @@ import sys
 from lottery.artifacts import files
 from lottery.datasets import loading, pinning
 from lottery.datasets.dataset import write_dataset
+from lottery.errors import say
 from lottery.params import check_fit
 from stages import command
 
@@ -25,16 +26,16 @@ def main(stage: command.Stage) -> None:
     check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
     in_both = dataset.in_both([dataset.split(params.data, seed) for seed in params.seeds])
     if in_both:
-        print(
+        say(
             f"fetch: {in_both:,} of the {facts['test']:,} test images are training or validation "
             "images too, pixel for pixel",
-            file=sys.stderr,
+            sys.stderr,
         )
     with files.folder_written_whole(files.DATASET, checksums=True) as folder:
         write_dataset(folder, images, labels, facts)
-    print(
-        f"fetch: {facts['title']}: {len(labels):,} images: {dataset.training:,} for training and "
-        f"validation, {facts['test']:,} for testing"
+    say(
+        f"fetch: {facts['title']}: {dataset.training:,} images for training and validation, "
+        f"{facts['test']:,} for testing"
     )
 
 

@@ -1,13 +1,14 @@
 """Compares the tickets with the dense network and their controls: the verdict, metrics, plots.
 
 Reads   data/dataset/dataset.json, data/{dense,pruned,retrained}/{history.csv,environment.json},
-        data/masks/*.csv, data/retrained/stability.csv, docs/results/anchors.csv;
-        params.yaml: all but data.source
+        data/dense/layers.csv, data/masks/*.csv, data/retrained/stability.csv,
+        docs/results/anchors.csv; params.yaml: all but data.source
 Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,
         figures/*.{svg,png}
 """
 
 from lottery.artifacts import files
+from lottery.errors import say
 from stages import command
 
 
@@ -17,7 +18,7 @@ def main(stage: command.Stage) -> None:
     import pandas as pd
 
     from lottery.artifacts import tables
-    from lottery.report import figures, outcomes, page, summary, text, verdict
+    from lottery.report import figures, flops, outcomes, page, summary, text, verdict
 
     facts, reports = files.read_json(files.DATASET / "dataset.json"), files.REPORTS
     dense, pruned, retrained = (
@@ -47,17 +48,20 @@ def main(stage: command.Stage) -> None:
     files.write_json(reports / "metrics.json", summary.metrics(conclusion))
     explained = summary.as_json(conclusion, params.report.confidence)
     files.write_json(reports / "verdict.json", explained)
-    tables.write_table(reports / "results.csv", summary.results(runs, conclusion))
+    layers = tables.read_table(files.DENSE / "layers.csv")
+    costs = flops.flops(masks["density"], layers, pd.concat([history, pruned]), params)
+    results = summary.results(runs, conclusion).merge(costs, "left", ["variant", "round"])
+    tables.write_table(reports / "results.csv", results)
     tables.write_folder(reports / "plots", plots)
     anchors = figures.fitting(tables.read_table(figures.ANCHORS), params.model, facts["title"])
     title = f"{params.model.name}, {facts['title']}"
-    failed = figures.write(reports / "figures", plots, title, anchors)
-    words = text.markdown(params, facts, environments, runs, conclusion, stability, failed)
+    failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
+    words = text.markdown(params, facts, environments, runs, conclusion, stability, results, failed)
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])
     files.write(reports / "report.html", web.encode())
-    print(text.sentence(conclusion, params).replace("**", ""))
-    print(f"Look at {reports / 'report.html'}; commit params.yaml dvc.lock {reports}")
+    say(text.sentence(conclusion, params).replace("**", ""))
+    say(f"Look at {reports / 'report.html'}; commit params.yaml dvc.lock {reports}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Reads   data/dataset/; params.yaml: seeds, model, train, prune.rewind_iteration
 Writes  data/dense/: per seed the weights at initialisation, at the rewind iteration and after
-        training (seed-N/{initial,rewind,trained}.safetensors); history.csv, environment.json
+        training (seed-N/{initial,rewind,trained}.safetensors); history.csv, layers.csv,
+        environment.json
 """
 
 from functools import partial

@@ -1,5 +1,6 @@
 """What the stages that train share: workers that compute runs, what is written and said of them."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from lottery.artifacts import tables
 from lottery.artifacts.tables import Record
+from lottery.errors import say
 from lottery.params import check_fit
 from lottery.running import executors, machine, store
 from lottery.running.run import Experiment
@@ -23,6 +25,8 @@ def experiment(stage: Stage) -> Experiment:
     check_fit(stage.params, images=dataset.training, classes=dataset.classes, side=side)
     for seed in stage.params.seeds:
         found.split(seed)  # a class that is too small is named now
+    if missing := stage.params.missing():
+        say(f"{stage.name}: this experiment cannot end in a win: {missing}", sys.stderr)
     return found
 
 
@@ -47,14 +51,15 @@ def conclude(stage: Stage, records: Sequence[Record]) -> None:
     for record in records:
         ends.setdefault(record.variant, []).append(100 * record.history["test_accuracy"][-1])
     width = max(map(len, ends), default=0)
+    if ends:
+        say(f"{stage.name}: test accuracy at the end, mean and range:")
     for variant, values in sorted(ends.items()):
         spread = f"{sum(values) / len(values):6.2f} % [{min(values):.2f}, {max(values):.2f}]"
         runs = f"{len(values)} run{'s' * (len(values) != 1)}"
-        print(f"{stage.name}: {variant:<{width}}  {spread} test accuracy at the end, {runs}")
+        say(f"{stage.name}: {variant:<{width}}  {spread} {runs}")
     for record in records:
         if record.diverged:
             last = int(record.history["iteration"][-1])
-            print(f"{stage.name}: diverged at iteration {last}: {record.name}")
-    machines = sorted({f"{r.environment['device']}, {r.cpu}" for r in records})
-    if machines:
-        print(f"{stage.name}: computed on {'; '.join(machines)}")
+            say(f"{stage.name}: diverged at iteration {last}: {record.name}")
+    for where in sorted({f"{r.environment['device']}, {r.cpu.split(' (')[0]}" for r in records}):
+        say(f"{stage.name}: computed on {where}")

@@ -294,7 +294,7 @@ def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path):
     write(animals, files)
     done = fetch(tmp_path, "data/own/animals")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "animals: 18 images: 12 for training and validation, 6 for testing" in done.stdout
+    assert "animals: 12 images for training and validation, 6 for testing" in done.stdout
     facts = json.loads((tmp_path / "data/dataset/dataset.json").read_text())
     assert facts["class_names"] == ["cat", "dog"]
     assert str(tmp_path) not in json.dumps(facts)

@@ -229,6 +229,8 @@ def test_the_store_is_listed_and_pruned(clone, monkeypatch, capsys):
         main(list(options))
         return capsys.readouterr().out
 
+    heading = r"RUN +SIZE +AGE +USED +STATUS +NAME\ndigits, lenet_300_100:\n"
+    assert re.match(heading, listed())
     assert listed().count("finished") == 2 + 4 + 8
     assert "seed 1, random_reinit, round 2" in listed()
     assert "14 runs" in listed()

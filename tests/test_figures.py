@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from lottery import params
 from lottery.artifacts import tables
 from lottery.errors import LotteryError
-from lottery.report import charts, figures, outcomes, page, text, verdict
+from lottery.report import charts, figures, outcomes, page, styles, summary, text, verdict
 
 OWN = ["mine.parts:other", "mine.parts:zulu"]
 NONE = tables.read_table(ROOT / figures.ANCHORS).head(0)
@@ -34,8 +34,8 @@ def by_round(variants):
 
 
 def test_every_variant_has_a_colour_and_a_marker_of_its_own():
-    assert set(params.VARIANTS) < set(figures.STYLES)
-    drawn = figures.styles([*figures.STYLES, *OWN])
+    assert set(params.VARIANTS) < set(styles.STYLES)
+    drawn = styles.styles([*styles.STYLES, *OWN])
     del drawn["pruning"]  # a thin line in the ticket's colour
     assert len({style.colour for style in drawn.values()}) == len(drawn)
     del drawn["dense"]  # a dashed line
@@ -66,7 +66,7 @@ def test_dvc_draws_own_variants_as_the_figures_do():
     template |= {"width": 300, "height": 300}
     template["layer"][4]["encoding"].pop("stroke")
     drawn = vl_convert.vegalite_to_svg(template)
-    for variant, style in figures.styles(variants).items():
+    for variant, style in styles.styles(variants).items():
         assert f">{variant}<" in drawn
         assert f'fill="{style.colour}"' in drawn
 
@@ -76,7 +76,12 @@ def test_figures_are_the_same_bytes_whatever_the_settings_of_the_user(tmp_path):
     for folder, size in (("a", 10), ("b", 30)):
         with matplotlib.rc_context({"font.size": size}):
             failed = figures.write(tmp_path / folder, plots, "a title", NONE)
-        assert set(failed) == {"early_stop", "training_curves", "density"}  # each fails alone
+        assert set(failed) == {
+            "early_stop",
+            "training_curves",
+            "density",
+            "cost",
+        }  # each fails alone
     for name in ("accuracy.svg", "accuracy.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -166,12 +171,14 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
     except LotteryError:  # a margin below the noise floor, as the message says
         reject()
     plots = outcomes.plots(runs, while_pruning, history, masks["density"])
-    lines = pd.DataFrame()
+    found = summary.results(runs, conclusion)
+    found = found.assign(inference_flops=1e6, finding_flops=0.0, training_flops=1e9)
+    plots, lines = {**plots, "cost": found}, pd.DataFrame()
     with contextlib.chdir(tmp_path_factory.mktemp("report")):
         failed = figures.write(Path("reports/figures"), plots, title, NONE)
-        words = text.markdown(p, facts, {}, runs, conclusion, lines, failed)
+        words = text.markdown(p, facts, {}, runs, conclusion, lines, found, failed)
         web = page.report(words, p, plots, outcomes.shown(history), masks, [2, 3, 1])
-        assert len(list(Path("reports/figures").iterdir())) == 8
+        assert len(list(Path("reports/figures").iterdir())) == 10
     assert failed == {}
     assert capsys.readouterr().err == ""
     assert "Left out" not in words

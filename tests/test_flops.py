@@ -1,12 +1,13 @@
 """What tickets cost, counted by hand."""
 
+import math
+
 import pandas as pd
 import pytest
+from test_plan import params_of
 
-from lottery.params import Prune, Rates
 from lottery.report.flops import flops
 
-PRUNE = Prune(rounds=2, rates=Rates(conv=0.5, dense=0.5, output=0.5), rewind_iteration=0)
 LENET = {"dense1": (235_200, 1), "dense2": (30_000, 1), "output": (1_000, 1)}
 CONV4 = {
     "conv1": (3 * 3 * 3 * 64, 32 * 32),
@@ -17,10 +18,14 @@ CONV4 = {
     "dense2": (256 * 256, 1),
     "output": (256 * 10, 1),
 }
+OF_LENET, OF_CONV4 = 2 * 266_200, 2 * 98_306_560  # of one image: a multiplication and an addition
 
 
-@pytest.mark.parametrize(("network", "inference"), [(LENET, 2 * 266_200), (CONV4, 2 * 98_306_560)])
-def test_costs_of_a_network_and_of_its_tickets_of_half_the_weights_a_round(network, inference):
+def costs(network=LENET, **changes):
+    """Of two seeds that halve each layer each round. An iteration trains on 50 images.
+
+    The dense network trains for 40 iterations, rounds for 30, tickets for 20.
+    """
     rows = [
         (seed, r, layer, weights, weights * 0.5**r)
         for seed in (0, 1)
@@ -28,10 +33,34 @@ def test_costs_of_a_network_and_of_its_tickets_of_half_the_weights_a_round(netwo
         for layer, (weights, _) in network.items()
     ]
     density = pd.DataFrame(rows, columns=["seed", "round", "layer", "weights", "surviving"])
-    positions = {layer: places for layer, (_, places) in network.items()}
-    costs = flops(density, positions, PRUNE, images=100).set_index("round")
-    assert costs["inference_dense"].tolist() == [inference] * 2
-    assert costs["inference"].tolist() == [inference / 2, inference / 4]
-    assert costs["training"].tolist() == [150 * inference, 75 * inference]
-    assert costs["finding"].tolist() == [300 * inference, 450 * inference]  # dense; and round 1
-    assert costs["weights_remaining"].tolist() == [0.5, 0.25]
+    layers = pd.DataFrame([(n, p) for n, (_, p) in network.items()], columns=["layer", "positions"])
+    runs = [("dense", 0, 0, 40), ("ticket", 1, 0, 20), ("ticket", 2, 0, 20)]
+    if changes.get("prune__schedule") != "one_shot":
+        runs += [("pruning", 1, 10, 40), ("pruning", 2, 10, 40)][: changes.pop("searched", 2)]
+    history = [(s, v, r, i) for s in (0, 1) for v, r, *ends in runs for i in ends]
+    table = pd.DataFrame(history, columns=["seed", "variant", "round", "iteration"])
+    found = flops(density, layers, table, params_of(**changes))
+    assert found["variant"].tolist() == ["dense", "ticket", "ticket"]
+    return found
+
+
+@pytest.mark.parametrize(("network", "inference"), [(LENET, OF_LENET), (CONV4, OF_CONV4)])
+def test_costs_of_a_network_and_of_its_tickets_of_half_the_weights_a_round(network, inference):
+    found = costs(network)
+    assert found["inference_flops"].tolist() == [inference, inference / 2, inference / 4]
+    dense, first, second = 3 * 50 * 40, 3 * 50 * 30 / 2, 3 * 50 * 20 / 4  # times inference
+    assert found["finding_flops"].tolist() == [0, dense * inference, (dense + first) * inference]
+    assert found["training_flops"][2] == second * inference
+
+
+def test_one_shot_needs_the_dense_network_alone_and_a_mask_at_initialisation_nothing():
+    dense = 3 * 50 * 40 * OF_LENET
+    assert costs(prune__schedule="one_shot")["finding_flops"].tolist() == [0, dense, dense]
+    found = costs(prune__criterion="snip", prune__schedule="one_shot")
+    assert found["finding_flops"].tolist() == [0, 0, 0]
+
+
+def test_what_it_took_to_find_a_mask_from_elsewhere_is_known_by_the_histories_that_come_with_it():
+    found = costs(searched=0)["finding_flops"].tolist()
+    assert found[:2] == [0, 3 * 50 * 40 * OF_LENET]
+    assert math.isnan(found[2])

@@ -8,6 +8,7 @@ from networks import models
 
 from lottery.errors import LotteryError
 from lottery.params import ARCHITECTURES, SMALLEST_IMAGE
+from lottery.tickets.search import write_layers
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
 
@@ -177,3 +178,9 @@ def test_what_cannot_be_narrowed_is_refused():
     why = r"retrain\.variants: small_dense: test_models:separable cannot be narrowed"
     with pytest.raises(LotteryError, match=why):
         models.narrowed(network("test_models:separable", MNIST), 100)
+
+
+def test_a_convolution_applies_its_weights_at_each_place_of_its_output_a_dense_layer_once(tmp_path):
+    write_layers(tmp_path / "layers.csv", network("conv4", CIFAR))
+    lines = (tmp_path / "layers.csv").read_text().split()[1:]
+    assert [int(line.split(",")[1]) for line in lines] == [1024, 1024, 256, 256, 1, 1, 1]

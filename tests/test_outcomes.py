@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lottery.params import EarlyStopping
-from lottery.report.outcomes import best_round, by_round, curves, learned, outcomes, spread_out
+from lottery.report.outcomes import by_round, curves, learned, outcomes, spread_out
 
 
 def history(losses, accuracies=None, *, seed=0, variant="ticket", number=1):
@@ -81,13 +81,6 @@ def test_a_network_has_learned_where_it_is_better_than_a_guess_beyond_chance():
     dense = pd.DataFrame({"test_accuracy": [0.10, 0.12, 0.14, 0.9], "diverged": [False] * 4})
     # of 1,000 images at a guess of 10 %, 130 right or more come in one test set of 1,000
     assert learned(dense, chance=0.1, test_images=1000).tolist() == [False, False, True, True]
-
-
-def test_the_best_round_is_chosen_on_validation_data_and_of_equals_the_sparsest():
-    runs = pd.DataFrame(
-        {"round": [1, 2, 3, 1, 2, 3], "validation_accuracy": [0.8, 0.9, 0.9, 0.9, 0.9, 0.9]}
-    )
-    assert best_round(runs) == 3
 
 
 def test_tables_by_round_and_curves_leave_out_what_not_all_seeds_reached():

@@ -314,3 +314,18 @@ def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp
         f"1490: {HAS}\n"
     )
     assert read_params(DEFAULT) == load(DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "add to retrain.variants: random_reinit"),
+        ({"criterion": "snip"}, "add to retrain.variants: shuffled_mask, random_reinit"),
+        ({"strategy": "finetune"}, "2 seeds cannot tell: 5 are the fewest that can"),
+    ],
+)
+def test_what_no_verdict_can_come_without_is_known_before(changes, said):
+    content = copy.deepcopy(VALID)
+    content["seeds"], content["retrain"]["variants"] = [0, 1], ["ticket"]
+    content["prune"].update(changes)
+    assert validate(content).missing() == said

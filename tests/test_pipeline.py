@@ -183,12 +183,13 @@ def test_the_training_stages_say_what_they_compute_on_what_and_what_came_out(clo
     assert starts == [f"retrain: {n}/8 seed" for n in range(1, 9)]
     history = pd.read_csv(clone.path / "data/retrained/history.csv")
     ends = 100 * history.groupby(["variant", "seed", "round"])["test_accuracy"].last()
-    for line, variant in zip(lines[9:11], ("random_reinit", "ticket       "), strict=True):
+    assert lines[9] == "retrain: test accuracy at the end, mean and range:"
+    for line, variant in zip(lines[10:12], ("random_reinit", "ticket       "), strict=True):
         of = ends[variant.strip()]
         spread = f"{of.mean():6.2f} % [{of.min():.2f}, {of.max():.2f}]"
-        assert line == f"retrain: {variant}  {spread} test accuracy at the end, 4 runs"
-    assert lines[11].startswith("retrain: computed on ")
-    assert len(lines) == 12
+        assert line == f"retrain: {variant}  {spread} 4 runs"
+    assert lines[12].startswith("retrain: computed on ")
+    assert len(lines) == 13
 
 
 def test_a_run_that_diverges_is_an_outcome_and_named(clone, capsys):
@@ -285,3 +286,22 @@ def test_every_stage_refuses_bad_parameters_before_it_computes_and_explains_itse
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"fetch: {why}\n")
     assert "Writes  data/dataset/" in empty_clone.run("python", "-m", "stages.fetch", "-h").stdout
     assert empty_clone.files("data") == before
+
+
+def test_live_curves_are_the_history_and_change_nothing(clone, tmp_path):
+    path = clone.path / "data/dense/history.csv"
+    before = path.read_bytes()
+    clone.environment.update(LOTTERY_LIVE=str(tmp_path / "live"), LOTTERY_RUNS=str(tmp_path / "no"))
+    clone.stage("train_dense")
+    assert path.read_bytes() == before
+    from tensorflow import make_ndarray
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    [events] = tmp_path.glob("live/seed 1, dense */events*")
+    shown = {
+        (event.step, value.tag): make_ndarray(value.tensor)
+        for event in summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    history = pd.read_csv(path).query("seed == 1").set_index("iteration").iloc[:, 3:].stack()
+    assert shown == pytest.approx(history.to_dict(), rel=1e-6)

@@ -11,7 +11,7 @@ from lottery import params
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
-from lottery.tickets.variants import Ticket, trainings
+from lottery.tickets.variants import Ticket, budget
 from lottery.training.schedule import learning_rates
 
 TRAIN = Train(
@@ -43,7 +43,7 @@ def a_ticket():
     halved = {n: k & (generator.random(k.shape) < 0.5) for n, k in before.layers.items()}
     mask = Mask(halved)
     trained = before.apply(draw())  # in the round before, under its mask
-    how = (KEPT, LAST, TRAIN, network("lenet_300_100", (8, 8, 1), 5, width=0.1), 100, 2)
+    how = (KEPT, LAST, TRAIN, network("lenet_300_100", (8, 8, 1), 5, width=0.1), 100, 280)
     return Ticket(3, 2, mask, draw(), trained, draw(), *how)
 
 
@@ -168,7 +168,7 @@ def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_w
 def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_ticket):
     found = start("dense_longer", a_ticket)
     assert found.mask.weights_remaining == 1
-    assert found.iterations == 100 + (100 - KEPT) + (100 - KEPT)  # dense, round 1, the ticket
+    assert found.iterations == a_ticket.budget
     assert found.iteration == KEPT
     assert same(found.weights, a_ticket.rewound)
 
@@ -183,12 +183,14 @@ def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopp
 
 @pytest.mark.parametrize(
     ("criterion", "schedule", "expected"),
-    [("magnitude", "iterative", [1, 2, 3]), ("magnitude", "one_shot", [1] * 3),
-     ("synflow", "iterative", [0] * 3)],
+    [("magnitude", "iterative", [190, 280, 370]), ("magnitude", "one_shot", [190] * 3),
+     ("synflow", "iterative", [100] * 3)],
 )  # fmt: skip
-def test_finding_a_mask_takes_the_dense_run_and_one_for_each_round_before(
+def test_a_ticket_takes_the_dense_run_one_for_each_round_before_and_its_own(
     criterion, schedule, expected
 ):
     rates = Rates(conv=0.2, dense=0.2, output=0.2)
-    prune = Prune(rounds=3, rates=rates, criterion=criterion, schedule=schedule, rewind_iteration=0)
-    assert [trainings(prune, round_) for round_ in (1, 2, 3)] == expected
+    prune = Prune(
+        rounds=3, rates=rates, criterion=criterion, schedule=schedule, rewind_iteration=10
+    )
+    assert [budget(prune, round_, 100) for round_ in (1, 2, 3)] == expected

@@ -7,6 +7,7 @@ from lottery.params.reading import Section
 from lottery.params.sections import (
     ARCHITECTURES,
     CRITERIA,
+    FEWEST,
     VARIANTS,
     Augmentation,
     Data,

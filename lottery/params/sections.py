@@ -175,6 +175,15 @@ class Prune(Section):
         """Whether each round trains what it has pruned, for the next one to prune."""
         return self.schedule == "iterative" and not self.at_initialisation
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The variants that a ticket must beat: Ma et al. 2021, section 3, of weights that are
+        rewound; Frankle et al. 2021, section 5, of those pruned at initialisation.
+        """
+        if self.strategy != "rewind":
+            return ()
+        return ("shuffled_mask", "random_reinit") if self.at_initialisation else ("random_reinit",)
+
     def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
         """The layers that one threshold for all leaves out: those of a rate of 0."""
         rates = self.rates.model_dump()
@@ -208,6 +217,7 @@ VariantName = Literal[
 ]
 """Functions of lottery.tickets.variants."""
 VARIANTS = get_args(VariantName)
+FEWEST = 5  # seeds that can show something: 0.5 ** 5 is the first power of a half below 5 %
 
 
 class Retrain(Section):
@@ -237,6 +247,16 @@ class Params(Section):
     prune: Prune
     retrain: Retrain
     report: Report
+
+    def missing(self) -> str:
+        """What keeps any result of these parameters from being a win; empty where nothing does."""
+        needed = ("ticket", *self.prune.controls)
+        absent = [name for name in needed if name not in self.retrain.variants]
+        if absent:
+            return f"add to retrain.variants: {', '.join(absent)}"
+        seeds = len(self.seeds)
+        few = f"{seeds} seeds cannot tell: {FEWEST} are the fewest that can"
+        return few if seeds < FEWEST else ""
 
     def retrain_rounds(self) -> list[int]:
         """The pruning rounds whose tickets are retrained, in the order in which they are listed."""

@@ -1,6 +1,6 @@
 """Vega-Lite charts through Altair, for report.html, compare.html and `dvc plots`.
 
-Colours and markers are worked out in the chart, from figures.STYLES, so that those of one's own
+Colours and markers are worked out in the chart, from styles.STYLES, so that those of one's own
 variants, of which a committed template of DVC's cannot know, are drawn there too, and alike.
 """
 
@@ -11,7 +11,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from lottery.report.figures import OWN_COLOURS, OWN_MARKERS, STYLES, curve_limits
+from lottery.report.outcomes import curve_limits
+from lottery.report.styles import OWN_COLOURS, OWN_MARKERS, STYLES
 
 ANCHOR = "<DVC_METRIC_{}>".format
 NUMBERS = ("round", "iteration", "weights_remaining", "mean", "min", "max", "n")

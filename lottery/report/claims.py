@@ -13,21 +13,17 @@ class Claim:
     lost: str
     subject: str
     iterations: bool  # whether it must not stop later than the dense network
-    controls: tuple[str, ...]  # which it must beat by more than the margin
 
 
-WINNING_TICKET = Claim("winning ticket", "no winning ticket", "ticket", True, ("random_reinit",))
+WINNING_TICKET = Claim("winning ticket", "no winning ticket", "ticket", True)
 """Frankle & Carbin 2019, section 1; better than re-initialised after Ma et al. 2021, section 3."""
-MATCHING = Claim(
-    "matching subnetwork", "no matching subnetwork", "subnetwork", True, ("random_reinit",)
-)
+MATCHING = Claim("matching subnetwork", "no matching subnetwork", "subnetwork", True)
 """Frankle et al. 2020, section 2: weights rewound to an early iteration, not to the first."""
 PRUNED_NETWORK = Claim(
     "the pruned network matches the dense one",
     "the pruned network does not match the dense one",
     "pruned network",
     False,
-    (),
 )
 """Renda et al. 2020: the survivors keep their trained values; none is a lottery ticket."""
 SANITY_CHECKS = Claim(
@@ -35,7 +31,6 @@ SANITY_CHECKS = Claim(
     "pruning at initialisation fails its sanity checks",
     "network pruned at initialisation",
     False,
-    ("shuffled_mask", "random_reinit"),
 )
 """Frankle et al. 2021, section 5: which weights are kept, and their values, must matter."""
 

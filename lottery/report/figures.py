@@ -1,14 +1,11 @@
-"""Matplotlib figures, and the colours and markers that every picture of a variant has.
-
-Names of variants, layers and data sets are data: nothing in them is read as markup.
-"""
+"""Matplotlib figures."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,96 +13,26 @@ import pandas as pd
 
 from lottery.artifacts import files
 from lottery.params import Model
-from lottery.report.text import alone, in_order
+from lottery.report.outcomes import curve_limits, spread_out
+from lottery.report.styles import STYLE, STYLES, printable, styles
+from lottery.report.text import alone
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 ANCHORS = Path("docs/results/anchors.csv")  # published results
-
-
-class Style(NamedTuple):
-    """How a variant is drawn: colour, marker in Matplotlib and in Vega, words in a legend."""
-
-    colour: str
-    marker: str
-    symbol: str
-    label: str
-
-
-PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
-HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
-THIN_DIAMOND = "M0,-1L0.6,0L0,1L-0.6,0Z"
-X = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
-STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
-# After Okabe & Ito's palette, told apart by the colour-blind, on white and black.
-STYLES = {
-    "dense": Style("#767676", "o", "circle", "dense network"),
-    "ticket": Style("#0072B2", "o", "circle", "ticket"),
-    "random_reinit": Style("#D55E00", "s", "square", "random re-initialisation"),
-    "sign_preserving_reinit": Style("#E69F00", "D", "diamond", "constants, signs kept"),
-    "random_sign_constant": Style("#A23B72", "d", THIN_DIAMOND, "constants, random signs"),
-    "signed_reinit": Style("#6A6ADB", "h", HEXAGON, "re-initialisation, signs kept"),
-    "random_mask": Style("#009E73", "^", "triangle-up", "random mask"),
-    "random_mask_global": Style(
-        "#56B4E9", "v", "triangle-down", "random mask, all layers together"
-    ),
-    "shuffled_mask": Style("#CC79A7", "P", "cross", "shuffled mask"),
-    "small_dense": Style("#94702B", "p", PENTAGON, "small dense network"),
-    "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
-    "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
-}
-OWN_COLOURS = ("#7A8B00", "#00A5B5", "#A66F5B", "#D81B60")  # of one's own, in order of name
-OWN_MARKERS = ((">", "triangle-right"), ("<", "triangle-left"), ("X", X))
-STYLE: Any = [
-    "default",  # and nothing of the user's matplotlibrc
-    {
-        "figure.figsize": (7.0, 4.3),
-        "figure.dpi": 120,
-        "savefig.dpi": 120,
-        "figure.constrained_layout.use": True,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlelocation": "left",
-        "axes.titlesize": 10,
-        "svg.hashsalt": "lottery",  # the same bytes each time
-        "legend.frameon": False,
-        "text.parse_math": False,
-    },
-]
-
-
-def styles(variants: Iterable[str]) -> dict[str, Style]:
-    """The style of each variant, in the order of legends."""
-    found, own = {}, 0
-    for variant in sorted(set(variants), key=in_order):
-        if variant in STYLES:
-            found[variant] = STYLES[variant]
-        else:
-            marker, symbol = OWN_MARKERS[own % len(OWN_MARKERS)]
-            colour = OWN_COLOURS[own % len(OWN_COLOURS)]
-            found[variant] = Style(colour, marker, symbol, printable(variant))
-            own += 1
-    return found
-
-
-def printable(name: str, most: int = 60) -> str:
-    """The name in one line of at most so many characters, each of which Matplotlib's own font has.
-
-    Another is written as its code, ``\\u4e2d``: fonts of the machine would make other bytes.
-    """
-    known = get_font(findfont(FontProperties(family=["DejaVu Sans"]))).get_charmap()
-    name = " ".join(name.split())
-    codes = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
-    written = "".join(codes)
-    return written if len(written) <= most else f"{written[: most - 11]}…{written[-10:]}"
+PICTURES = {".svg": {"Date": None}, ".png": {"Software": None}}  # and no date of making
 
 
 def write(
@@ -114,6 +41,7 @@ def write(
     """Writes the folder of figures of ``plots()``; gives those not drawn, and why not.
 
     Args:
+        plots: with ``cost``, the content of ``results.csv``.
         title: of the experiment: the network and the data.
         anchors: fitting() published results.
     """
@@ -128,6 +56,7 @@ def write(
         ),
         "training_curves": lambda: training_curves(plots["training_curves"], title),
         "density": lambda: density_map(plots["density"]),
+        "cost": lambda: against_cost(plots["cost"], title),
     }
     failed = {}
     with files.folder_written_whole(path) as folder:
@@ -138,11 +67,16 @@ def write(
     return failed
 
 
-def save(make: Callable[[], Figure], path: Path) -> str:
-    """Writes ``path`` with the endings .svg and .png; the same figure gives the same bytes."""
-    with plt.style.context(STYLE):
+def save(
+    make: Callable[[], Figure],
+    path: Path,
+    style: Any = STYLE,
+    endings: Mapping[str, dict[str, Any]] = PICTURES,
+) -> str:
+    """Writes ``path`` with each ending; the same figure gives the same bytes."""
+    with plt.style.context(style):
         figure = make()
-        for ending, metadata in ((".svg", {"Date": None}), (".png", {"Software": None})):
+        for ending, metadata in endings.items():
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending[1:], metadata=metadata)
             files.write(path.with_suffix(ending), buffer.getvalue())
@@ -186,9 +120,7 @@ def against_weights_remaining(
             handles += axes.plot(x, mean, color=style.colour, linewidth=0.7, alpha=0.7)
             continue
         if len(rows) == 1:
-            spread = [mean - rows["min"], rows["max"] - mean]  # rounding may make it negative
-            spread = [side.clip(lower=0) for side in spread]
-            axes.errorbar(x, mean, spread, color=style.colour, capsize=3, linewidth=1.2)
+            axes.vlines(x, rows["min"], rows["max"], color=style.colour, linewidth=1.2)
         axes.fill_between(x, rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
         handles += axes.plot(x, mean, color=style.colour, marker=style.marker)
     labels = [style.label for style in styles(table["variant"]).values()]
@@ -197,7 +129,7 @@ def against_weights_remaining(
         look: Any = {"color": "#333333", "marker": marker, "mfc": "none", "linestyle": ""}
         handles += axes.plot(rows["density"] * 100, rows["value"], **look)
         labels.append(printable(label))
-    _weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
+    weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
     axes.set_ylabel(ylabel)
     if percent:
         low, high = axes.get_ylim()
@@ -208,27 +140,18 @@ def against_weights_remaining(
     return figure
 
 
-def _weights_remaining_axis(axes: Axes, weights_remaining: pd.Series) -> None:
-    """Logarithmic, from 100 % down, a tick at each density that the data has."""
+def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: float = 1.15) -> None:
+    """Logarithmic, from 100 % down, a tick at each density that the data has, if so far apart."""
     axes.set_xscale("log")
     axes.set_xlim(108, weights_remaining.min() * 100 / 1.08)
     ticks: list[float] = []
     for value in sorted({round(v * 100, 6) for v in weights_remaining} | {100.0}, reverse=True):
-        if not ticks or ticks[-1] / value > 1.15:
+        if not ticks or ticks[-1] / value > apart:
             ticks.append(value)
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights remaining (%, logarithmic)")
-
-
-def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
-    """The range of accuracies in which curves are drawn: without the first climb."""
-    later = table[table["iteration"] > 0]
-    low, high = float(later["min"].quantile(0.1)), float(later["max"].max())
-    if not low < high:  # one value, or none at all
-        low, high = (low - 0.05, low + 0.05) if low == low else (0.0, 1.0)
-    return low - 0.02 * (high - low), high + 0.05 * (high - low)
 
 
 def training_curves(table: pd.DataFrame, title: str) -> Figure:
@@ -294,4 +217,40 @@ def density_map(table: pd.DataFrame) -> Figure:
     bar.ax.yaxis.set_major_locator(FixedLocator([v for v in ticks if lowest <= v <= 100]))
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+def against_cost(results: pd.DataFrame, title: str) -> Figure:
+    """Accuracy against FLOPs: the dense network, tickets with and without what finding them
+    takes.
+    """
+    figure, axes = plt.subplots()
+    mean, low, high = (f"test_accuracy_{name}" for name in ("mean", "min", "max"))
+    tickets = results[results["variant"] == "ticket"].sort_values("round")
+    dense = results[results["variant"] == "dense"]
+    together = tickets["finding_flops"] + tickets["training_flops"]
+    for rows, cost, style, inside, label in (
+        (dense, dense["training_flops"], STYLES["dense"], None, "dense network"),
+        (tickets, tickets["training_flops"], STYLES["ticket"], "white", "ticket, its training"),
+        (tickets, together, STYLES["ticket"], None, "ticket, found and trained"),
+    ):
+        axes.vlines(cost, rows[low], rows[high], color=style.colour, linewidth=0.7)
+        look: Any = {"color": style.colour, "marker": style.marker, "markerfacecolor": inside}
+        axes.plot(cost, rows[mean], label=label, **look)
+        shown = spread_out(rows["round"].tolist(), 5)
+        for row, x in zip(rows.to_dict("records"), cost, strict=True):
+            if row["round"] in shown:
+                share = f"{100 * row['weights_remaining']:.3g} %"
+                axes.annotate(share, (x, row[mean]), (4, 5), textcoords="offset points", size=8)
+    axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("FLOPs of training, zeros skipped (logarithmic)")
+    axes.set_ylabel("test accuracy at early stop")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    seeds = int(dense["n"].item())
+    axes.set_title(f"Accuracy against cost: {title}\nmean and range over {seeds} seeds")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -76,12 +76,6 @@ def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
     return table.reset_index()
 
 
-def best_round(runs: pd.DataFrame) -> int:
-    """The round of the highest mean validation accuracy; of equals the sparsest."""
-    means = runs.groupby("round")["validation_accuracy"].mean().round(12)
-    return int(means[means == means.max()].index.max())
-
-
 def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
     """``variant, round, weights_remaining, iteration, mean, min, max`` of a column, over seeds.
 
@@ -92,6 +86,15 @@ def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
     table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
     table = table.reset_index()
     return table[table["count"] == history["seed"].nunique()].drop(columns="count")
+
+
+def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
+    """The range of accuracies in which curves are drawn: without the first climb."""
+    later = table[table["iteration"] > 0]
+    low, high = float(later["min"].quantile(0.1)), float(later["max"].max())
+    if not low < high:  # one value, or none at all
+        low, high = (low - 0.05, low + 0.05) if low == low else (0.0, 1.0)
+    return low - 0.02 * (high - low), high + 0.05 * (high - low)
 
 
 def shown(history: pd.DataFrame) -> pd.DataFrame:

@@ -124,7 +124,8 @@ def report(
         """The chart in the place of a static figure, which is printed."""
         image = files.read(files.REPORTS / "figures" / f"{found[1]}.svg")
         source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
-        return place(found[1], f'<img alt="{found[2]}" src="{source}">')
+        static = f'<img alt="{found[2]}" src="{source}">'
+        return place(found[1], static) if found[1] in makers else f"<figure>{static}</figure>"
 
     figure = r'<p><img src="figures/(\w+)\.svg" alt="([^"]*)" /></p>'
     parameters = io.StringIO()

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-FEWEST = 5  # seeds that can show something: 0.5 ** 5 is the first power of a half below 5 %
+from lottery.params import FEWEST
+
 MOST_SEEDS = 1000
 POWER = 0.8
 

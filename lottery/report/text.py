@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lottery.params import VARIANTS, Params
+from lottery.params import FEWEST, VARIANTS, Params
 from lottery.report.outcomes import instabilities
-from lottery.report.statistics import FEWEST, MOST_SEEDS, POWER, Median, at_most
+from lottery.report.statistics import MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
 
 T = TypeVar("T")
@@ -84,6 +84,7 @@ def markdown(
     runs: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
+    results: pd.DataFrame,
     failed: Mapping[str, str],
 ) -> str:
     """The whole of ``reports/report.md``.
@@ -91,6 +92,7 @@ def markdown(
     Args:
         environments: by part of the experiment, what its runs were computed on.
         lines: the content of ``stability.csv``.
+        results: that of ``results.csv``.
         failed: figures that could not be drawn, with the reason.
     """
 
@@ -117,6 +119,7 @@ def markdown(
             compared=section(_compared, conclusion) if rounds else "",
             criteria=section(_criteria, rounds, confidence) if rounds else "",
             stability="" if lines.empty else section(_stability, lines),
+            costs=section(_costs, results),
             points_on_the_line=0 if lines.empty else lines["position"].nunique(),
             stable=STABLE,
             not_learned=NOT_LEARNED,
@@ -216,6 +219,30 @@ def _stability(lines: pd.DataFrame) -> str:
             }
         )
     return table(rows)
+
+
+def _costs(results: pd.DataFrame) -> str:
+    """Operations of the dense network and of each ticket."""
+
+    def digits(value: float) -> str:
+        return f"{float(f'{value:.3g}'):,g}" if value == value else "unknown"
+
+    counted = results[results["variant"].isin(["dense", "ticket"])]
+    dense = counted.loc[counted["variant"] == "dense", "training_flops"].item()
+    return table(
+        [
+            {
+                "variant": row["variant"],
+                "round": str(row["round"]),
+                "weights remaining": f"{row['weights_remaining']:.2%}",
+                "inference (MFLOPs)": digits(row["inference_flops"] / 1e6),
+                "training (TFLOPs)": digits(row["training_flops"] / 1e12),
+                "finding (TFLOPs)": digits(row["finding_flops"] / 1e12),
+                "together / dense": digits((row["finding_flops"] + row["training_flops"]) / dense),
+            }
+            for row in counted.to_dict("records")
+        ]
+    )
 
 
 def _range(values: pd.Series, decimals: int) -> str:

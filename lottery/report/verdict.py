@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 
 from lottery.errors import LotteryError
-from lottery.params import Params
+from lottery.params import FEWEST, Params
 from lottery.report.claims import Claim, claim_of
 from lottery.report.outcomes import learned
 from lottery.report.statistics import (
-    FEWEST,
     MOST_SEEDS,
     POWER,
     Criterion,
@@ -194,10 +193,10 @@ def _judge(
         criteria.append(Criterion.of("iterations", -ratio, bound, fails=late, untold=untold))
     criteria += [
         Criterion.of(f"gain over {name}", gain[name], margin, fails=bad, untold=bad)
-        for name in claim.controls
+        for name in params.prune.controls
         if name in gain
     ]
-    missing = tuple(name for name in claim.controls if name not in gain)
+    missing = tuple(name for name in params.prune.controls if name not in gain)
     level = 1 - alpha / rounds
     loses = min(1.0, rounds * p_loss(criteria))
     finite = np.where(np.isfinite(ratio), ratio, 1e9)

@@ -13,8 +13,6 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from lottery.errors import LotteryError
 from lottery.running.cluster import Ray
 from lottery.running.progress import Progress, Report
@@ -30,7 +28,7 @@ from lottery.running.workers import (
 )
 
 ATTEMPTS = 3  # times that a task may lose its worker without getting further
-LOOK_SECONDS = 2.0  # between two looks at how many tasks an executor takes
+LOOK_SECONDS = 1.0  # between two looks at the clock, and at how many tasks an executor takes
 
 
 class Task(NamedTuple):
@@ -79,10 +77,8 @@ def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(contextlib.closing(Progress(title, runs, iterations)))
         workers = stack.enter_context(chosen(prepare, progress.hear, threads, len(tasks)))
-        if runs:
-            each = f"{iterations // runs:,} iterations"
-            print(f"{title}: {runs:,} runs of {each}, {workers.where}", flush=True)
-        results, failures = _drive(tasks, workers, progress, title)
+        progress.begin(workers.where)
+        results, failures = _drive(tasks, workers, progress)
     if failures:
         raise LotteryError(
             "\n".join(failures) + f"\n{progress.ended} of {runs} runs finished and are kept: "
@@ -92,7 +88,7 @@ def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int
 
 
 def _drive(
-    tasks: Sequence[Task], workers: Workers, progress: Progress, title: str
+    tasks: Sequence[Task], workers: Workers, progress: Progress
 ) -> tuple[dict[int, Any], list[str]]:
     """Results by the task's number, and a line for each that failed."""
     waiting, running = deque(range(len(tasks))), dict[Future[Any], int]()
@@ -103,6 +99,7 @@ def _drive(
             number = waiting.popleft()
             running[workers.submit(compute_task, tasks[number].call, number)] = number
         ended, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)
+        progress.tick()
         for future in ended:
             number = running.pop(future)
             try:
@@ -113,7 +110,7 @@ def _drive(
                 deaths[number] = 1 if further else deaths[number] + 1
                 how = f"{tasks[number].name}: its worker died"
                 if deaths[number] < ATTEMPTS:
-                    tqdm.write(f"{title}: {how}{_reason(death)}; taken up again")
+                    progress.note(f"{how}{_reason(death)}; taken up again")
                     waiting.appendleft(number)
                 else:
                     hint = "this is often a lack of memory: set LOTTERY_WORKERS lower"

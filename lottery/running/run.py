@@ -18,7 +18,7 @@ from lottery.datasets.split import Split
 from lottery.masks import Mask, Weights
 from lottery.params import Model, Network, Params, Train
 from lottery.running import machine, store
-from lottery.running.progress import Report
+from lottery.running.progress import Report, live
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ class Experiment:
         how = "from the run store"
         if stored is None:
             told, trainer = partial(_report, report, run), self.trainer(run.model, run.train)
-            groups, facts = _compute(trainer, run, split, fingerprint, told)
+            of = {"dataset": self.dataset.facts["name"], "model": run.model.name, "name": run.name}
+            groups, facts = _compute(trainer, run, split, fingerprint, of, told)
             facts["determined by"] = determined_by
             store.save_finished(fingerprint, groups, facts)
             begun = facts["begun"]
@@ -167,21 +168,33 @@ def _report(report: Report, run: Run, iteration: float, how: str | None = None) 
 
 
 def _compute(
-    trainer: Any, run: Run, split: Split, fingerprint: str, told: Callable[..., None]
+    trainer: Any,
+    run: Run,
+    split: Split,
+    fingerprint: str,
+    of: dict[str, str],
+    told: Callable[..., None],
 ) -> tuple[store.Nested, dict[str, Any]]:
-    """Trains, from the last checkpoint if there is one: what the store keeps of the result."""
+    """Trains, from the last checkpoint if there is one: what the store keeps of the result.
+
+    ``of`` names the run for people who look into the store.
+    """
     from lottery.training.schedule import Order
 
     seconds, last = store.checkpoint_seconds(), time.monotonic()
+    show = live(f"{run.name} {fingerprint[:8]}")
 
     def on_evaluation(iteration: int, snapshot: Callable[[], Any]) -> None:
         """Tells how far the run is, and keeps a checkpoint where it is time for one."""
         nonlocal last
         told(iteration)
+        if show:
+            show(snapshot().history)
         if iteration < run.iterations and time.monotonic() - last >= seconds:
             groups, facts = _stored(snapshot())
-            facts |= {"name": run.name, "iterations": run.iterations}
-            store.save_checkpoint(fingerprint, groups, facts)
+            store.save_checkpoint(
+                fingerprint, groups, {**facts, **of, "iterations": run.iterations}
+            )
             last = time.monotonic()
 
     resume = _checkpoint(fingerprint)
@@ -203,7 +216,7 @@ def _compute(
         del groups[name]
     begun = run.start if resume is None else resume.iteration
     trained = state.iteration - begun
-    return groups, {**facts, "name": run.name, "begun": begun, "trained": trained, "seconds": took}
+    return groups, {**facts, **of, "begun": begun, "trained": trained, "seconds": took}
 
 
 def _checkpoint(fingerprint: str) -> Any:

@@ -3,16 +3,17 @@
 Each function runs whole in one worker.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from lottery.artifacts import files
+from lottery.artifacts import files, tables
 from lottery.artifacts.tables import Record
 from lottery.errors import LotteryError
 from lottery.masks import Mask, Weights
-from lottery.params import Prune
+from lottery.params import Network, Prune
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.tickets import criteria, given
@@ -138,11 +139,14 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
 def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
     """Trains the dense network of a seed; one record.
 
-    Writes its weights at initialisation, at the rewind iteration and after training.
+    Writes its weights at initialisation, at the rewind iteration and after training; of the first
+    seed, what its layers are, which are the same for all.
     """
     from lottery.training.models import initialise
 
     params, rewind = experiment.params, experiment.params.prune.rewind_iteration
+    if seed == params.seeds[0]:
+        write_layers(folder / "layers.csv", experiment.network)
     initial, kinds = initialise(experiment.network, "initialisation", seed)
     run = Run(
         seed=seed,
@@ -179,6 +183,21 @@ def read_dense(seed: int) -> Dense:
     rewound, facts = files.read_tensors(folder / "rewind.safetensors")
     trained, _ = files.read_tensors(folder / "trained.safetensors")
     return Dense(rewound, trained, facts["kinds"])
+
+
+def write_layers(path: Path, network: Network) -> None:
+    """``layer, positions``: at how many places of its output each prunable layer applies a weight.
+
+    1 for a dense layer, height times width for a convolution, of each place where it is used.
+    """
+    from lottery.training import models
+
+    model = models.build(network)
+    rows = []
+    for name in models.kinds(model):
+        used = model.get_layer(name.removesuffix("/kernel")).inbound_nodes
+        rows.append([name, sum(math.prod(node.output_shapes[1:-1]) for node in used)])
+    tables.write_rows(path, ["layer", "positions"], rows)
 
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:

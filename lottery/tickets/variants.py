@@ -34,7 +34,7 @@ class Ticket:
     dense_train: Train  # how the dense network was: what training from the start needs
     network: Network
     iterations: int  # length of a run
-    trainings: int  # runs that finding the mask took
+    budget: int  # iterations that finding the mask and training the ticket take
 
 
 @dataclass(frozen=True)
@@ -64,30 +64,21 @@ class Start:
         )
 
 
-def trainings(prune: Prune, round_: int) -> int:
-    """Runs that finding the mask of a round takes.
+def budget(prune: Prune, round_: int, iterations: int) -> int:
+    """Iterations that finding the mask of a round and training its ticket take.
 
-    The dense network's, then one for each round before, where rounds train.
+    The dense network's run begins at 0; where rounds train, those of the rounds before begin at
+    ``rewind_iteration``, like the ticket's, with weights that have as many behind them.
     """
+    found_by = round_ if prune.schedule == "iterative" else 1  # runs
     if prune.at_initialisation:
-        return 0
-    return round_ if prune.schedule == "iterative" else 1
-
-
-def budget(trained: int, start: int, iterations: int) -> int:
-    """Iterations that finding a mask and training its ticket take.
-
-    ``trained`` runs for the mask, of which the first starts at 0, the others and the ticket at
-    ``start``, where the weights have as many behind them.
-    """
-    return iterations + trained * (iterations - start)
+        found_by = 0
+    return iterations + found_by * (iterations - prune.rewind_iteration)
 
 
 def last_iteration(variant: str, prune: Prune, round_: int, iterations: int) -> int:
     """The iteration that a variant's run ends at, unless it is stopped early."""
-    if variant == "dense_longer":
-        return budget(trainings(prune, round_), prune.rewind_iteration, iterations)
-    return iterations
+    return budget(prune, round_, iterations) if variant == "dense_longer" else iterations
 
 
 def ticket(t: Ticket) -> Start:
@@ -213,14 +204,13 @@ def dense_longer(t: Ticket) -> Start:
     """The dense network, trained from its initial (or rewound) weights for as many iterations as
     finding and training the ticket take.
 
-    From its initial (or rewound) weights. Source: the "same computation budget" of Liu et al. 2019,
+    Source: the "same computation budget" of Liu et al. 2019,
     section 3 (Scratch-B), given to the dense network: the learning-rate schedule is stretched over
     it, and nothing stops it early.
     """
     mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
-    iterations = budget(t.trainings, t.rewind_iteration, t.iterations)
-    train = t.dense_train.stretched(iterations / t.iterations)
-    return Start(t.rewound, mask, t.rewind_iteration, train, iterations=iterations)
+    train = t.dense_train.stretched(t.budget / t.iterations)
+    return Start(t.rewound, mask, t.rewind_iteration, train, iterations=t.budget)
 
 
 def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
@@ -247,7 +237,7 @@ def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
         dense_train=params.train,
         network=experiment.network,
         iterations=experiment.iterations,
-        trainings=trainings(params.prune, round_),
+        budget=budget(params.prune, round_, experiment.iterations),
     )
 
 

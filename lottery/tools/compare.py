@@ -65,7 +65,10 @@ def results_at(revision: str) -> Results:
             f"{revision}: reports/metrics.json: is of an older version of this project: "
             "`dvc repro report` there writes it anew"
         )
-    return Results(metrics, read("params.yaml", _keys), *(t.assign(rev=revision) for t in plots))
+    keys = read("params.yaml", _keys)
+    if commit is None:
+        params.load()  # here a misspelt key is a mistake, not a difference
+    return Results(metrics, keys, *(t.assign(rev=revision) for t in plots))
 
 
 def _git(*arguments: str) -> str | None:

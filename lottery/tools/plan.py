@@ -204,3 +204,5 @@ def main(arguments: list[str]) -> None:
     with machine.without_startup_noise():
         text = describe(params, workers)
     print(text)
+    if missing := params.missing():
+        print(f"This experiment cannot end in a win: {missing}")

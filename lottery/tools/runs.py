@@ -15,6 +15,7 @@ class Kept:
     """One run of the store, for people."""
 
     fingerprint: str
+    experiment: str  # its dataset and model
     name: str
     status: str
     bytes: int
@@ -34,11 +35,12 @@ def kept() -> list[Kept]:
             by_fingerprint.setdefault(fingerprint, []).append(path)
     found = []
     for fingerprint, paths in by_fingerprint.items():
-        name, status = "?", "damaged"
+        experiment, name, status = "?", "?", "damaged"
         for ending in (store.FINISHED, store.CHECKPOINT, store.PREVIOUS):
             if facts := store.read_facts(store.file(fingerprint, ending)):
                 at = f"at {facts.get('iteration')} of {facts.get('iterations')}"
                 name = str(facts.get("name", "?"))
+                experiment = f"{facts.get('dataset', '?')}, {facts.get('model', '?')}"
                 status = "finished" if ending == store.FINISHED else at
                 break
         sizes = []
@@ -47,7 +49,7 @@ def kept() -> list[Kept]:
                 sizes.append(path.stat())
         if sizes:
             size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
-            found.append(Kept(fingerprint, name, status, size, age, tuple(paths)))
+            found.append(Kept(fingerprint, experiment, name, status, size, age, tuple(paths)))
     return sorted(found, key=lambda k: (k.age, k.fingerprint))
 
 
@@ -88,10 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _list(runs: list[Kept], used: set[str]) -> None:
-    for run in runs:
-        mark = "used" if run.fingerprint in used else ""
-        size, age = _bytes(run.bytes), _since(run.age)
-        print(f"{run.fingerprint[:12]}  {size:>9}  {age:>6}  {mark:4}  {run.status:16}  {run.name}")
+    row = "{:8}  {:>8}  {:>5}  {:4}  {:<20} {}".format
+    print(row("RUN", "SIZE", "AGE", "USED", "STATUS", "NAME"))
+    for experiment in dict.fromkeys(run.experiment for run in runs):
+        print(f"{experiment}:")
+        for run in runs:
+            if run.experiment == experiment:
+                used_ = "yes" if run.fingerprint in used else "no"
+                of = run.fingerprint[:8], _bytes(run.bytes), _since(run.age), used_
+                print(row(*of, run.status, run.name))
     print(f"{len(runs)} runs, {_bytes(sum(run.bytes for run in runs))}, in {store.folder()}")
 
 

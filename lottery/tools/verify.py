@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ def reproduced(folder: Path, experiment: str = "", *targets: str) -> Path:
         (project / "params.yaml").write_text(experiment, encoding="utf-8")
     environment = {**os.environ, "LOTTERY_RUNS": str(folder / "runs")}
     for command in (
+        [sys.executable, "-m", "lottery", "check", "--params"],
         ["dvc", "config", "--local", "cache.dir", str(folder / "cache")],
         ["dvc", "repro", "--force", "--no-run-cache", *targets],
     ):

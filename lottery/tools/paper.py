@@ -1,0 +1,137 @@
+"""``python -m lottery paper``: the present results as figures and a table for a paper.
+
+Writes ``reports/paper/``: ``accuracy.pdf``, ``early_stop.pdf`` and, where such lines were computed,
+``linear_mode_connectivity.pdf``, each a column wide with its fonts embedded; ``results.tex``, a
+table for LaTeX's package booktabs; ``runs.csv``, one row a run. Spread is the standard deviation
+over seeds.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from lottery import params
+from lottery.artifacts import files, tables
+from lottery.errors import LotteryError
+from lottery.report import figures, outcomes
+from lottery.report.styles import STYLE, styles
+
+COLUMN = 3.25  # inches
+PDF = {".pdf": {"CreationDate": None}}
+LOOK = [
+    *STYLE,
+    {
+        "figure.figsize": (COLUMN, 2.6),
+        "font.size": 8,
+        "legend.fontsize": 6.5,
+        "legend.columnspacing": 1,
+        "lines.linewidth": 1,
+        "lines.markersize": 3,
+        "pdf.fonttype": 42,  # TrueType: publishers refuse Matplotlib's default, Type 3
+    },
+]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """A user's mistake ends it with plain lines and exit status 1."""
+    parser = argparse.ArgumentParser(prog="python -m lottery paper", description=__doc__)
+    parser.parse_args(arguments)
+    try:
+        loaded, facts = params.load(), files.read_json(files.DATASET / "dataset.json")
+        of_stages = (files.DENSE, files.PRUNED, files.RETRAINED)
+        history = pd.concat([tables.read(folder / "history.csv") for folder in of_stages])
+        chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+        runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
+        lines = tables.read_table(files.RETRAINED / "stability.csv")
+        write(files.REPORTS / "paper", runs, lines)
+    except LotteryError as error:
+        parser.exit(1, "".join(f"paper: {line}\n" for line in str(error).splitlines()))
+    print(f"paper: written to {files.REPORTS / 'paper'}")
+
+
+def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
+    """Writes the folder whole.
+
+    Args:
+        runs: outcomes() of the dense network, of pruning and of what was retrained.
+        lines: the content of ``stability.csv``.
+    """
+    with files.folder_written_whole(path) as folder:
+        for name, column, label, scale in (
+            ("accuracy", "test_accuracy", "test accuracy (%)", 100),
+            ("early_stop", "early_stop_iteration", "early-stop iteration", 1),
+        ):
+            make = partial(_by_round, runs, column, label, scale)
+            figures.save(make, folder / name, LOOK, PDF)
+        if len(lines):
+            make = partial(_connectivity, lines)
+            figures.save(make, folder / "linear_mode_connectivity", LOOK, PDF)
+        tables.write_table(folder / "runs.csv", runs)
+        files.write(folder / "results.tex", latex(runs).encode())
+
+
+def _by_round(runs: pd.DataFrame, column: str, label: str, scale: float) -> Figure:
+    figure, axes = plt.subplots()
+    runs = runs[runs["weights_remaining"] > 0]
+    for place, (variant, style) in enumerate(styles(runs["variant"]).items()):
+        rows = runs[runs["variant"].isin([variant, *["dense"] * (variant == "ticket")])]
+        shares, values = (rows.groupby("round")[n] for n in ("weights_remaining", column))
+        mean, spread = scale * values.mean(), scale * values.std()
+        x = 100 * shares.mean() * 1.012**place  # beside each other
+        look: Any = {"color": style.colour, "marker": style.marker, "label": style.label}
+        width = 0.5 if variant == "pruning" else 1
+        axes.errorbar(x, mean, spread, elinewidth=0.6, capsize=1.5, linewidth=width, **look)
+        if variant == "dense":
+            axes.axhline(mean.item(), color=style.colour, linestyle="--")
+    figures.weights_remaining_axis(axes, runs.groupby("round")["weights_remaining"].mean(), 1.5)
+    axes.set_ylabel(label)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _connectivity(lines: pd.DataFrame) -> Figure:
+    """Test error on the line between two copies of a network, of at most five rounds."""
+    figure, axes = plt.subplots()
+    shown = outcomes.spread_out(lines["round"].unique().tolist(), 5)
+    for place, number in enumerate(shown):
+        rows = lines[lines["round"] == number]
+        error = (100 * (1 - rows["test_accuracy"])).groupby(rows["position"])
+        mean, spread = error.mean(), error.std()
+        share = f"{100 * rows['weights_remaining'].mean():.3g} %"
+        colour = plt.get_cmap("cividis")(0.9 * place / max(len(shown) - 1, 1))
+        axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
+        axes.plot(mean.index, mean, color=colour, label=share)
+    axes.set(xlabel="position between the two copies", ylabel="test error (%)")
+    figure.legend(loc="outside lower center", ncols=3, title="weights remaining")
+    return figure
+
+
+def latex(runs: pd.DataFrame) -> str:
+    """A LaTeX table of means and standard deviations by variant and round."""
+
+    def cell(values: pd.Series, digits: int) -> str:
+        mean, spread = f"{values.mean():.{digits}f}", f"{values.std():.{digits}f}"
+        return f"${mean} \\pm {spread}$" if len(values) > 1 else f"${mean}$"
+
+    groups = dict(list(runs.groupby(["variant", "round"])))
+    rows = [
+        {
+            "network": style.label,
+            "round": number,
+            r"weights (\%)": f"{100 * group['weights_remaining'].mean():.2f}",
+            r"accuracy (\%)": cell(100 * group["test_accuracy"], 2),
+            r"at the end (\%)": cell(100 * group["final_test_accuracy"], 2),
+            "early stop": cell(group["early_stop_iteration"], 0),
+            "seeds": len(group),
+        }
+        for variant, style in styles(runs["variant"]).items()
+        for (name, number), group in groups.items()
+        if name == variant
+    ]
+    table = pd.DataFrame(rows).style.hide(axis="index").format(subset="network", escape="latex")
+    return str(table.to_latex(hrules=True, column_format="lrrrrrr"))
