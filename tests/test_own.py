@@ -1,10 +1,16 @@
 """An architecture, a criterion and a variant of one's own, from a package outside the repository."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
+from clones import STAGES
 
+from lottery import code
+from lottery.__main__ import main
 from lottery.artifacts import files
+from lottery.errors import LotteryError
 
 PACKAGE = '''\
 """Parts of my own."""
@@ -37,30 +43,31 @@ def zeroed(t):
 
 
 @pytest.fixture
-def package(tmp_path):
-    """The package's folder, as it would be on PYTHONPATH."""
+def parts(tmp_path, monkeypatch):
+    """The package's file of parts, as it would be found through PYTHONPATH."""
     folder = tmp_path / "elsewhere"
     (folder / "mine").mkdir(parents=True)
     (folder / "mine" / "__init__.py").write_text("")
     (folder / "mine" / "parts.py").write_text(PACKAGE)
     (folder / "mine" / "sizes.py").write_text("HIDDEN = 20\n")
-    return folder
+    monkeypatch.syspath_prepend(folder)
+    yield folder / "mine" / "parts.py"
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
 
 
 def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fingerprint(
-    clone, package
+    clone, parts, capsys, monkeypatch
 ):
     clone.change("model.name", "mine.parts:narrow")
     clone.change("prune.criterion", "mine.parts:smallest")
     clone.change("retrain.variants", ["ticket", "mine.parts:zeroed"])
     clone.change("seeds", [0])
-    parts = package / "mine" / "parts.py"
-    done = clone.run("dvc", "repro", PYTHONPATH=str(package))
-    warning = (
-        f"add {parts} to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
-    )
-    assert warning in done.stderr
-    assert warning.replace("parts.py", "sizes.py") in done.stderr  # which it imports
+    clone.stage(*STAGES[1:])
+    said = capsys.readouterr().err
+    unseen = "to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
+    for path in (parts, parts.with_name("sizes.py")):  # which the other imports
+        assert f"add {path} {unseen}" in said
     _, mask, _ = files.read_masked_weights(files.round_file(clone.path / files.PRUNED, 0, 1))
     assert mask.sizes == {"hidden/kernel": 64 * 20, "output/kernel": 20 * 10}
     trained, _ = files.read_tensors(clone.path / files.DENSE / "seed-0" / "trained.safetensors")
@@ -69,35 +76,29 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
     results = pd.read_csv(clone.path / "reports/results.csv")
     assert set(results["variant"]) == {"dense", "ticket", "mine.parts:zeroed"}
     assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
-
-    export = (
-        "python",
-        "-m",
-        "lottery",
-        "export",
-        "--formats",
-        "savedmodel",
-        "tflite",
-        "safetensors",
-    )
-    assert "mine.parts:narrow on Optical" in clone.run(*export, PYTHONPATH=str(package)).stdout
+    monkeypatch.chdir(clone.path)
+    main(["export", "--formats", "savedmodel", "tflite", "safetensors"])
+    assert "mine.parts:narrow on Optical" in capsys.readouterr().out
 
     # watched, as the warning asks
     dvc = clone.path / "dvc.yaml"
-    dvc.write_text(
-        dvc.read_text().replace(
-            "    - lottery/training\n", f"    - lottery/training\n    - {package}\n"
-        )
-    )
+    deps = f"    - lottery/training\n    - {parts.parent}\n"
+    dvc.write_text(dvc.read_text().replace("    - lottery/training\n", deps))
     parts.write_text("# a comment\n" + PACKAGE)
-    done = clone.run("dvc", "repro", "train_dense", PYTHONPATH=str(package))
+    clone.environment["PYTHONPATH"] = str(parts.parents[1])
+    done = clone.run("dvc", "repro", "train_dense")
     assert "does not see its changes" not in done.stderr
     assert done.stdout.count("from the run store") == 1
+
+    def fingerprint():
+        return code.of_stage("stages.train_dense", ["mine.parts"], "mine.parts").run
+
+    seen = {fingerprint()}
     for file, before, after in (("parts", '"relu"', '"tanh"'), ("sizes", "20", "21")):
         path = parts.with_name(f"{file}.py")
         path.write_text(path.read_text().replace(before, after))
-        done = clone.run("dvc", "repro", "train_dense", PYTHONPATH=str(package))
-        assert done.stdout.count(": 40 iterations") == 1
+        seen.add(fingerprint())
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize(
@@ -108,14 +109,10 @@ def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fing
         ("mine.parts:PI", "not a function"),
     ],
 )
-def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(
-    clone, package, name, why
-):
-    with open(package / "mine" / "parts.py", "a") as file:
-        file.write("\nPI = 3\n")
+def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(clone, parts, name, why):
+    parts.write_text(f"{PACKAGE}\nPI = 3\n")
     clone.change("model.name", name)
-    done = clone.run("python", "-m", "stages.train_dense", check=False, PYTHONPATH=str(package))
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"train_dense: params.yaml: {name}: ")
-    assert why in done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(LotteryError) as error:
+        clone.stage("train_dense")
+    assert str(error.value).splitlines()[-1].startswith(f"params.yaml: {name}: ")
+    assert why in str(error.value)

@@ -10,17 +10,16 @@ from itertools import pairwise
 from typing import get_args
 
 import pytest
-from clones import ROOT, TINY
+from clones import ROOT, TINY, changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.errors import LotteryError
 from lottery.params import Data, Params, Section, Size, check_fit, checks, load, validate
 
 DEFAULT = ROOT / "params.yaml"
-VALID = YAML(typ="safe").load(TINY)
+VALID = changed({})
 SIZES = {"digits": Size(images=1500, classes=10, side=7)}
 
 
@@ -34,18 +33,6 @@ def fields_of(section, path=()):
 
 
 FIELDS = dict(fields_of(Params))
-
-
-def changed(values):
-    """The valid parameters with some values replaced, as in ``{"train.epochs": 3}``."""
-    content = copy.deepcopy(VALID)
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        section = content
-        for name in sections:
-            section = section[name]
-        section[last] = value
-    return content
 
 
 def complaints(content):
