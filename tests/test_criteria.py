@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from clones import network
+from networks import mean_loss
 
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
@@ -80,10 +81,8 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def batch():
-    generator = np.random.default_rng(0)
-    return Part(
-        generator.integers(0, 256, (12, *SHAPE), np.uint8), np.arange(12, dtype=np.int32) % CLASSES
-    )
+    images = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8)
+    return Part(images, np.arange(12, dtype=np.int32) % CLASSES)
 
 
 def logits_of(w, inputs, of_batch):
@@ -97,9 +96,8 @@ def logits_of(w, inputs, of_batch):
 
 
 def cross_entropy(w, batch, temperature, of_batch):
-    logits = logits_of(w, batch.images.reshape(12, 9) / 255, of_batch) / temperature
-    truth = logits[np.arange(12), batch.labels]
-    return np.mean(np.log(np.exp(logits).sum(axis=1)) - truth)
+    logits = logits_of(w, batch.images.reshape(12, 9) / 255, of_batch)
+    return mean_loss(logits / temperature, batch.labels)
 
 
 def differences(function, w, step=1e-5):
@@ -202,24 +200,18 @@ def test_the_batch_holds_the_same_number_of_images_of_each_class_and_depends_on_
 
 
 def test_one_threshold_for_all_layers_counts_equal_scores_from_the_first():
-    a, b, c = arrays([5, 1, 3], [3, 9, 0], [-1, -2, 4])
-    scores, mask = {"a": a, "b": b, "c": c}, Mask.full({"a": (3,), "b": (3,), "c": (3,)})
-    assert global_counts(scores, mask, 4) == {
-        "a": 2,
-        "b": 1,
-        "c": 1,
-    }  # 9, 5, 4 and the first of the two 3s
-    assert global_counts(scores, mask, 5) == {"a": 2, "b": 2, "c": 1}
-    assert global_counts(scores, mask, 1) == {"a": 0, "b": 1, "c": 0}
-    assert global_counts(scores, mask, 9) == {"a": 3, "b": 3, "c": 3}
-    survivors = Mask(
-        {
-            "a": np.array([False, True, True]),
-            "b": np.array([True, False, True]),
-            "c": mask.layers["c"],
-        }
-    )
-    assert global_counts(scores, survivors, 3) == {"a": 1, "b": 1, "c": 1}
+    scores = dict(zip("abc", arrays([5, 1, 3], [3, 9, 0], [-1, -2, 4]), strict=True))
+    mask = Mask.full(dict.fromkeys("abc", (3,)))
+    for total, kept in [
+        (4, [2, 1, 1]),  # 9, 5, 4 and the first of the two 3s
+        (5, [2, 2, 1]),
+        (1, [0, 1, 0]),
+        (9, [3, 3, 3]),
+    ]:
+        assert list(global_counts(scores, mask, total).values()) == kept
+    some = {"a": np.array([False, True, True]), "b": np.array([True, False, True])}
+    survivors = Mask(mask.layers | some)
+    assert list(global_counts(scores, survivors, 3).values()) == [1, 1, 1]
     for total in (0, 8):
         with pytest.raises(ValueError, match=f"asked to keep {total} of 7 weights"):
             global_counts(scores, survivors, total)
@@ -228,108 +220,87 @@ def test_one_threshold_for_all_layers_counts_equal_scores_from_the_first():
 def test_the_highest_scores_survive_and_of_equals_the_first():
     (scores,) = arrays([[2, -1, 2], [0, 2, 5]])
     mask = Mask({"a": np.array([[True, True, True], [True, True, False]])})
-    assert highest({"a": scores}, mask, {"a": 2}).layers["a"].tolist() == [
-        [True, False, True],
-        [False, False, False],
-    ]
-    assert highest({"a": scores}, mask, {"a": 4}).layers["a"].tolist() == [
-        [True, False, True],
-        [True, True, False],
-    ]
-    assert not highest({"a": scores}, mask, {"a": 0}).layers["a"].any()
+    for count, kept in [(0, []), (2, [0, 2]), (4, [0, 2, 3, 4])]:
+        found = highest({"a": scores}, mask, {"a": count}).layers["a"]
+        assert np.flatnonzero(found).tolist() == kept
 
 
-def make(criterion, weights, mask, keep, batch, seed=0, whole=(), scoring_rounds=1):
+@pytest.fixture(scope="module")
+def make(weights, batch):
+    """Prunes LeNet's weights by a criterion: from a mask, by default the full one, to a count."""
     initial, _ = models.initialise(LENET, "test", 7)
-    return pruned(
-        mask,
-        weights,
-        keep,
-        criterion=criterion,
-        initial=initial,
-        network=LENET,
-        seed=seed,
-        batch=batch,
-        whole=whole,
-        scoring_rounds=scoring_rounds,
-    )
+    full = Mask.full({name: weights[name].shape for name in KERNELS})
+
+    def made(criterion, keep, mask=full, **options):
+        given = {"network": LENET, "batch": batch, "seed": 0, "whole": (), "scoring_rounds": 1}
+        given |= {"criterion": criterion, "initial": initial, **options}
+        return pruned(mask, mask.apply(weights), keep, **given)
+
+    made.full = full
+    return made
+
+
+def alike(one, other):
+    return all(np.array_equal(one.layers[name], other.layers[name]) for name in KERNELS)
+
+
+def magnitudes(weights, mask, names=KERNELS):
+    """Of the weights that survive, and of the others."""
+    return [
+        np.concatenate([np.abs(weights[n][mask.layers[n] == side]) for n in names])
+        for side in (True, False)
+    ]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_criterion_makes_nested_masks_of_exact_counts_by_layer_and_globally(
-    criterion, weights, batch
-):
-    full = Mask.full({name: weights[name].shape for name in KERNELS})
-    one = {name: size // 2 for name, size in full.sizes.items()}
-    first = make(criterion, weights, full, one, batch)
-    assert first.counts == one
-    second = make(
-        criterion, weights, first, {name: count // 3 for name, count in one.items()}, batch
-    )
+def test_every_criterion_makes_nested_masks_of_exact_counts_by_layer_and_globally(criterion, make):
+    half = {name: size // 2 for name, size in make.full.sizes.items()}
+    sixth = {name: count // 3 for name, count in half.items()}
+    first = make(criterion, half)
+    second = make(criterion, sixth, first)
+    assert (first.counts, second.counts) == (half, sixth)
     assert second.within(first)
-    assert second.counts == {name: count // 3 for name, count in one.items()}
-    overall = make(criterion, weights, full, 5000, batch)
+    overall = make(criterion, 5000)
     assert sum(overall.counts.values()) == 5000
     if criterion != "random":  # which lets each layer lose the same share, give or take
-        assert len({round(overall.counts[n] / full.sizes[n], 1) for n in KERNELS}) > 1
-    assert all(
-        np.array_equal(make(criterion, weights, full, 5000, batch).layers[n], overall.layers[n])
-        for n in KERNELS
-    )
+        assert len({round(overall.counts[n] / overall.sizes[n], 1) for n in KERNELS}) > 1
+    assert alike(make(criterion, 5000), overall)
 
 
-def test_global_magnitude_pruning_keeps_the_largest_weights_of_the_network(weights, batch):
-    full = Mask.full({name: weights[name].shape for name in KERNELS})
-    mask = make("magnitude", weights, full, 3000, batch)
-    kept = np.concatenate([np.abs(weights[n][mask.layers[n]]) for n in KERNELS])
-    pruned = np.concatenate([np.abs(weights[n][~mask.layers[n]]) for n in KERNELS])
+def test_global_magnitude_pruning_keeps_the_largest_weights_of_the_network(weights, make):
+    kept, gone = magnitudes(weights, make("magnitude", 3000))
     assert len(kept) == 3000
-    assert kept.min() >= pruned.max()
+    assert kept.min() >= gone.max()
 
 
-def test_random_pruning_depends_on_the_seed_and_keeps_each_layer_in_proportion(weights, batch):
-    full = Mask.full({name: weights[name].shape for name in KERNELS})
-    one, other = (
-        make("random", weights, full, full.sizes["dense2/kernel"] // 2, batch, seed)
-        for seed in (0, 1)
-    )
+def test_random_pruning_depends_on_the_seed_and_keeps_each_layer_in_proportion(make):
+    keep = make.full.sizes["dense2/kernel"] // 2
+    one, other = (make("random", keep, seed=seed) for seed in (0, 1))
     assert not np.array_equal(one.layers["dense2/kernel"], other.layers["dense2/kernel"])
-    share = sum(one.counts.values()) / sum(one.sizes.values())
     for name, size in one.sizes.items():
-        assert one.counts[name] == pytest.approx(
-            share * size, abs=4 * (share * (1 - share) * size) ** 0.5
-        )
+        share = one.weights_remaining
+        spread = 4 * (share * (1 - share) * size) ** 0.5
+        assert one.counts[name] == pytest.approx(share * size, abs=spread)
 
 
-@pytest.mark.parametrize(
-    "keep", [1000, {"dense1/kernel": 500, "dense2/kernel": 400, "output/kernel": 100}]
-)
-def test_rounds_of_scoring_go_down_exponentially_and_score_what_is_left(keep, weights, batch):
-    full = Mask.full({name: weights[name].shape for name in KERNELS})
-    found = make("synflow", weights, full, keep, batch, scoring_rounds=3)
-    mask = full
+@pytest.mark.parametrize("keep", [1000, dict(zip(KERNELS, (500, 400, 100), strict=True))])
+def test_rounds_of_scoring_go_down_exponentially_and_score_what_is_left(keep, make):
+    found, mask = make("synflow", keep, scoring_rounds=3), make.full
     for share in (1 / 3, 2 / 3, 1):
         if isinstance(keep, int):
-            step = round(sum(full.sizes.values()) ** (1 - share) * keep**share)
+            step = round(sum(mask.sizes.values()) ** (1 - share) * keep**share)
         else:
-            step = {n: round(full.sizes[n] ** (1 - share) * k**share) for n, k in keep.items()}
-        mask = make("synflow", mask.apply(weights), mask, step, batch)
-    assert all(np.array_equal(mask.layers[name], found.layers[name]) for name in KERNELS)
+            step = {n: round(mask.sizes[n] ** (1 - share) * k**share) for n, k in keep.items()}
+        mask = make("synflow", step, mask)
+    assert alike(mask, found)
     assert keep in (sum(found.counts.values()), found.counts)
-    once = make("synflow", weights, full, keep, batch)
-    assert not all(np.array_equal(once.layers[name], found.layers[name]) for name in KERNELS)
+    assert not alike(make("synflow", keep), found)
 
 
-def test_a_layer_left_whole_keeps_all_and_one_threshold_serves_the_others(weights, batch):
-    full = Mask.full({name: weights[name].shape for name in KERNELS})
-    others = ["dense1/kernel", "dense2/kernel"]
+def test_a_layer_left_whole_keeps_all_and_one_threshold_serves_the_others(weights, make):
     for criterion in ("magnitude", "grasp"):
-        mask = make(criterion, weights, full, 400 + 2000, batch, whole=["output/kernel"])
+        mask = make(criterion, 400 + 2000, whole=["output/kernel"])
         assert mask.layers["output/kernel"].all()
-        assert sum(mask.counts[name] for name in others) == 2000
-    kept, pruned = (
-        np.concatenate([np.abs(weights[n][mask.layers[n] == side]) for n in others])
-        for mask in [make("magnitude", weights, full, 2400, batch, whole=["output/kernel"])]
-        for side in (True, False)
-    )
-    assert kept.min() >= pruned.max()
+        kept, gone = magnitudes(weights, mask, KERNELS[:2])
+        assert len(kept) == 2000
+        assert criterion == "grasp" or kept.min() >= gone.max()

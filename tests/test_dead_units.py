@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+import tf_keras
 from clones import network
+from networks import models
+from tf_keras import layers
 
 from lottery.tools.dead_units import remove
-from lottery.training import models
-
-import tf_keras  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
-from tf_keras import layers  # isort: skip
 
 
 def without_dead_units(model, weights):

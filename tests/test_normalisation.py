@@ -1,160 +1,145 @@
-"""Networks with batch normalisation, augmented images and a warm-up, in the engine."""
+"""What a layer or an image does in training alone: normalisation, dropout, augmentation."""
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from clones import network
+from networks import logits_of, random_data, same
 
-from lottery.datasets.dataset import Dataset
-from lottery.datasets.split import Split
+from lottery.errors import LotteryError
 from lottery.masks import Mask, random_mask
 from lottery.params import Augmentation, Train
 from lottery.streams import stream
-from lottery.training import models, trainer
+from lottery.training import models
+from lottery.training.architectures import Dropout
 from lottery.training.engine import changed
-from lottery.training.schedule import Order, learning_rates
+from lottery.training.schedule import Order
+from lottery.training.trainer import Trainer
 
 SHAPE, CLASSES = (8, 8, 3), 4
-RESNET = network("resnet20", SHAPE, CLASSES, initializer="he_normal")
+DATA, SPLIT = random_data(SHAPE, CLASSES)
+ORDER = Order("test order", 0)
 TRAIN = Train(
     optimizer="sgd",
     learning_rate=0.05,
-    momentum=0.9,
     batch_size=10,
     iterations=12,
     evaluate_every=4,
-    augmentation=Augmentation(flip=True, crop=1),
+    momentum=0.9,
 )
+NETWORKS = {
+    "resnet20": network("resnet20", SHAPE, CLASSES, initializer="he_normal"),
+    "conv2": network("conv2", SHAPE, CLASSES, dropout=0.5),
+}
 
 
-def dataset():
-    """60 images to train on, 12 to validate and 12 to test."""
-    images = np.random.default_rng(0).integers(0, 256, (84, *SHAPE), np.uint8)
-    facts = {"image_shape": SHAPE, "classes": CLASSES, "test": 12, "own_test": True}
-    return Dataset(images, np.arange(84, dtype=np.int32) % CLASSES, facts)
-
-
-DATA = dataset()
-SPLIT = Split(*np.split(np.arange(84, dtype=np.int32), [60, 72]))
-
-
-def make(**changes):
-    train = TRAIN.model_copy(update=changes)
-    return trainer.Trainer(RESNET.model, train, DATA)
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return make()
+def engine(of="resnet20", flip=None, crop=0, dropout=None):
+    augmentation = None if flip is None else Augmentation(flip=flip, crop=crop)
+    model = NETWORKS[of].model
+    model = model if dropout is None else model.model_copy(update={"dropout": dropout})
+    return Trainer(model, TRAIN.model_copy(update={"augmentation": augmentation}), DATA)
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return make(augmentation=None)
+    return engine()
 
 
 @pytest.fixture(scope="module")
-def start():
-    weights, kinds = models.initialise(RESNET, "test", 0)
-    full = Mask.full({name: weights[name].shape for name in kinds})
-    half = {
-        name: np.arange(keep.size).reshape(keep.shape) < keep.size // 2
-        for name, keep in full.layers.items()
-    }
-    mask = random_mask(Mask(half), stream("test", 1))
+def augmented():
+    return engine(flip=True, crop=1)
+
+
+@pytest.fixture(scope="module")
+def dropping():
+    return engine("conv2")
+
+
+def start_of(of):
+    """Fresh weights, half of them pruned, and the mask."""
+    weights, kinds = models.initialise(NETWORKS[of], "test", 0)
+    half = {n: np.arange(weights[n].size).reshape(weights[n].shape) * 2 for n in kinds}
+    mask = random_mask(Mask({n: v < v.size for n, v in half.items()}), stream("test", 1))
     return mask.apply(weights), mask
 
 
-def same(one, other):
-    return all(np.array_equal(one[name], other[name]) for name in one)
+START = {of: start_of(of) for of in NETWORKS}
 
 
-def test_a_resumed_run_with_moving_statistics_continues_bit_for_bit(engine, start):
-    weights, mask = start
-    states = {}
-    order = Order("test order", 0)
-    whole = engine.run(
-        weights,
-        mask,
-        order,
-        SPLIT,
-        iterations=12,
-        on_evaluation=lambda i, snapshot: states.setdefault(i, snapshot()),
-    )
-    engine.run(weights, mask, Order("between", 1), SPLIT, iterations=4)
-    resumed = engine.run(weights, mask, order, SPLIT, iterations=12, resume=states[4])
+def trained(trainer, iterations=12, of="resnet20", order=ORDER, **options):
+    return trainer.run(*START[of], order, SPLIT, iterations=iterations, **options)
+
+
+@pytest.mark.parametrize(("of", "fixture"), [("resnet20", "augmented"), ("conv2", "dropping")])
+def test_a_resumed_run_continues_bit_for_bit(of, fixture, request):
+    """With moving statistics, augmented images or dropout."""
+    trainer, states = request.getfixturevalue(fixture), {}
+    keep = lambda iteration, snapshot: states.setdefault(iteration, snapshot())  # noqa: E731
+    whole = trained(trainer, of=of, on_evaluation=keep)
+    trained(trainer, 4, of, Order("between", 1))
+    resumed = trained(trainer, of=of, resume=states[4])
     assert same(whole.weights, resumed.weights)
     assert same(whole.slots, resumed.slots)
     assert repr(whole.history) == repr(resumed.history)
     assert not any("moving" in slot for slot in whole.slots)
-    for name, keep in mask.layers.items():
+    for name, keep in START[of][1].layers.items():
         assert not whole.weights[name][~keep].any()
 
 
-def test_training_is_keras_training_with_the_same_batches(plain, start):
+# Batch normalisation
+
+
+def test_training_is_keras_training_with_the_same_batches(plain):
     """Moving statistics included: the engine against Keras' layers and optimiser, step by step.
 
     Two steps: in a third, rounding puts a unit on the other side of its ReLU's kink.
     """
-    weights, mask = start
-    order = Order("test order", 0)
-    found = plain.run(weights, mask, order, SPLIT, iterations=2).weights
-
-    import tensorflow as tf
-
-    model = models.build(RESNET)
-    variables = models.variables(model)
-    for name, variable in variables.items():
-        variable.assign(weights[name])
+    weights, mask = START["resnet20"]
+    found = trained(plain, 2).weights
+    model = models.build(NETWORKS["resnet20"])
+    models.assign(model, weights)
     optimizer = tf_keras.optimizers.SGD(0.05, momentum=0.9)
-    for rows in order.batches(0, 2, 60, 10):
+    cross_entropy = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for rows in ORDER.batches(0, 2, 60, 10):
         with tf.GradientTape() as tape:
             logits = model(DATA.images[rows].astype(np.float32) / 255, training=True)
-            loss = tf.reduce_mean(
-                tf.nn.sparse_softmax_cross_entropy_with_logits(DATA.labels[rows], logits)
-            )
-        gradients = tape.gradient(loss, model.trainable_variables)
-        names = [v.name.removesuffix(":0") for v in model.trainable_variables]
-        masked = [
-            g * mask.layers[n].astype(np.float32) if n in mask.layers else g
-            for n, g in zip(names, gradients, strict=True)
-        ]
-        optimizer.apply_gradients(zip(masked, model.trainable_variables, strict=True))
-    for name, variable in variables.items():
+            loss = cross_entropy(DATA.labels[rows], logits)
+        trainable = model.trainable_variables
+        gradients = zip(trainable, tape.gradient(loss, trainable), strict=True)
+        keep = {name: layer.astype(np.float32) for name, layer in mask.layers.items()}
+        masked = [(g * keep.get(v.name.removesuffix(":0"), 1), v) for v, g in gradients]
+        optimizer.apply_gradients(masked)
+    for name, variable in models.variables(model).items():
         assert np.allclose(found[name], variable.numpy(), rtol=1e-5, atol=1e-6), name
     statistics = [name for name in found if "moving" in name]
     assert len(statistics) == 42
     assert all(not np.array_equal(found[name], weights[name]) for name in statistics)
 
 
-def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain, start):
-    weights, mask = start
-    state = plain.run(weights, mask, Order("test order", 0), SPLIT, iterations=4)
-    model = models.build(RESNET)
-    models.assign(model, state.weights)
-    images, labels = DATA.images[SPLIT.test], DATA.labels[SPLIT.test]
-    logits = model(images.astype(np.float32) / 255, training=False).numpy()
-    assert state.history["test_accuracy"][-1] == np.mean(logits.argmax(axis=1) == labels)
+def test_evaluation_uses_the_moving_statistics_and_changes_nothing(plain):
+    state = trained(plain, 4)
+    images, labels = DATA.part(SPLIT.test)
+    found = logits_of(state.weights, images, NETWORKS["resnet20"]).argmax(axis=1)
+    assert state.history["test_accuracy"][-1] == np.mean(found == labels)
     before = plain._read(plain._variables)
     plain.evaluate(SPLIT.test)
     assert same(before, plain._read(plain._variables))
 
 
-def test_statistics_estimated_anew_are_those_of_the_images_whatever_they_were(plain, start):
-    weights, mask = start
-    trained = plain.run(weights, mask, Order("test order", 0), SPLIT, iterations=4).weights
-    spoilt = {n: v + 9 if "moving" in n else v for n, v in trained.items()}
-    for given in (trained, spoilt):
+def test_statistics_estimated_anew_are_those_of_the_images_whatever_they_were(plain):
+    weights = trained(plain, 4).weights
+    spoilt = {n: v + 9 if "moving" in n else v for n, v in weights.items()}
+    first = conv(DATA.images[SPLIT.train] / 255, weights["conv0/kernel"].astype(np.float64))
+    mean, variance = first.mean(axis=(0, 1, 2)), first.var(axis=(0, 1, 2))
+    for given in (weights, spoilt):
         found = plain.with_statistics_of(SPLIT.train, given)
-        assert same({n: v for n, v in found.items() if "moving" not in n}, trained)
-        first = conv(DATA.images[SPLIT.train] / 255, trained["conv0/kernel"].astype(np.float64))
-        mean, variance = first.mean(axis=(0, 1, 2)), first.var(axis=(0, 1, 2))
+        assert all(np.array_equal(found[n], weights[n]) for n in weights if "moving" not in n)
         assert np.allclose(found["conv0_norm/moving_mean"], mean, atol=1e-5)
         assert np.allclose(found["conv0_norm/moving_variance"], variance, rtol=1e-3)
     losses = [plain.evaluate(SPLIT.train, w)[0] for w in (found, spoilt)]
     assert losses[0] < losses[1]
-    again = plain.run(weights, mask, Order("test order", 0), SPLIT, iterations=4).weights
-    assert same(again, trained)  # training goes on as before
+    assert same(trained(plain, 4).weights, weights)  # training goes on as before
 
 
 def conv(images, kernel):
@@ -162,6 +147,41 @@ def conv(images, kernel):
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
     return np.einsum("nyxcij,ijcf->nyxf", windows, kernel)
+
+
+# Dropout
+
+
+def dropped(seed, name="dropout1", rate=0.25, size=200_000):
+    layer = Dropout(rate, name=name)
+    layer.seed = np.array(seed, np.int32)
+    return layer(np.ones((1, size), np.float32), training=True).numpy()
+
+
+def test_a_share_of_the_units_is_zero_independently_by_seed_iteration_and_layer():
+    found = [dropped((3, 4)), dropped((3, 5)), dropped((4, 4)), dropped((3, 4), "dropout2")]
+    assert set(np.unique(found[0])) == {0, np.float32(1 / 0.75)}  # the others are scaled up
+    assert np.mean(found[0] == 0) == pytest.approx(0.25, abs=0.005)
+    for number, one in enumerate(found):
+        for other in found[:number]:
+            assert np.mean((one == 0) & (other == 0)) == pytest.approx(0.0625, abs=0.005)
+    assert np.array_equal(found[0], dropped((3, 4)))
+
+
+def test_dropout_is_in_training_alone_repeats_itself_and_follows_the_purpose(dropping):
+    plain, same_again, outputs = engine("conv2", dropout=0.0), engine("conv2"), []
+    for dropout in (0.0, 0.5):
+        model = models.build(NETWORKS["conv2"], dropout=dropout)
+        models.assign(model, START["conv2"][0])
+        outputs.append(model(DATA.images[:5] / np.float32(255), training=False).numpy())
+    assert np.array_equal(*outputs)
+    one, again, without = (trained(t, of="conv2") for t in (dropping, same_again, plain))
+    assert same(one.weights, again.weights)
+    assert one.history == again.history
+    assert not same(one.weights, without.weights)
+    assert not same(one.weights, trained(dropping, 12, "conv2", Order("another", 0)).weights)
+    with pytest.raises(LotteryError, match=r"model\.dropout: resnet20 takes none"):
+        models.build(NETWORKS["resnet20"], dropout=0.5)  # it has no hidden dense layer
 
 
 # Augmentation
@@ -176,56 +196,31 @@ def test_changed_images_are_flipped_padded_and_cut():
         assert np.array_equal(result, cut[:, ::-1] if flip else cut)
 
 
+def by_image(batch_size, epoch, flip=True, crop=4):
+    """What happens to each of 60 images in an epoch."""
+    how = {"augmentation": Augmentation(flip=flip, crop=crop), "batch_size": batch_size}
+    span = [epoch * 60 // batch_size, (epoch + 1) * 60 // batch_size, 60]
+    changes = ORDER.changes(*span, TRAIN.model_copy(update=how))
+    assert (changes.dtype, changes.shape) == (np.int32, (60 // batch_size, batch_size, 3))
+    rows = ORDER.batches(*span, batch_size).ravel()
+    return dict(zip(rows.tolist(), map(tuple, changes.reshape(-1, 3).tolist()), strict=True))
+
+
 def test_what_happens_to_an_image_is_a_function_of_seed_epoch_and_image():
-    train = TRAIN.model_copy(update={"augmentation": Augmentation(flip=True, crop=4)})
-    order = Order("test order", 0)
-    rows, changes = order.batches(0, 24, 60, 10), order.changes(0, 24, 60, train)
-    assert changes.shape == (24, 10, 3)
-    assert changes.dtype == np.int32
-    of_epoch = [
-        dict(
-            zip(rows[e : e + 6].ravel(), map(tuple, changes[e : e + 6].reshape(-1, 3)), strict=True)
-        )
-        for e in (0, 6, 12, 18)
+    assert by_image(10, 0) == by_image(12, 0)  # in other batches
+    assert by_image(10, 0) != by_image(10, 1)
+    everything = [change for epoch in range(100) for change in by_image(10, epoch).values()]
+    assert [set(values) for values in zip(*everything, strict=True)] == [
+        {0, 1},
+        set(range(9)),
+        set(range(9)),
     ]
-    assert all(len(changes_) == 60 for changes_ in of_epoch)
-    assert of_epoch[0] != of_epoch[1]
-    assert np.array_equal(order.changes(5, 17, 60, train), changes[5:17])
-    smaller = train.model_copy(
-        update={"batch_size": 12}
-    )  # other batches, the same changes of each image
-    again = dict(
-        zip(
-            order.batches(0, 5, 60, 12).ravel(),
-            map(tuple, order.changes(0, 5, 60, smaller).reshape(-1, 3)),
-            strict=True,
-        )
-    )
-    assert again == of_epoch[0]
-    everything = order.changes(0, 600, 60, train).reshape(-1, 3)
-    assert [set(column) for column in everything.T] == [{0, 1}, set(range(9)), set(range(9))]
-    still = train.model_copy(update={"augmentation": Augmentation(flip=False, crop=0)})
-    assert not order.changes(0, 24, 60, still).any()
+    assert set(by_image(10, 0, flip=False, crop=0).values()) == {(0, 0, 0)}
 
 
-def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(
-    engine, plain, start
-):
-    order = Order("test order", 0)
-    augmented = engine.run(*start, order, SPLIT, iterations=4).weights
-    unchanged = (
-        make(augmentation=Augmentation(flip=False, crop=0))
-        .run(*start, order, SPLIT, iterations=4)
-        .weights
+def test_augmentation_changes_training_and_none_is_the_same_as_changing_nothing(plain, augmented):
+    without, unchanged, found = (
+        trained(t, 4).weights for t in (plain, engine(flip=False), augmented)
     )
-    without = plain.run(*start, order, SPLIT, iterations=4).weights
     assert same(unchanged, without)
-    assert not same(augmented, without)
-
-
-def test_the_learning_rate_warms_up_linearly():
-    train = TRAIN.model_copy(update={"warmup_iterations": 5})
-    assert learning_rates(train, 0, 8) == pytest.approx(
-        [0.01, 0.02, 0.03, 0.04, 0.05, 0.05, 0.05, 0.05]
-    )
-    assert learning_rates(train, 3, 6) == pytest.approx([0.04, 0.05, 0.05])
+    assert not same(found, without)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from clones import network
+from networks import models
 
 from lottery.masks import Mask, surviving_count
 from lottery.tickets.pruning import magnitude_mask
-from lottery.training import models
 
 NETWORK = network("lenet_300_100", (8, 8, 1))
 
@@ -39,10 +39,8 @@ def test_five_rounds_keep_the_largest_survivors_exactly_and_nested(kinds):
     mask = Mask.full({name: weights[name].shape for name in kinds})
     for round_ in range(1, 6):
         weights = mask.apply(random_weights(round_))  # as if trained again under the mask
-        keep = {
-            name: surviving_count(mask.sizes[name], rates[kind], round_)
-            for name, kind in kinds.items()
-        }
+        sizes = mask.sizes
+        keep = {n: surviving_count(sizes[n], rates[kind], round_) for n, kind in kinds.items()}
         after = magnitude_mask(weights, mask, keep, NETWORK)
         assert after.counts == keep
         assert after.within(mask)
@@ -57,11 +55,9 @@ def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly(kinds):
     mask = Mask.full({name: weights[name].shape for name in kinds})
     half = {name: size // 2 for name, size in mask.sizes.items()}
     mask = magnitude_mask(weights, mask, half, NETWORK)
-    for name in kinds:  # survivors: a fifth exactly zero, the rest of two magnitudes
-        generator = np.random.default_rng(2)
-        weights[name] = np.where(
-            mask.layers[name], generator.choice([0, 0.5, -0.5, 1.0, -1.0], weights[name].shape), 0
-        ).astype(np.float32)
+    for name, keep in mask.layers.items():  # a fifth exactly zero, the rest of two magnitudes
+        drawn = np.random.default_rng(2).choice([0, 0.5, -0.5, 1.0, -1.0], keep.shape)
+        weights[name] = np.where(keep, drawn, 0).astype(np.float32)
     keep = {name: int(count * 0.9) for name, count in mask.counts.items()}
     after = magnitude_mask(weights, mask, keep, NETWORK)
     assert after.counts == keep
@@ -72,32 +68,16 @@ def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly(kinds):
         assert magnitude[pruned].max() <= magnitude[after.layers[name]].min()
 
 
-def test_pruning_nothing_keeps_the_mask(kinds):
+def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as_they_were(kinds):
     weights = random_weights(3)
-    mask = Mask.full({name: weights[name].shape for name in kinds})
-    mask = magnitude_mask(weights, mask, {n: s // 3 for n, s in mask.sizes.items()}, NETWORK)
+    before = {name: value.tobytes() for name, value in weights.items()}
+    full = Mask.full({name: weights[name].shape for name in kinds})
+    mask = magnitude_mask(weights, full, {n: s // 3 for n, s in full.sizes.items()}, NETWORK)
     same = magnitude_mask(mask.apply(weights), mask, mask.counts, NETWORK)
     assert all(np.array_equal(same.layers[n], mask.layers[n]) for n in kinds)
-
-
-def test_asking_for_more_than_survives_or_less_than_nothing_is_refused(kinds):
-    weights = random_weights(4)
-    mask = Mask.full({name: weights[name].shape for name in kinds})
-    for keep in ({n: s + 1 for n, s in mask.sizes.items()}, dict.fromkeys(mask.sizes, -1)):
-        with pytest.raises(ValueError, match="asked to keep"):
-            magnitude_mask(weights, mask, keep, NETWORK)
-
-
-def test_a_layer_of_which_nothing_is_to_survive_comes_out_empty(kinds):
-    weights = random_weights(4)
-    mask = Mask.full({name: weights[name].shape for name in kinds})
-    keep = {**mask.sizes, "dense2/kernel": 0}
-    assert magnitude_mask(weights, mask, keep, NETWORK).counts == keep
-
-
-def test_making_a_mask_leaves_the_weights_as_they_were(kinds):
-    weights = random_weights(5)
-    before = {name: value.tobytes() for name, value in weights.items()}
-    mask = Mask.full({name: weights[name].shape for name in kinds})
-    magnitude_mask(weights, mask, {n: s // 2 for n, s in mask.sizes.items()}, NETWORK)
+    keep = {**full.sizes, "dense2/kernel": 0}
+    assert magnitude_mask(weights, full, keep, NETWORK).counts == keep
     assert {name: value.tobytes() for name, value in weights.items()} == before
+    for keep in ({n: s + 1 for n, s in full.sizes.items()}, dict.fromkeys(full.sizes, -1)):
+        with pytest.raises(ValueError, match="asked to keep"):
+            magnitude_mask(weights, full, keep, NETWORK)

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from clones import network
+from networks import models, same
 
 from lottery import params
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
 from lottery.tickets.variants import Ticket, budget
-from lottery.training.models import initialise
 from lottery.training.schedule import learning_rates
 
 TRAIN = Train(
@@ -36,16 +36,12 @@ def a_ticket():
     biases = {"dense1/bias": 30, "dense2/bias": 10, "output/bias": 5}
 
     def draw():
-        weights = {
-            name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()
-        }
-        drawn = {n: generator.normal(size=size).astype(np.float32) for n, size in biases.items()}
-        return {**weights, **drawn}
+        sizes = (shapes | biases).items()
+        return {name: generator.normal(size=size).astype(np.float32) for name, size in sizes}
 
     before = Mask({name: generator.random(shape) < 0.6 for name, shape in shapes.items()})
-    mask = Mask(
-        {n: keep & (generator.random(keep.shape) < 0.5) for n, keep in before.layers.items()}
-    )
+    halved = {n: k & (generator.random(k.shape) < 0.5) for n, k in before.layers.items()}
+    mask = Mask(halved)
     trained = before.apply(draw())  # in the round before, under its mask
     how = (KEPT, LAST, TRAIN, network("lenet_300_100", (8, 8, 1), 5, width=0.1), 100, 280)
     return Ticket(3, 2, mask, draw(), trained, draw(), *how)
@@ -58,7 +54,7 @@ def start(variant, ticket):
 
 def fresh(ticket):
     """What random_reinit draws."""
-    return initialise(ticket.network, "re-initialisation", ticket.seed, ticket.round)[0]
+    return models.initialise(ticket.network, "re-initialisation", ticket.seed, ticket.round)[0]
 
 
 @pytest.mark.parametrize(
@@ -108,12 +104,9 @@ def test_random_sign_constant_has_its_constants_with_as_many_signs_of_either_kin
     for name, keep in a_ticket.mask.layers.items():
         constants, signed = kept.weights[name], found.weights[name]
         assert np.array_equal(np.abs(signed), np.abs(constants))
-        for other in (
-            constants,
-            np.ones_like(constants),
-        ):  # the share of equal signs, by chance half
-            equal = np.mean(np.sign(signed[keep]) == np.sign(other[keep]))
-            assert equal == pytest.approx(0.5, abs=4 * (0.25 / np.count_nonzero(keep)) ** 0.5)
+        half = pytest.approx(0.5, abs=4 * (0.25 / np.count_nonzero(keep)) ** 0.5)
+        for other in (constants, np.ones_like(constants)):
+            assert np.mean(np.sign(signed[keep]) == np.sign(other[keep])) == half
     assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
 
 
@@ -132,23 +125,19 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     assert found.mask.counts == a_ticket.mask.counts
     for name, keep in a_ticket.mask.layers.items():
         assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
-        assert np.array_equal(
-            found.weights[name], np.where(found.mask.layers[name], a_ticket.unmasked[name], 0)
-        )
+        expected = np.where(found.mask.layers[name], a_ticket.unmasked[name], 0)
+        assert np.array_equal(found.weights[name], expected)
 
 
 def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer(a_ticket):
     found = start("random_mask_global", a_ticket)
     assert sum(found.mask.counts.values()) == sum(a_ticket.mask.counts.values())
     assert found.mask.counts != a_ticket.mask.counts
+    share = found.mask.weights_remaining
     for name, size in found.mask.sizes.items():
-        share = found.mask.weights_remaining
-        assert found.mask.counts[name] == pytest.approx(
-            share * size, abs=4 * (share * (1 - share) * size) ** 0.5
-        )
-
-
-def test_a_global_random_mask_leaves_a_layer_whole_that_the_ticket_keeps_whole(a_ticket):
+        spread = 4 * (share * (1 - share) * size) ** 0.5
+        assert found.mask.counts[name] == pytest.approx(share * size, abs=spread)
+    # a layer that the ticket keeps whole stays whole
     layers = ("dense2/kernel", "output/kernel")
     whole = a_ticket.mask.layers | {n: np.ones_like(a_ticket.mask.layers[n]) for n in layers}
     found = start("random_mask_global", replace(a_ticket, mask=Mask(whole)))
@@ -157,13 +146,10 @@ def test_a_global_random_mask_leaves_a_layer_whole_that_the_ticket_keeps_whole(a
 
 
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
-    masks = {
-        v: start(v, a_ticket).mask for v in ("random_mask", "random_mask_global", "shuffled_mask")
-    }
-    layers = [mask.layers["dense1/kernel"].tobytes() for mask in masks.values()]
-    assert len(set(layers)) == 3
-    again = {v: start(v, a_ticket).mask for v in masks}
-    assert [mask.layers["dense1/kernel"].tobytes() for mask in again.values()] == layers
+    names = ("random_mask", "random_mask_global", "shuffled_mask")
+    masks, again = ([start(v, a_ticket).mask for v in names] for _ in range(2))
+    assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 3
+    assert all(same(one.layers, other.layers) for one, other in zip(masks, again, strict=True))
 
 
 def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
@@ -184,7 +170,7 @@ def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_
     assert found.mask.weights_remaining == 1
     assert found.iterations == a_ticket.budget
     assert found.iteration == KEPT
-    assert all(np.array_equal(found.weights[n], v) for n, v in a_ticket.rewound.items())
+    assert same(found.weights, a_ticket.rewound)
 
 
 def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopped_early(a_ticket):
@@ -197,12 +183,9 @@ def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopp
 
 @pytest.mark.parametrize(
     ("criterion", "schedule", "expected"),
-    [
-        ("magnitude", "iterative", [190, 280, 370]),
-        ("magnitude", "one_shot", [190, 190, 190]),
-        ("synflow", "iterative", [100, 100, 100]),
-    ],
-)
+    [("magnitude", "iterative", [190, 280, 370]), ("magnitude", "one_shot", [190] * 3),
+     ("synflow", "iterative", [100] * 3)],
+)  # fmt: skip
 def test_a_ticket_takes_the_dense_run_one_for_each_round_before_and_its_own(
     criterion, schedule, expected
 ):
