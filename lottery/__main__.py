@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from lottery.errors import LotteryError, print_any_character, say
+from lottery.errors import LotteryError, plain, print_any_character, say
 
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
@@ -33,8 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"lottery: no command {name!r}\n{text}")
     try:
         importlib.import_module(f"lottery.tools.{name}").main(rest)
-    except LotteryError as error:
-        for line in str(error).splitlines():
+    except (LotteryError, MemoryError, ImportError) as error:
+        for line in plain(error).splitlines():
             say(f"{name}: {line}", sys.stderr)
         sys.exit(1)
 
