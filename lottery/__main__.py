@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from lottery.errors import LotteryError, say
+from lottery.errors import LotteryError, plain, print_any_character, say
 
 COMMANDS = {
     "plan": "what an experiment will cost, before it is started",
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     A user's mistake ends it with plain lines on standard error and exit status 1.
     """
+    print_any_character()
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     lines = [f"  {command:<9}{what}" for command, what in COMMANDS.items()]
     text = "\n".join(["usage: python -m lottery COMMAND [--help | …]", "", *lines])
@@ -32,8 +33,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"lottery: no command {name!r}\n{text}")
     try:
         importlib.import_module(f"lottery.tools.{name}").main(rest)
-    except LotteryError as error:
-        for line in str(error).splitlines():
+    except (LotteryError, MemoryError, ImportError) as error:
+        for line in plain(error).splitlines():
             say(f"{name}: {line}", sys.stderr)
         sys.exit(1)
 

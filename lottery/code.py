@@ -78,7 +78,7 @@ def read(*roots: str) -> dict[str, Module]:
         if name in seen:
             continue
         path = source(name)
-        counts = path is not None and (name.partition(".")[0] in packages or not _installed(path))
+        counts = path is not None and (name.partition(".")[0] in packages or not installed(path))
         module = seen[name] = _module(name) if counts else None
         todo += [*module.imports, *_packages_of(name)] if module else []
     return {name: module for name, module in sorted(seen.items()) if module}
@@ -157,6 +157,6 @@ def _packages_of(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def _installed(path: Path) -> bool:
+def installed(path: Path) -> bool:
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return bool(installed) or any(folder in path.parents for folder in STANDARD)

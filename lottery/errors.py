@@ -1,8 +1,10 @@
 """What people are told: mistakes that they can mend, and lines that fit their terminal."""
 
+import io
 import shutil
 import sys
 import textwrap
+import traceback
 from typing import TextIO
 
 
@@ -17,3 +19,21 @@ def say(line: str, file: TextIO | None = None) -> None:
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False)
     print(line, file=file, flush=True)
+
+
+def plain(error: BaseException) -> str:
+    """A mistake, or a lack of memory, in plain words; a defect with its traceback."""
+    if isinstance(error, LotteryError):
+        return str(error)
+    if isinstance(error, MemoryError) or "failed to map segment" in str(error):
+        return (
+            f"not enough memory ({str(error) or type(error).__name__}): set LOTTERY_WORKERS lower, "
+            "or allow more (`ulimit -v`)"
+        )
+    return "".join(traceback.format_exception(error)).rstrip()
+
+
+def print_any_character() -> None:
+    """Makes standard output escape what its encoding lacks, as standard error does by itself."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")

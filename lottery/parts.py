@@ -3,8 +3,11 @@ params.yaml."""
 
 import functools
 import importlib
+import inspect
+import os
 import re
-import sys
+import textwrap
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +17,7 @@ from lottery.errors import LotteryError
 
 T = TypeVar("T")
 PATTERN = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+FOLDER = "mine"  # of the parts: a dependency of the stages that use them
 
 
 def is_own(name: str) -> bool:
@@ -40,10 +44,12 @@ def _imported(name: str) -> object:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise LotteryError(f"params.yaml: {name}: cannot be imported: {error}") from None
-    if not callable(found):
-        raise LotteryError(f"params.yaml: {name}: not a function")
+    except (Exception, SystemExit) as error:
+        (where, text), file = _told(error), code.source(module)
+        where = where or (f"{os.path.relpath(file)}: " if file else "")
+        raise LotteryError(f"params.yaml: {name}: {where}cannot be imported: {text}") from None
+    if not inspect.isfunction(inspect.unwrap(found)):
+        raise LotteryError(f"params.yaml: {name}: a {type(found).__name__}; accepted: a function")
     return found
 
 
@@ -52,29 +58,43 @@ def find(table: Mapping[str, T], name: str) -> T:
     return _imported(name) if is_own(name) else table[name]  # type: ignore[return-value]
 
 
-def warn(names: Iterable[str], stage: str, deps: Iterable[str]) -> None:
-    """Says on standard error which sources of one's own are not among the stage's ``deps``.
+def mistake(name: str, why: str | BaseException) -> LotteryError:
+    """What is wrong with a part, or what it raised: one line with its name, its file and line."""
+    written = inspect.unwrap(_imported(name)).__code__  # type: ignore[arg-type]
+    where, text = _told(why) if isinstance(why, BaseException) else ("", why)
+    where = where or _line(written.co_filename, written.co_firstlineno)
+    return LotteryError(f"params.yaml: {name}: {where}{text}")
 
-    Raises LotteryError where a part cannot be imported.
-    """
-    names = list(names)
-    for name in names:
-        _imported(name)
-    for line in unseen(names, stage, deps):
-        print(f"{stage}: {line}", file=sys.stderr)
+
+def _told(error: BaseException) -> tuple[str, str]:
+    """Where in the user's code an error was raised, if anywhere there; what it says."""
+    places = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    text = str(error)
+    if isinstance(error, SyntaxError):
+        places, text = [(error.filename or "", error.lineno)], error.msg
+    project, where = Path(__file__).parent, ""
+    for path, line in ((Path(file), line) for file, line in places):
+        if path.suffix == ".py" and not code.installed(path) and project not in path.parents:
+            where = _line(path, line)
+    return where, textwrap.shorten(f"{type(error).__name__}: {text}", 400)
+
+
+def _line(path: str | Path, line: int | None) -> str:
+    return f"{os.path.relpath(path)}, line {line}: "
 
 
 def unseen(names: Iterable[str], stage: str, deps: Iterable[str]) -> Iterator[str]:
     """A line for each source of one's own that is not among a stage's ``deps``: the files that the
     parts are in, and the modules of the user's that they import.
     """
-    watched = {Path(dep).resolve() for dep in deps}
+    watched = {Path(dep).resolve() for dep in deps if isinstance(dep, str)}
     for name in names:
         for module in code.read(module_of(name)):
             file = code.source(module)
             if code.is_ours(module) or file is None or watched & {file, *file.resolve().parents}:
                 continue
             yield (
-                f"{name}: add {file} to the deps of {stage} in dvc.yaml: "
-                "`dvc repro` does not see its changes"
+                f"{name}: {os.path.relpath(file)} is not among the deps of {stage} in dvc.yaml, so "
+                f"`dvc repro` would not see its changes; move it into {FOLDER}/ (what is "
+                "installed: import it there)"
             )

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from lottery import code, parts
 from lottery.artifacts import files
 from lottery.datasets.catalogue import read_params
-from lottery.errors import LotteryError, say
+from lottery.errors import LotteryError, plain, print_any_character, say
 from lottery.params import Params
 from lottery.params.reading import read_yaml
 
@@ -52,10 +52,11 @@ def main(name: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    print_any_character()
     try:
         run(name)
-    except LotteryError as error:
-        for line in str(error).splitlines():
+    except (LotteryError, MemoryError, ImportError) as error:
+        for line in plain(error).splitlines():
             say(f"{name}: {line}", sys.stderr)
         if EXPERIMENTS in Path.cwd().as_posix() and re.search(GONE, str(error)):
             say(f"{name}: {OF_ITS_OWN}", sys.stderr)
@@ -82,16 +83,25 @@ def run(name: str) -> None:
     Raises LotteryError.
     """
     loaded = read_params()
-    listed = read_yaml(Path("dvc.yaml"))["stages"][name]
-    given = _values(loaded, listed.get("params", []))
-    own = parts.named(given)
+    stages = read_yaml(Path("dvc.yaml"))["stages"]
+    given = _values(loaded, stages[name].get("params", []))
+    own = {
+        stage: parts.named(_values(loaded, listed["params"]))
+        for stage, listed in stages.items()
+        if parts.FOLDER in listed["deps"]
+    }
     model = parts.module_of(str(loaded.model.name))
-    began = code.of_stage(f"stages.{name}", map(parts.module_of, own), model)
-    parts.warn(own, name, (dep for dep in listed["deps"] if isinstance(dep, str)))
+    began = code.of_stage(f"stages.{name}", map(parts.module_of, own.get(name, [])), model)
+    for stage, names in own.items():
+        for line in parts.unseen(names, stage, stages[stage]["deps"]):
+            raise LotteryError(f"params.yaml: {line}")
+    if any(own.values()):
+        # by name: what most stages write does not depend on the modules that try them
+        importlib.import_module("lottery.tickets.own").check(loaded, fetched=name != "fetch")
     with _one_stage_at_a_time(name):
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
-    now = _values(read_params(), listed.get("params", []))
+    now = _values(read_params(), stages[name].get("params", []))
     for key in given:
         if given[key] != now[key]:
             changed.append(

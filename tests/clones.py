@@ -36,7 +36,7 @@ report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}
 """
 
 
-def changed(values: Mapping[str, Any]) -> dict[str, Any]:
+def tiny(values: Mapping[str, Any]) -> dict[str, Any]:
     """TINY's parameters with some values replaced, as in ``{"train.epochs": 3}``."""
     content = YAML(typ="safe").load(TINY)
     for key, value in values.items():

@@ -9,18 +9,10 @@ from contextlib import chdir
 import pytest
 from clones import make_clone
 
+from lottery.params.reading import read_yaml
 from lottery.tools import check
 from lottery.tools.verify import differences
 
-OUTPUTS = {  # of a pipeline that has run, as far as the check looks at them
-    "data": ("dataset/dataset.json", "dataset/checksums.json", "dense/checksums.json",
-             "dense/environment.json", "dense/history.csv", "masks/checksums.json",
-             "masks/density.csv", "masks/first_layer.csv", "masks/overlap.csv", "masks/units.csv",
-             "pruned/checksums.json", "pruned/environment.json", "pruned/history.csv",
-             "retrained/history.csv"),
-    "reports": ("figures/accuracy.svg", "plots/accuracy.csv", "report.md", "results.csv",
-                "verdict.json", "report.html", "metrics.json"),
-}  # fmt: skip
 MINE = "def narrow(images, classes):\n    return images\n"
 
 
@@ -33,11 +25,12 @@ def prepared(tmp_path_factory):
 
     clone = make_clone(tmp_path_factory.mktemp("larger") / "project")
     (clone.path / ".git").rename(clone.path.parent / ".git")
-    for folder, names in OUTPUTS.items():
-        for name in names:
-            write(clone.path / folder / name, "{}\n")
+    for stage in read_yaml(clone.path / "dvc.yaml")["stages"].values():
+        for name in map(check.name_of, [*stage["deps"], *stage["outs"], *stage.get("metrics", [])]):
+            path = clone.path / name
+            if not path.exists():  # an output: what is in it does not matter here
+                write(path if path.suffix else path / "content", "")
     write(clone.path / "data/own/images/train/cat/1.png", "an image")
-    write(clone.path / "docs/results/anchors.csv", "")
     for key, value in {"name": "image_folder", "source": "data/own/images"}.items():
         clone.change(f"data.{key}", value)
     with chdir(clone.path), Repo() as repo:
@@ -181,7 +174,7 @@ def test_a_fresh_checkout_is_up_to_date_in_a_sub_folder_of_a_repository_too(proj
 
 
 def test_every_stage_that_a_change_affects_is_named_in_the_advice(project, capsys):
-    project.change("prune.rates.dense", 0.3)
+    project.change("prune.rates", {"conv": 0.1, "dense": 0.3, "output": 0.1})
     why = "params.yaml: prune.rates.dense was 0.2 when the stage ran, now 0.3"
     stages = ("prune", "extract_masks", "retrain", "report")
     advice = f"check: out of date: {', '.join(stages)}: `dvc repro`, then commit dvc.lock"

@@ -7,6 +7,7 @@ import pytest
 from test_report_page import drawn, needs_browser
 
 from lottery.__main__ import main
+from lottery.tools import compare
 
 
 def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_with_defaults(
@@ -31,6 +32,11 @@ def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_wit
     several = clone.run("python", "-m", "lottery", "compare", "hasty-mare", "HEAD").stdout
     assert several.startswith("## hasty-mare and HEAD and workspace\n")
     assert clone.run("git", "status", "--porcelain", "reports/compare.html").stdout == ""
+
+
+def test_a_signed_url_is_shown_without_what_signs_it():
+    text = 'data: {source: "https://me:word@example.org/a.zip?sig=1"}'
+    assert compare._keys(text) == {"data.source": "https://example.org/a.zip"}
 
 
 @needs_browser

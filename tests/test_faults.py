@@ -1,5 +1,6 @@
 """Nothing is lost: kills, full disks, two writers, inputs that change while a stage computes."""
 
+import json
 import os
 import re
 import shutil
@@ -183,6 +184,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(runs, caps
     store.file(key, store.FINISHED).mkdir()
     assert store.load_finished(key) is None
     assert "Is a directory" in capsys.readouterr().err
+    store.file(key, store.PREVIOUS + store.DAMAGED).unlink()
+    before.mkdir()
+    for n in (3, 4):  # a folder in the way costs the checkpoint before, nothing else
+        store.save_checkpoint(key, groups, {"iteration": n})
+        assert store.load_checkpoint(key)[1] == {"iteration": n}
 
 
 def test_what_killed_writers_left_behind_goes_once_it_is_old(runs):
@@ -245,7 +251,7 @@ def test_the_store_is_listed_and_pruned(clone, monkeypatch, capsys):
     assert listed("--older-than", "30d").endswith("1 runs removed\n")
     assert not old.exists()
     note, *_ = (clone.path / ".runs").glob("used-*-retrain.json")
-    note.write_text("{}")
+    note.write_text(json.dumps({"folder": str(clone.path), "runs": "a" * 64}))
     for wrong, status in [("--older-than=soon", 2), ("--older-than=-1d", 2), ("--keep-used", 1)]:
         with pytest.raises(SystemExit) as end:
             listed(wrong)

@@ -1,118 +1,250 @@
-"""An architecture, a criterion and a variant of one's own, from a package outside the repository."""
+"""Parts of one's own: the example, and each mistake in one line before anything is computed."""
 
 import sys
+import types
 
+import keras as keras_3
 import numpy as np
-import pandas as pd
 import pytest
-from clones import STAGES
-
-from lottery import code
-from lottery.__main__ import main
-from lottery.artifacts import files
-from lottery.errors import LotteryError
-
-PACKAGE = '''\
-"""Parts of my own."""
-
-import numpy as np
+import tensorflow as tf
+from clones import ROOT, network
+from networks import models
+from ruamel.yaml import YAML
+from test_plan import params_of
 from tf_keras import layers
 
-from mine.sizes import HIDDEN
-from lottery.training.architectures import Dropout
+from lottery import code, parts
+from lottery.datasets.split import Part
+from lottery.errors import LotteryError
+from lottery.masks import Mask
+from lottery.streams import stream
+from lottery.tickets import own, pruning
 from lottery.tickets.variants import Start
 
-
-def narrow(images, classes):
-    x = layers.Flatten(name="flatten")(images)
-    x = Dropout(0.1, name="dropout")(layers.Dense(HIDDEN, activation="relu", name="hidden")(x))
-    return layers.Dense(classes, name="output")(x)
-
-
-def smallest(w, w0, g):
-    return -np.abs(w)
+EXAMPLE = {
+    "model.name": "mine.example:narrow",
+    "prune.criterion": "mine.example:sensitivity",
+    "retrain.variants": ["ticket", "mine.example:zeroed"],
+}
+DIGITS = network("mine.example:narrow", (8, 8, 1))
 
 
-def zeroed(t):
-    """The ticket with its biases at zero and all its weights at their mean magnitude."""
-    weights = {n: np.zeros_like(v) for n, v in t.weights.items()}
-    for name in t.mask.layers:
-        weights[name] = np.sign(t.weights[name]) * np.abs(t.weights[name]).mean()
-    return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.train)
-'''
+def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_snip():
+    text = (ROOT / "mine/example.py").read_text()
+    shown = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
+    assert shown in (ROOT / "docs/own-parts.md").read_text()
+    params = params_of(EXAMPLE)
+    assert own.mistakes(params, DIGITS) == []
+    (initial, kinds), (trained, _) = (models.initialise(DIGITS, "test", seed) for seed in (0, 1))
+    images = stream("images").integers(1, 256, (40, 8, 8, 1), np.uint8)
+    ours, snip = (
+        pruning.pruned(
+            Mask.full({name: initial[name].shape for name in kinds}),
+            weights,
+            500,
+            criterion=criterion,
+            initial=initial,
+            network=DIGITS,
+            seed=0,
+            batch=Part(images, np.arange(40) % 10),
+        )
+        for criterion, weights in ((params.prune.criterion, trained), ("snip", initial))
+    )
+    assert ours.within(snip)
+    assert snip.within(ours)
 
 
-@pytest.fixture
-def parts(tmp_path, monkeypatch):
-    """The package's file of parts, as it would be found through PYTHONPATH."""
-    folder = tmp_path / "elsewhere"
-    (folder / "mine").mkdir(parents=True)
-    (folder / "mine" / "__init__.py").write_text("")
-    (folder / "mine" / "parts.py").write_text(PACKAGE)
-    (folder / "mine" / "sizes.py").write_text("HIDDEN = 20\n")
-    monkeypatch.syspath_prepend(folder)
-    yield folder / "mine" / "parts.py"
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
-        del sys.modules[name]
+# Mistakes
 
 
-def test_own_parts_run_through_the_pipeline_and_their_source_is_part_of_the_fingerprint(
-    clone, parts, capsys, monkeypatch
-):
-    clone.change("model.name", "mine.parts:narrow")
-    clone.change("prune.criterion", "mine.parts:smallest")
-    clone.change("retrain.variants", ["ticket", "mine.parts:zeroed"])
-    clone.change("seeds", [0])
-    clone.stage(*STAGES[1:])
-    said = capsys.readouterr().err
-    unseen = "to the deps of train_dense in dvc.yaml: `dvc repro` does not see its changes"
-    for path in (parts, parts.with_name("sizes.py")):  # which the other imports
-        assert f"add {path} {unseen}" in said
-    _, mask, _ = files.read_masked_weights(files.round_file(clone.path / files.PRUNED, 0, 1))
-    assert mask.sizes == {"hidden/kernel": 64 * 20, "output/kernel": 20 * 10}
-    trained, _ = files.read_tensors(clone.path / files.DENSE / "seed-0" / "trained.safetensors")
-    for name, keep in mask.layers.items():  # the largest are gone
-        assert np.abs(trained[name][keep]).max() <= np.abs(trained[name][~keep]).min()
-    results = pd.read_csv(clone.path / "reports/results.csv")
-    assert set(results["variant"]) == {"dense", "ticket", "mine.parts:zeroed"}
-    assert "| mine.parts:zeroed " in (clone.path / "reports/report.md").read_text()
-    monkeypatch.chdir(clone.path)
-    main(["export", "--formats", "savedmodel", "tflite", "safetensors"])
-    assert "mine.parts:narrow on Optical" in capsys.readouterr().out
+def layered(*inner, last=None, units=None):
+    """An architecture of these layers before the last one."""
 
-    # watched, as the warning asks
-    dvc = clone.path / "dvc.yaml"
-    deps = f"    - lottery/training\n    - {parts.parent}\n"
-    dvc.write_text(dvc.read_text().replace("    - lottery/training\n", deps))
-    parts.write_text("# a comment\n" + PACKAGE)
-    clone.environment["PYTHONPATH"] = str(parts.parents[1])
-    done = clone.run("dvc", "repro", "train_dense")
-    assert "does not see its changes" not in done.stderr
-    assert done.stdout.count("from the run store") == 1
+    def built(images, classes):
+        x = images
+        for make in (*inner, lambda: layers.Flatten(name="flatten")):
+            x = make()(x)
+        return (last or (lambda n: layers.Dense(n, name="output")))(units or classes)(x)
 
-    def fingerprint():
-        return code.of_stage("stages.train_dense", ["mine.parts"], "mine.parts").run
+    return built
 
-    seen = {fingerprint()}
-    for file, before, after in (("parts", '"relu"', '"tanh"'), ("sizes", "20", "21")):
-        path = parts.with_name(f"{file}.py")
-        path.write_text(path.read_text().replace(before, after))
-        seen.add(fingerprint())
-    assert len(seen) == 3
+
+def changed(**changes):
+    """A variant: the ticket, but for these fields, functions of the ticket."""
+    return lambda t: Start(
+        **{
+            "weights": t.mask.apply(t.weights),
+            "mask": t.mask,
+            "iteration": 0,
+            "train": t.train,
+            **{name: value(t) for name, value in changes.items()},
+        }
+    )
+
+
+def fails(layer):
+    return layer.w / undefined  # noqa: F821
+
+
+MODELS = {
+    "softmax": (
+        layered(last=lambda n: layers.Dense(n, activation="softmax", name="output")),
+        "its outputs never leave [-1, 1], as of a softmax; accepted: logits",
+    ),
+    "seven": (layered(units=7), "its output has the shape [7] for each image; accepted: logits"),
+    "unnamed": (layered(lambda: layers.Conv2D(3, 3)), "a layer Conv2D has no name of its own"),
+    "twice": (layered(lambda: layers.Flatten(name="output")), "used 2 times in the model"),
+    "keras_3": (
+        layered(last=lambda n: keras_3.layers.Dense(n, name="output")),
+        "no Conv2D or Dense layer of tf_keras in it",
+    ),
+    "dropped": (
+        layered(lambda: layers.Dropout(0.5, name="drop")),
+        "the layer drop (Dropout) draws random numbers of its own; accepted: lottery.training",
+    ),
+    "depthwise": (
+        layered(lambda: layers.DepthwiseConv2D(3, name="deep")),
+        "deep/depthwise_kernel would not be pruned; accepted: layers Conv2D and Dense",
+    ),
+    "transposed": (
+        layered(lambda: layers.Conv2DTranspose(3, 3, name="up")),
+        "up/kernel would not be pruned",
+    ),
+    "own_weight": (layered(lambda: layers.PReLU(name="p")), "p/alpha would not be pruned"),
+    "too_small": (layered(lambda: layers.MaxPooling2D(9, name="pool")), "ValueError: Exception"),
+    "nothing": (lambda images, classes: None, "ValueError: Output tensors of a"),
+    "one_argument": (lambda images: images, "TypeError: "),
+    "noisy": (
+        layered(lambda: layers.Lambda(lambda x: x + tf.random.normal((1,)), name="noise")),
+        "Random ops require a seed to be set when determinism is enabled",
+    ),
+}
+CRITERIA = {
+    "shape": (lambda layer: np.abs(layer.w).sum(), "scores hidden/kernel with float32 []; accept"),
+    "nan": (
+        lambda layer: layer.w * np.nan,
+        "weights of hidden/kernel with NaN; accepted: a number",
+    ),
+    "text": (lambda layer: layer.w.astype(str), "scores hidden/kernel with <U"),
+    "in_place": (lambda layer: layer.w.sort(), "ValueError: sort array is read-only"),
+    "fails": (fails, "NameError: name 'undefined' is not defined"),
+    "chance": (
+        lambda layer: np.random.default_rng().random(layer.w.shape),
+        "other scores when it is called again; accepted: random numbers of lottery.streams",
+    ),
+}
+VARIANTS = {
+    "weights": (lambda t: t.weights, "gives a dict; accepted: lottery.tickets.variants.Start"),
+    "generator": ((lambda t: (yield)), "gives a generator; accepted"),
+    "unmasked": (
+        changed(weights=lambda t: t.weights),
+        "weights of hidden/kernel that its mask prunes are not 0; accepted: mask.apply(weights)",
+    ),
+    "lost": (
+        changed(weights=lambda t: {n: v for n, v in t.weights.items() if n != "hidden/bias"}),
+        "its weights: hidden/bias: missing; accepted: (20,)",
+    ),
+    "infinite": (
+        changed(
+            weights=lambda t: {n: v + np.inf for n, v in t.weights.items()},
+            mask=lambda t: Mask.full({n: keep.shape for n, keep in t.mask.layers.items()}),
+        ),
+        "weights of hidden/kernel are not finite",
+    ),
+    "other_mask": (
+        changed(mask=lambda t: Mask({"output/kernel": t.mask.layers["output/kernel"]})),
+        "its mask is of output/kernel; accepted: hidden/kernel, output/kernel",
+    ),
+    "late": (changed(iteration=lambda t: 40), "starts at iteration 40, which is none of its run's"),
+    "chance": (
+        changed(
+            weights=lambda t: t.mask.apply(
+                {n: np.random.default_rng().random(v.shape) for n, v in t.weights.items()}
+            )
+        ),
+        "other weights of hidden/kernel when it is called again",
+    ),
+}
+MISTAKES = [
+    (key, name, function, why)
+    for key, some in (
+        ("model.name", MODELS), ("prune.criterion", CRITERIA), ("retrain.variants", VARIANTS)
+    )
+    for name, (function, why) in some.items()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "name", "function", "why"), MISTAKES, ids=lambda v: str(v)[:20])
+def test_a_mistake_is_one_line_with_the_part_and_its_place(monkeypatch, key, name, function, why):
+    part, module = f"elsewhere:{name}", types.ModuleType("elsewhere")
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    setattr(module, name, function)
+    parts._imported.cache_clear()
+    value = [part] if key == "retrain.variants" else part
+    params = params_of(EXAMPLE | {key: value})
+    (line,) = own.mistakes(params, DIGITS._replace(model=params.model))
+    assert line.startswith(f"params.yaml: {part}: tests/test_own.py, line ")
+    assert why in line
+    assert "\n" not in line
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("source", "why"),
     [
-        ("mine.nowhere:narrow", "No module named 'mine.nowhere'"),
-        ("mine.parts:missing", "module 'mine.parts' has no attribute 'missing'"),
-        ("mine.parts:PI", "not a function"),
+        ("def part(:", "elsewhere.py, line 1: cannot be imported: SyntaxError: invalid syntax"),
+        ("\n1 / 0", "elsewhere.py, line 2: cannot be imported: ZeroDivisionError: division by zer"),
+        ("import sys\nsys.exit(3)", "elsewhere.py, line 2: cannot be imported: SystemExit: 3"),
+        ("import nowhere", "line 1: cannot be imported: ModuleNotFoundError: No module named 'now"),
+        ("", "cannot be imported: AttributeError: module 'elsewhere' has no attribute 'part'"),
+        ("part = 3", "a int; accepted: a function"),
+        ("class part: pass", "a type; accepted: a function"),
     ],
 )
-def test_a_part_that_cannot_be_had_is_one_line_before_anything_is_computed(clone, parts, name, why):
-    parts.write_text(f"{PACKAGE}\nPI = 3\n")
-    clone.change("model.name", name)
-    with pytest.raises(LotteryError) as error:
-        clone.stage("train_dense")
-    assert str(error.value).splitlines()[-1].startswith(f"params.yaml: {name}: ")
-    assert why in str(error.value)
+def test_a_part_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, why):
+    (tmp_path / "elsewhere.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "elsewhere", raising=False)
+    parts._imported.cache_clear()
+    names = {"model.name": "elsewhere:part", "prune.criterion": "mine.example:nothing"}
+    first, second = own.mistakes(params_of(names), None)
+    assert first == f"params.yaml: elsewhere:part: {why}" or why in first
+    assert second.endswith("module 'mine.example' has no attribute 'nothing'")
+
+
+def test_parts_are_tried_once_until_they_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOTTERY_EXECUTOR", "in-process")
+    own.check(params_of(EXAMPLE))
+    monkeypatch.setenv("LOTTERY_EXECUTOR", "refused")
+    own.check(params_of(EXAMPLE))
+    with pytest.raises(LotteryError, match="LOTTERY_EXECUTOR"):
+        own.check(params_of(EXAMPLE | {"seeds": [5]}))
+    own.check(params_of())  # without any there is nothing to try
+
+
+def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 20\n")
+    (tmp_path / "elsewhere/parts.py").write_text("from elsewhere.sizes import HIDDEN\n")
+    (tmp_path / "elsewhere/__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def of_run():
+        return code.of_stage("stages.prune", ["elsewhere.parts"], "elsewhere.parts").run
+
+    before = of_run()
+    (tmp_path / "elsewhere/sizes.py").write_text("# units\nHIDDEN = 20\n")
+    assert of_run() == before
+    (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 21\n")
+    assert of_run() != before
+    assert list(parts.unseen(["elsewhere.parts:x"], "prune", ["elsewhere", {"mine": {}}])) == []
+    deps = ["elsewhere/parts.py", "elsewhere/__init__.py"]
+    (line,) = parts.unseen(["elsewhere.parts:x"], "prune", deps)
+    assert line.startswith("elsewhere.parts:x: elsewhere/sizes.py is not among the deps of prune")
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    watching = [name for name, stage in stages.items() if parts.FOLDER in stage["deps"]]
+    assert watching == ["train_dense", "prune", "retrain"]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from clones import changed
+from clones import tiny
 from scipy import stats
 
 from lottery.errors import LotteryError
@@ -21,7 +21,7 @@ GOOD = {"accuracy": 0.0, "ratio": 0.7, "gain": 0.02}
 def params_of(rounds=(2, 1), changes=None):
     """TINY's parameters with these rounds and other changes."""
     listed = {"prune.rounds": 9, "retrain.rounds": "all" if rounds == "all" else list(rounds)}
-    return validate(changed(listed | (changes or {})))
+    return validate(tiny(listed | (changes or {})))
 
 
 def experiment(seeds=8, rounds=None, dense=0.9, dense_flags=None):
@@ -332,8 +332,9 @@ def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over(
     here = {"device": "CPU", "threads": 1, "versions": {"tensorflow": "2"}}
 
     def report(**environments):
-        lines = pd.DataFrame({"position": []})
-        return text.markdown(params, facts, environments, runs, concluded(runs), lines, {})
+        none, found = pd.DataFrame({"position": []}), concluded(runs)
+        results = summary.results(runs, found)
+        return text.markdown(params, facts, environments, runs, found, none, results, {})
 
     page = report(dense=[here], retraining=[here])
     assert "\n- CPU, 1 thread(s) a run; tensorflow 2\n" in page

@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, plain
 from lottery.running.cluster import Ray
 from lottery.running.progress import Progress, Report
 from lottery.running.workers import (
@@ -23,7 +23,6 @@ from lottery.running.workers import (
     Tell,
     Workers,
     compute_task,
-    explain,
     worker_count,
 )
 
@@ -80,10 +79,8 @@ def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int
         progress.begin(workers.where)
         results, failures = _drive(tasks, workers, progress)
     if failures:
-        raise LotteryError(
-            "\n".join(failures) + f"\n{progress.ended} of {runs} runs finished and are kept: "
-            "`dvc repro` goes on with the others"
-        )
+        kept = f"{progress.ended} of {runs} runs finished and are kept: `dvc repro` goes on with "
+        raise LotteryError("\n".join([*failures, *[kept + "the others"] * bool(runs)]))
     return [results[number] for number in range(len(tasks))]
 
 
@@ -116,7 +113,7 @@ def _drive(
                     hint = "this is often a lack of memory: set LOTTERY_WORKERS lower"
                     failures.append(f"{how} {ATTEMPTS} times{_reason(death)}; {hint}")
             except Exception as error:
-                failures.append(f"{tasks[number].name}: {explain(error)}")
+                failures.append(f"{tasks[number].name}: {plain(error)}")
     return results, failures
 
 

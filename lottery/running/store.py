@@ -120,7 +120,7 @@ def _remove_checkpoints(fingerprint: str) -> None:
 def save_checkpoint(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> None:
     """Keeps the state of an unfinished run; the checkpoint before stays beside it."""
     newest = file(fingerprint, CHECKPOINT)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # not there, or a folder stands in the way
         os.replace(newest, file(fingerprint, PREVIOUS))
     save(newest, groups, facts)
 
@@ -144,12 +144,12 @@ def used() -> set[str]:
     """
     found: set[str] = set()
     for path in sorted(folder().glob("used-*.json")):
-        try:
-            note = files.read_json(path)
-            if Path(note["folder"]).is_dir():
-                found.update(note["runs"])
-        except (KeyError, TypeError) as error:
-            raise LotteryError(f"{path}: no list of runs ({error!r}); delete it") from None
+        note = files.read_json(path)
+        match note:
+            case {"folder": str(of), "runs": [*runs]} if all(isinstance(r, str) for r in runs):
+                found.update(runs if Path(of).is_dir() else ())
+            case _:
+                raise LotteryError(f"{path}: no list of runs; delete it")
     return found
 
 

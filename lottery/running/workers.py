@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from functools import partial
@@ -14,7 +13,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, plain
 from lottery.running.progress import Report
 
 P = ParamSpec("P")
@@ -61,13 +60,6 @@ def worker_count(threads: int) -> int:
     return given_workers() or max(1, cores // threads)
 
 
-def explain(error: BaseException) -> str:
-    """A failed task's error: a user's mistake in plain words, a defect with its traceback."""
-    if isinstance(error, LotteryError):
-        return str(error)
-    return "".join(traceback.format_exception(error)).rstrip()
-
-
 _here: Callable[[Callable[[Report], Any], int], Any]
 """What this process does with a task; set once it is a worker."""
 
@@ -81,7 +73,7 @@ def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
         try:
             prepare(worker)
         except Exception as error:
-            raise LotteryError(f"its worker could not start: {explain(error)}") from None
+            raise LotteryError(f"its worker could not start: {plain(error)}") from None
         return call(partial(tell, task))
 
     _here = compute

@@ -1,13 +1,13 @@
 """Pruning criteria: a score for each weight; of survivors the highest scores survive again.
 
-Each is one short function of a layer's weights ``w`` as they are when it is pruned, its initial
-(or rewound) weights ``w0``, and gradients ``g``, all float32 of one shape. The first four need no
-gradients. The last three prune at initialisation, where ``w`` is ``w0``: their gradients are those
-of ``GRADIENTS``.
+Each is one short function from a ``Layer`` to the scores of its weights. The first four need no
+gradients. The last three prune at initialisation, where the weights are the initial ones.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,100 +18,12 @@ from lottery.masks import Weights
 from lottery.params import Network
 from lottery.streams import stream
 
-IMAGES_PER_CLASS = 10  # in the batch that snip and grasp see (Wang et al. 2020, section 5.1)
+Gradient = Callable[[Any, dict[str, Any], Any, Any], dict[str, Any]]
+"""From a Keras model, some of its variables by name, images (uint8) and labels to a tensor for each
+of the variables."""
+
+IMAGES_PER_CLASS = 10  # in the batch that criteria see (Wang et al. 2020, section 5.1)
 TEMPERATURE = 200.0  # by which grasp divides the logits, as its authors' code does
-
-
-def magnitude(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w|`` (Han et al. 2015; ``large final`` of Zhou et al. 2019)."""
-    return np.abs(w)
-
-
-def magnitude_increase(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w| − |w0|`` (Zhou et al. 2019, section 2)."""
-    return np.abs(w) - np.abs(w0)
-
-
-def movement(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w − w0|``, the ``movement`` of Zhou et al. 2019, section 2.
-
-    Not movement pruning (Sanh et al. 2020), whose score sums ``−w · ∂L/∂w`` over training.
-    """
-    return np.abs(w - w0)
-
-
-def random(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """Noise: ``g`` is uniform in [0, 1), the same in each round, so that masks are nested."""
-    return g
-
-
-def snip(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w ⊙ ∂L/∂w|`` (Lee et al. 2019, section 4.1)."""
-    return np.abs(w * g)
-
-
-def grasp(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least.
-
-    Source: Wang et al. 2020, section 4.2.
-    """
-    return w * g
-
-
-def synflow(w: np.ndarray, w0: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive.
-
-    Source: Tanaka et al. 2020, section 6.
-    """
-    return np.abs(w) * g
-
-
-def scores(
-    criterion: str,
-    weights: Weights,
-    initial: Weights,
-    names: list[str],
-    *,
-    network: Network,
-    seed: int,
-    batch: Part | None = None,
-) -> Weights:
-    """The scores of the layers ``names`` by a criterion, perhaps one's own.
-
-    Args:
-        weights: of the whole network, as they are when it is pruned.
-        initial: its initial (or rewound) weights.
-        seed: of the noise that ``random`` ranks by, float64 in [0, 1), with the layer's name.
-        batch: what snip and grasp see.
-    """
-    if criterion in GRADIENTS:
-        factors = gradients(criterion, weights, names, network, batch)
-    elif criterion == "random":
-        factors = {
-            name: stream(f"random pruning of {name}", seed).random(weights[name].shape)
-            for name in names
-        }
-    else:
-        factors = dict.fromkeys(names, np.zeros((), np.float32))
-    score = parts.find(globals(), criterion)
-    return {name: score(weights[name], initial[name], factors[name]) for name in names}
-
-
-def batch(part: Part, classes: int, seed: int) -> Part:
-    """IMAGES_PER_CLASS images of each class, or all where there are fewer, chosen by the seed."""
-    shuffled = stream("images of pruning at initialisation", seed).permutation(len(part.labels))
-    labels = part.labels[shuffled]
-    rows = np.concatenate(
-        [shuffled[labels == label][:IMAGES_PER_CLASS] for label in range(classes)]
-    )
-    return Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
-
-
-@cache
-def _built(network: Network) -> Any:
-    from lottery.training.models import build
-
-    return build(network)
 
 
 def loss_gradient(
@@ -163,34 +75,178 @@ def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: A
 
 
 def flow_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
-    """``∂R/∂|w|``; needs no images. The network must hold absolute values."""
+    """``∂R/∂|w|``; needs no images. The model's variables become their absolute values."""
     import tensorflow as tf
 
+    for variable in model.weights:
+        variable.assign(tf.abs(variable))
     with tf.GradientTape() as tape:
         flow = tf.reduce_sum(model(tf.ones((1, *model.input_shape[1:])), training=False))
     return tape.gradient(flow, kernels)
 
 
-GRADIENTS = {"snip": loss_gradient, "grasp": hessian_gradient, "synflow": flow_gradient}
-"""Of the criteria that prune at initialisation: what multiplies the weights."""
+@cache
+def _built(network: Network) -> Any:
+    from lottery.training.models import build
+
+    return build(network)
 
 
-def gradients(
-    criterion: str, weights: Weights, names: list[str], network: Network, batch: Part | None
-) -> Weights:
-    """What a criterion of GRADIENTS multiplies the weights by, at ``weights``; computed in float32.
+@dataclass(frozen=True, eq=False)
+class PrunedNetwork:
+    """A network as criteria see it when it is pruned.
 
     Args:
+        weights: every variable by name (``dense1/kernel``), float32, 0 where it is pruned.
+        initial: the initial (or rewound) weights.
         names: the prunable layers.
-        batch: what snip and grasp see; synflow sees none.
+        batch: a few training images of each class; None where the criterion needs none.
     """
-    from lottery.training.models import assign, variables
 
-    if criterion == "synflow":
-        weights = {name: np.abs(value) for name, value in weights.items()}
-    model = _built(network)
-    assign(model, weights)
-    kernels = {name: variables(model)[name] for name in names}
-    images, labels = batch or (None, None)
-    values = GRADIENTS[criterion](model, kernels, images, labels)
-    return {name: np.asarray(value) for name, value in values.items()}
+    network: Network
+    weights: Weights
+    initial: Weights
+    names: tuple[str, ...]
+    batch: Part | None
+    seed: int
+    _known: dict[Any, Weights] = field(default_factory=dict, repr=False)
+
+    def keras(self, *, initial: bool = False) -> Any:
+        """The float32 Keras model; holds the weights, or the initial ones, until the next call."""
+        from lottery.training.models import assign
+
+        model = _built(self.network)
+        assign(model, self.initial if initial else self.weights)
+        return model
+
+    def gradients(self, of: Gradient, *, initial: bool = False) -> Weights:
+        """What ``of`` gives for each prunable layer; computed once.
+
+        ``of``: loss_gradient, hessian_gradient, flow_gradient or one's own. ``initial``: at the
+        initial weights.
+        """
+        from lottery.training.models import variables
+
+        if (of, initial) not in self._known:
+            model = self.keras(initial=initial)
+            kernels = {name: variables(model)[name] for name in self.names}
+            found = of(model, kernels, *(self.batch or (None, None)))
+            self._known[of, initial] = {name: np.asarray(g) for name, g in found.items()}
+        return self._known[of, initial]
+
+
+class Layer(NamedTuple):
+    """A prunable layer as its criterion sees it; arrays are float32 of one shape, read-only."""
+
+    name: str
+    network: PrunedNetwork
+
+    @property
+    def w(self) -> np.ndarray:
+        """Its weights as they are when it is pruned, 0 where an earlier round has pruned."""
+        return _read_only(self.network.weights[self.name])
+
+    @property
+    def w0(self) -> np.ndarray:
+        """Its initial (or rewound) weights."""
+        return _read_only(self.network.initial[self.name])
+
+    def gradient(self, of: Gradient = loss_gradient, *, initial: bool = False) -> np.ndarray:
+        """``∂L/∂w`` of the batch, or what another function gives, at w or at w0."""
+        return _read_only(self.network.gradients(of, initial=initial)[self.name])
+
+    def stream(self, purpose: str) -> np.random.Generator:
+        """Random numbers, a function of purpose, layer and seed: the same in each round."""
+        return stream(f"{purpose} of {self.name}", self.network.seed)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+Score = Callable[[Layer], np.ndarray]
+
+
+def magnitude(layer: Layer) -> np.ndarray:
+    """``|w|`` (Han et al. 2015; ``large final`` of Zhou et al. 2019)."""
+    return np.abs(layer.w)
+
+
+def magnitude_increase(layer: Layer) -> np.ndarray:
+    """``|w| − |w0|`` (Zhou et al. 2019, section 2)."""
+    return np.abs(layer.w) - np.abs(layer.w0)
+
+
+def movement(layer: Layer) -> np.ndarray:
+    """``|w − w0|``, the ``movement`` of Zhou et al. 2019, section 2.
+
+    Not movement pruning (Sanh et al. 2020), whose score sums ``−w · ∂L/∂w`` over training.
+    """
+    return np.abs(layer.w - layer.w0)
+
+
+def random(layer: Layer) -> np.ndarray:
+    """Noise, float64 in [0, 1): the same in each round, so that masks are nested."""
+    return layer.stream("random pruning").random(layer.w.shape)
+
+
+def snip(layer: Layer) -> np.ndarray:
+    """``|w ⊙ ∂L/∂w|`` (Lee et al. 2019, section 4.1)."""
+    return np.abs(layer.w * layer.gradient())
+
+
+def grasp(layer: Layer) -> np.ndarray:
+    """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least.
+
+    Source: Wang et al. 2020, section 4.2.
+    """
+    return layer.w * layer.gradient(hessian_gradient)
+
+
+def synflow(layer: Layer) -> np.ndarray:
+    """``|w| ⊙ ∂R/∂|w|``, R the network's summed output for ones with all parameters positive.
+
+    Source: Tanaka et al. 2020, section 6.
+    """
+    return np.abs(layer.w) * layer.gradient(flow_gradient)
+
+
+WITH_IMAGES = ("snip", "grasp")
+"""Those of this project that see a batch; one's own do too."""
+
+
+def scores(criterion: str, network: PrunedNetwork) -> Weights:
+    """The scores of each prunable layer by a criterion, perhaps one's own ``module:function``.
+
+    Raises LotteryError where one's own gives another shape than the weights', or NaN.
+    """
+    score = parts.find(globals(), criterion)
+    found = {name: score(Layer(name, network)) for name in network.names}
+    if parts.is_own(criterion):
+        found = {name: np.asarray(value) for name, value in found.items()}
+        for name, value in found.items():
+            shape, accepted = network.weights[name].shape, "a number for each weight"
+            if value.shape != shape or value.dtype.kind not in "biuf":
+                got = f"{value.dtype} {list(value.shape)}"
+                raise parts.mistake(
+                    criterion, f"scores {name} with {got}; accepted: {accepted}, {list(shape)}"
+                )
+            if np.isnan(value).any():
+                raise parts.mistake(
+                    criterion,
+                    f"scores {np.isnan(value).sum():,} weights of {name} with NaN; "
+                    f"accepted: {accepted}",
+                )
+    return found
+
+
+def batch(part: Part, classes: int, seed: int) -> Part:
+    """IMAGES_PER_CLASS images of each class, or all where there are fewer, chosen by the seed."""
+    shuffled = stream("images of pruning at initialisation", seed).permutation(len(part.labels))
+    labels = part.labels[shuffled]
+    rows = np.concatenate(
+        [shuffled[labels == label][:IMAGES_PER_CLASS] for label in range(classes)]
+    )
+    return Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))

@@ -34,15 +34,14 @@ def pruned(
         weights: those that are scored, float32, zero where ``mask`` prunes.
         keep: how many survive, by layer or of the whole network.
         initial: the initial (or rewound) weights.
-        batch: what snip and grasp see.
+        batch: what criteria see of the images.
         whole: layers that one threshold for all leaves out.
     """
     counts, left = mask.counts, sum(mask.counts[name] for name in whole)
     for step in range(1, scoring_rounds + 1):
         share = step / scoring_rounds
-        scores = criteria.scores(
-            criterion, weights, initial, list(mask.layers), network=network, batch=batch, seed=seed
-        )
+        seen = criteria.PrunedNetwork(network, weights, initial, tuple(mask.layers), batch, seed)
+        scores = criteria.scores(criterion, seen)
         if isinstance(keep, int):
             total = left + _on_the_way(sum(counts.values()) - left, keep - left, share)
             first = {name: np.full(weights[name].shape, np.inf) for name in whole}
@@ -115,7 +114,7 @@ def _wrapped(network: Network) -> tuple[dict[str, Any], dict[str, Any]]:
     model = build(network)
     wrappers = {}
     for kernel in kinds(model):
-        layer = model.get_layer(kernel.split("/")[0])
+        layer = model.get_layer(kernel.rpartition("/")[0])
         schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=0, frequency=1)
         wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
         wrapper.build(layer.input_shape)

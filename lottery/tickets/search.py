@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from lottery import parts
 from lottery.artifacts import files, tables
 from lottery.artifacts.tables import Record
 from lottery.errors import LotteryError
@@ -90,7 +91,8 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
     trained = rounds_to_train(params.prune, found.masks)
     records = [record for number, record in found.records.items() if number not in trained]
     dataset, batch = experiment.dataset, None
-    if params.prune.criterion in ("snip", "grasp"):
+    criterion = params.prune.criterion
+    if criterion in criteria.WITH_IMAGES or parts.is_own(criterion):
         training = dataset.part(experiment.split(seed).train)
         batch = criteria.batch(training, dataset.classes, seed)
 
@@ -100,7 +102,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
             mask,
             weights,
             params.prune.surviving(mask.sizes, dense.kinds, number),
-            criterion=params.prune.criterion,
+            criterion=criterion,
             initial=dense.rewound,
             network=experiment.network,
             seed=seed,

@@ -72,7 +72,8 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
         if now.get("frozen"):
             yield stage, f"is frozen: `dvc repro` passes it over: `dvc unfreeze {stage}`"
         for kind, what in (("deps", "a dependency"), ("outs", "an output")):
-            listed = {_name(one) for key in (kind, "metrics", "plots") for one in now.get(key, [])}
+            entries = [one for key in (kind, "metrics", "plots") for one in now.get(key, [])]
+            listed = set(map(name_of, entries))
             for path in (one["path"] for one in before.get(kind, [])):
                 if path not in listed:
                     yield stage, f"{path}: was {what} when the stage ran, is none in dvc.yaml now"
@@ -86,11 +87,11 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     values = params.model_dump()
     for stage, listed in pipeline.items():
         names = parts.named([_at(values, key) for key in listed.get("params", [])])
-        deps = map(_name, listed.get("deps", []))
+        deps = map(name_of, listed.get("deps", []))
         yield from ((stage, line) for line in parts.unseen(names, stage, deps))
 
 
-def _name(entry: Any) -> str:
+def name_of(entry: Any) -> str:
     """Of a dependency or output in dvc.yaml: it may have options."""
     return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
 
@@ -149,7 +150,7 @@ def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> I
     """All that is not as ``dvc.lock`` has it. Says what cannot be told. Raises LotteryError."""
     source, unknown = local(params.data.source), [str(OWN)]
     if source and not source.exists():
-        unknown += covering(source, map(_name, pipeline["fetch"].get("deps", [])))
+        unknown += covering(source, map(name_of, pipeline["fetch"].get("deps", [])))
         print(f"fetch: data.source: {source} is not here, so not compared", file=sys.stderr)
     elif source and covering(source, unknown):
         unknown = []

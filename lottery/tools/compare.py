@@ -18,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from lottery import params
 from lottery.artifacts import files
+from lottery.datasets.sources import without_secrets
 from lottery.errors import LotteryError
 from lottery.report import charts, page
 from lottery.report.text import plain, table
@@ -102,7 +103,10 @@ def _keys(text: str) -> dict[str, Any]:
         content = params.validate(content).model_dump()
     except LotteryError:
         pass  # keys that this version does not know are differences to be shown
-    return dict(pd.json_normalize(content).to_dict("records")[0])
+    keys = dict(pd.json_normalize(content).to_dict("records")[0])
+    if isinstance(source := keys.get("data.source"), str):
+        keys["data.source"] = without_secrets(source)
+    return keys
 
 
 def summary(results: Mapping[str, Results]) -> str:

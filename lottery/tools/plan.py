@@ -25,6 +25,7 @@ from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Network, Params
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
+from lottery.tickets import own
 from lottery.tickets.variants import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
@@ -198,6 +199,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     params = read_params(options.params)
     check_seen(params.data)
+    own.check(params)
     workers = options.workers or sorted({1, worker_count(params.train.threads)})
     if min(workers) < 1:
         raise LotteryError(f"--workers: got {min(workers)}; accepted: 1 or more")

@@ -7,6 +7,7 @@ import bisect
 import functools
 import inspect
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,12 +75,68 @@ def kinds(model: tf_keras.Model) -> dict[str, str]:
     """The prunable variables: name to kind, ``conv``, ``dense`` or ``output`` (the last layer)."""
     found: dict[str, str] = {}
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D):
+        if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.Conv2DTranspose):
             found[f"{layer.name}/kernel"] = "conv"
         elif isinstance(layer, layers.Dense):
             found[f"{layer.name}/kernel"] = "dense"
-    found[list(found)[-1]] = "output"
+    found.update(dict.fromkeys(list(found)[-1:], "output"))
     return found
+
+
+VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+"""What a layer's variables may be: initialise() knows what they start from."""
+
+
+def check(network: Network, precision: str, dropout: float) -> None:
+    """Raises LotteryError where an architecture of one's own is not what they have to be.
+
+    The arguments are those of build().
+    """
+    name = network.model.name
+    try:
+        model, again = (build(network, precision, dropout=dropout) for _ in range(2))
+        why = next(_misfits(network, model, again), None)
+    except LotteryError:
+        raise
+    except Exception as error:
+        raise parts.mistake(name, error) from None
+    if why:
+        raise parts.mistake(name, why)
+
+
+def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> Iterator[str]:
+    """What is wrong with a network, built twice."""
+    kernels, of_name = kinds(model), variables(model)
+    random = tf_keras.__internal__.layers.BaseRandomLayer
+    for layer in (layer for layer in model.submodules if isinstance(layer, random)):
+        yield (
+            f"the layer {layer.name} ({type(layer).__name__}) draws random numbers of its own; "
+            "accepted: lottery.training.architectures.Dropout"
+        )
+    if not kernels:
+        yield "no Conv2D or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
+    for variable in of_name:
+        kind = variable.rpartition("/")[2]
+        if kind not in VARIABLES or (kind == "kernel" and variable not in kernels):
+            yield (
+                f"{variable} would not be pruned; accepted: layers Conv2D and Dense, and what has "
+                f"no kernels ({', '.join(VARIABLES[1:])})"
+            )
+    if len(of_name) < len(model.weights):
+        yield "several of its variables have one name"
+    for layer, other in zip(model.layers, again.layers, strict=True):
+        if layer.name != other.name and (layer.weights or isinstance(layer, architectures.Dropout)):
+            yield f"a layer {type(layer).__name__} has no name of its own; accepted: name=…"
+    if model.output_shape != (None, network.classes):
+        got = f"its output has the shape {list(model.output_shape[1:])} for each image"
+        yield f"{got}; accepted: logits, [{network.classes}]"
+    weights, _ = initialise(network, "check")
+    large = {name: 1e6 * weights[name] for name, kind in kernels.items() if kind == "output"}
+    assign(model, weights | large)
+    images = stream("images of a check").random((32, *network.image_shape), np.float32)
+    model(images, training=True)
+    if 0 < np.abs(model(images, training=False)).max() <= 1:
+        yield "its outputs never leave [-1, 1], as of a softmax; accepted: logits"
 
 
 @functools.cache

@@ -1,0 +1,178 @@
+"""Parts of one's own tried before anything is computed: built, scored with, started from."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lottery import code, parts
+from lottery.artifacts import files
+from lottery.datasets.catalogue import DATASETS
+from lottery.datasets.split import Part
+from lottery.errors import LotteryError
+from lottery.masks import Mask
+from lottery.params import Network, Params
+from lottery.running import executors, machine
+from lottery.running.executors import Task
+from lottery.running.progress import Report
+from lottery.streams import stream
+from lottery.tickets import variants
+from lottery.tickets.pruning import pruned
+from lottery.tickets.search import Dense, check_that_something_survives
+from lottery.tickets.variants import Start, Ticket
+
+DRAWN = "random numbers of lottery.streams.stream, a function of purpose, seed and round"
+TRIED = Path(".dvc/tmp/own-parts")  # what was found without mistakes last
+
+
+def check(params: Params, *, fetched: bool = True) -> None:
+    """Raises LotteryError with a line for each part of one's own that is not what it has to be.
+
+    A worker tries them, in the seconds that it takes to import TensorFlow; not again while neither
+    they nor the parameters change. Where the size of the dataset's images is not known yet
+    (``fetched`` is false), they are only imported.
+    """
+    names = _names(params)
+    if not names:
+        return
+    network, threads = _network(params, fetched), params.train.threads
+    modules = code.of_stage(__name__, map(parts.module_of, names)).modules
+    digest = hashlib.sha256(repr((params, network, modules)).encode()).hexdigest().encode()
+    if TRIED.exists() and TRIED.read_bytes() == digest:
+        return
+    task = Task(", ".join(names), partial(mistakes, params, network), runs=0, iterations=0)
+    prepare = partial(machine.prepare, threads, code.of_stage(__name__))
+    (lines,) = executors.compute([task], prepare, title="own parts", threads=threads)
+    if lines:
+        raise LotteryError("\n".join(lines))
+    files.write(TRIED, digest)
+
+
+def _names(params: Params) -> list[str]:
+    return parts.named([params.model.name, params.prune.criterion, *params.retrain.variants])
+
+
+def _network(params: Params, fetched: bool) -> Network | None:
+    if known := DATASETS.get(params.data.name):
+        return Network(params.model, known.image_shape, known.classes)
+    path = files.DATASET / "dataset.json"
+    if not fetched or not path.exists():
+        return None
+    facts = files.read_json(path)
+    height, width, channels = facts["image_shape"]
+    return Network(params.model, (height, width, channels), facts["classes"])
+
+
+def mistakes(params: Params, network: Network | None, _: Report | None = None) -> list[str]:
+    """A line for each mistake; without a network, for each part that cannot be imported."""
+    found: list[str] = []
+
+    def attempt(name: str, call: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return call(*args)
+        except LotteryError as error:
+            found.append(str(error))
+        except Exception as error:
+            if not parts.is_own(name):
+                raise
+            found.append(str(parts.mistake(name, error)))
+
+    for name in _names(params):
+        attempt(name, parts.find, {}, name)
+    if network is None or found:
+        return found
+    from lottery.training import models
+
+    model, criterion = network.model, params.prune.criterion
+    if parts.is_own(model.name):
+        attempt(model.name, models.check, network, params.train.precision, model.dropout)
+    if not found:
+        if parts.is_own(criterion):
+            attempt(criterion, _check_scores, params, network, criterion)
+        ticket = attempt("random", _ticket, params, network, "random")
+        for variant in params.retrain.variants if ticket else ():
+            attempt(variant, _check_start, variant, ticket)
+    return list(dict.fromkeys(found))
+
+
+def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
+    """The ticket of the last round that is retrained, of networks that have not been trained."""
+    from lottery.training.models import initialise
+
+    prune, round_, classes = params.prune, params.retrain_rounds()[-1], network.classes
+    (initial, kinds), (trained, _) = (initialise(network, "check", seed) for seed in range(2))
+    check_that_something_survives(prune, Dense(initial, trained, kinds))
+    full = Mask.full({name: initial[name].shape for name in kinds})
+    images = stream("images of a check").integers(
+        0, 256, (4 * classes, *network.image_shape), np.uint8
+    )
+    mask = pruned(
+        full,
+        trained,
+        prune.surviving(full.sizes, kinds, round_),
+        criterion=criterion,
+        initial=initial,
+        network=network,
+        seed=0,
+        batch=Part(images, np.arange(4 * classes, dtype=np.int32) % classes),
+        whole=prune.left_whole(kinds),
+    )
+    iterations = params.train.iterations or prune.rewind_iteration + 1000
+    return Ticket(
+        seed=0,
+        round=round_,
+        mask=mask,
+        rewound=initial,
+        weights=initial,
+        unmasked=initial,
+        rewind_iteration=prune.rewind_iteration,
+        train=params.tickets_train(),
+        dense_train=params.train,
+        network=network,
+        iterations=iterations,
+        budget=variants.budget(prune, round_, iterations),
+    )
+
+
+def _check_scores(params: Params, network: Network, criterion: str) -> None:
+    """Raises LotteryError where a criterion makes no mask, or not the same one each time."""
+    mask, again = (_ticket(params, network, criterion).mask for _ in range(2))
+    if not mask.within(again):
+        raise parts.mistake(criterion, f"other scores when it is called again; accepted: {DRAWN}")
+
+
+def _check_start(variant: str, ticket: Ticket) -> None:
+    """Raises LotteryError where a variant does not start a run, or not the same one each time."""
+    start, again = (parts.find(vars(variants), variant)(ticket) for _ in range(2))
+    if parts.is_own(variant) and (why := next(_misfits(start, again, ticket), None)):
+        raise parts.mistake(variant, why)
+
+
+def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
+    """What is wrong with a start, and with that of a second call."""
+    if not isinstance(start, Start):
+        yield f"gives a {type(start).__name__}; accepted: lottery.tickets.variants.Start"
+        return
+    from lottery.training.models import initialise
+
+    model = start.model or ticket.network.model
+    fresh, kinds = initialise(ticket.network._replace(model=model), "check")
+    expected = {name: value.shape for name, value in fresh.items()}
+    given = {name: np.shape(value) for name, value in start.weights.items()}
+    for name in [name for name in {**expected, **given} if given.get(name) != expected.get(name)]:
+        got, accepted = given.get(name, "missing"), expected.get(name, "no such variable")
+        yield f"its weights: {name}: {got}; accepted: {accepted}"
+    if {n: keep.shape for n, keep in start.mask.layers.items()} != {n: expected[n] for n in kinds}:
+        yield f"its mask is of {', '.join(start.mask.layers)}; accepted: {', '.join(kinds)}"
+    for name, value in start.weights.items():
+        if name in kinds and np.any(value[~start.mask.layers[name]]):
+            yield f"weights of {name} that its mask prunes are not 0; accepted: mask.apply(weights)"
+        if not np.isfinite(value).all():
+            yield f"weights of {name} are not finite"
+        if not np.array_equal(value, again.weights[name]):
+            yield f"other weights of {name} when it is called again; accepted: {DRAWN}"
+    if not 0 <= start.iteration < (start.iterations or ticket.iterations):
+        yield f"starts at iteration {start.iteration}, which is none of its run's"

@@ -1,0 +1,1 @@
+"""Architectures, criteria and variants of your own: see docs/own-parts.md."""
