@@ -135,8 +135,9 @@ TAMPERINGS = {
         lambda p: [
             write(p.path / "own_parts.py", MINE), p.change("model.name", "own_parts:narrow"),
         ],
-        "retrain: own_parts:narrow: add {path}/own_parts.py to the deps of retrain in dvc.yaml: "
-        f"{UNSEEN}",
+        "retrain: own_parts:narrow: own_parts.py is not among the deps of retrain in dvc.yaml, so "
+        "`dvc repro` would not see its changes; move it into mine/ (what is installed: import it "
+        "there)",
     ),
     "a report edited": (
         lambda p: write(p.path / "reports/report.md", "A win."),
