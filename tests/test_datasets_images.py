@@ -273,8 +273,8 @@ def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path, c
     assert said in capsys.readouterr().err
     before = project.files("data/dataset")
     write(tmp_path / "data/own/animals", {"test/cat/00.png": b"no image"})
-    where = r"data\.source: data/own/animals: test/cat/00\.png"
-    with pytest.raises(LotteryError, match=rf"^{where}: neither a PNG.*$"):
+    why = r"^data\.source: animals: test/cat/00\.png: neither a PNG.*$"
+    with pytest.raises(LotteryError, match=why):
         project.stage("fetch")
     assert project.files("data/dataset") == before
 
