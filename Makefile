@@ -28,7 +28,7 @@ endif
 	@python -m lottery check --params
 	@touch .dvc/tmp/began
 	dvc repro
-	@test reports/report.md -nt .dvc/tmp/began || { sed -n 3p reports/report.md; echo "Look at reports/report.html"; }
+	@test reports/report.md -nt .dvc/tmp/began || { sed -n '3s/\*\*//gp' reports/report.md; echo "Look at reports/report.html"; }
 
 test: env
 	python -m pytest
