@@ -14,7 +14,7 @@ from lottery.tools.verify import differences
 
 OUTPUTS = {  # of a pipeline that has run, as far as the check looks at them
     "data": ("dataset/dataset.json", "dataset/checksums.json", "dense/checksums.json",
-             "dense/environment.json", "dense/history.csv", "masks/checksums.json",
+             "dense/environment.json", "dense/history.csv", "dense/layers.csv", "masks/checksums.json",
              "masks/density.csv", "masks/first_layer.csv", "masks/overlap.csv", "masks/units.csv",
              "pruned/checksums.json", "pruned/environment.json", "pruned/history.csv",
              "retrained/history.csv"),
