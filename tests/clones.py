@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,18 @@ prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magni
 retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none, masks: null}
 report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}
 """
+
+
+def tiny(values: Mapping[str, Any]) -> dict[str, Any]:
+    """TINY's parameters with some values replaced, as in ``{"train.epochs": 3}``."""
+    content = YAML(typ="safe").load(TINY)
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = content
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    return content
 
 
 def network(

@@ -210,13 +210,6 @@ def checkout(finished_clone, clone):
     return clone
 
 
-def test_results_that_come_out_again_bit_for_bit_are_said_so(checkout):
-    write(checkout.path / "reports/report.md", "not committed, so no part of it")
-    assert checkout.run("python", "-m", "lottery", "verify").stdout.endswith(
-        "\nreproduced bit for bit\n"
-    )
-
-
 def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout):
     assert list(differences(checkout.path)) == []
     metrics = checkout.path / "reports" / "metrics.json"

@@ -102,42 +102,31 @@ def two_workers(monkeypatch):
 
 @pytest.mark.parametrize(
     "environment",
-    [{"LOTTERY_WORKERS": "1"}, {"LOTTERY_WORKERS": "3"}, {"LOTTERY_EXECUTOR": "in-process"}],
+    [{"LOTTERY_WORKERS": "1"}, {"LOTTERY_WORKERS": "8"}, {"LOTTERY_EXECUTOR": "in-process"}],
 )
 def test_results_come_in_the_order_of_the_tasks_wherever_they_are_computed(
-    environment, monkeypatch
+    environment, monkeypatch, tmp_path
 ):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    results = run(draws(4, rounds=3))
-    assert [values for values, _ in results] == [
-        [drawn(seed, round_) for round_ in range(3)] for seed in range(4)
-    ]
-    here = {process for _, process in results} == {os.getpid()}
-    assert here == ("LOTTERY_EXECUTOR" in environment)
-
-
-def test_tasks_run_side_by_side(tmp_path):
-    assert run([task(me, meet, tmp_path, me, other) for me, other in ("ab", "ba")]) == [True, True]
-
-
-def test_no_tasks_are_done_at_once():
-    assert run([]) == []
+    results = run(draws(3, rounds=2), prepare=partial(mark_process, tmp_path))
+    expected = [[drawn(seed, round_) for round_ in range(2)] for seed in range(3)]
+    assert [values for values, _ in results] == expected
+    prepared = dict(path.name.split("-") for path in tmp_path.iterdir())
+    assert {process for _, process in results} == set(map(int, prepared.values()))
+    # no more workers than tasks, each with its number, and none is left
+    assert set(prepared) == ({"0", "1", "2"} if "8" in environment.values() else {"0"})
+    left = [int(pid) for pid in prepared.values() if psutil.pid_exists(int(pid))]
+    assert left == ([os.getpid()] if "LOTTERY_EXECUTOR" in environment else [])
 
 
 def mark_process(folder, worker):
     (folder / f"{worker}-{os.getpid()}").touch()
 
 
-def test_there_are_no_more_workers_than_tasks_each_has_its_number_and_none_is_left(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setenv("LOTTERY_WORKERS", "8")
-    results = run(draws(2), prepare=partial(mark_process, tmp_path))
-    prepared = dict(path.name.split("-") for path in tmp_path.iterdir())
-    assert set(prepared) == {"0", "1"}
-    assert {process for _, process in results} == set(map(int, prepared.values()))
-    assert not any(map(psutil.pid_exists, map(int, prepared.values())))
+def test_tasks_run_side_by_side_and_none_are_done_at_once(tmp_path):
+    assert run([task(me, meet, tmp_path, me, other) for me, other in ("ab", "ba")]) == [True, True]
+    assert run([]) == []
 
 
 @pytest.mark.parametrize("executor", ["processes", "in-process"])
@@ -248,7 +237,7 @@ def test_an_unknown_executor_is_an_error_that_names_the_variable(monkeypatch):
     assert str(error.value) == said
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "1e3", "0x2", "+3", "9" * 5000])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", " ", "+3", "9" * 5000])
 def test_a_bad_number_of_workers_is_an_error_that_names_the_variable(monkeypatch, value):
     monkeypatch.setenv("LOTTERY_WORKERS", value)
     with pytest.raises(LotteryError) as error:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -17,8 +16,6 @@ from clones import ROOT, STAGES, Clone
 
 from benchmarks.faults import faulty_clone, reproduce
 from lottery import code
-from lottery.artifacts import files
-from lottery.datasets.dataset import open_dataset
 from lottery.errors import LotteryError
 from lottery.running import machine, store
 from lottery.tools.runs import kept, main
@@ -63,13 +60,13 @@ def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path, capsys):
 
 
 def test_a_run_killed_at_80_percent_trains_only_the_rest(clone, capsys):
-    for key, value in {"iterations": 6000, "evaluate_every": 100}.items():
+    for key, value in {"iterations": 4000, "evaluate_every": 100}.items():
         clone.change(f"train.{key}", value)
     clone.change("seeds", [0])
     clone.environment |= {"LOTTERY_CHECKPOINT_SECONDS": "0"}
     command = [sys.executable, "-m", "stages.train_dense"]
     stage = subprocess.Popen(command, cwd=clone.path, env=clone.env(), stdout=subprocess.DEVNULL)
-    while _checkpointed(clone.path) < 4800:
+    while _checkpointed(clone.path) < 3200:
         assert stage.poll() is None
         time.sleep(0.01)
     stage.kill()
@@ -77,8 +74,8 @@ def test_a_run_killed_at_80_percent_trains_only_the_rest(clone, capsys):
     clone.stage("train_dense")
     said = re.search(r"resumed at iteration (\d+), (\d+) iterations", capsys.readouterr().out)
     begun, trained = map(int, said.groups())
-    assert begun + trained == 6000
-    assert begun >= 4800
+    assert begun + trained == 4000
+    assert begun >= 3200
 
 
 def _checkpointed(folder: Path) -> int:
@@ -302,7 +299,7 @@ def test_code_counts_by_what_it_means(clone):
     assert meaning() != now
 
 
-def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone):
+def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone, capsys):
     clone.change("seeds", [0])
     clone.change("train.learning_rate", 0.002)
     clone.change("train.iterations", 2000)
@@ -330,8 +327,8 @@ def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone):
     assert out.count(": 2000 iterations") == 1  # with what stands there now
     for name in changes:
         (clone.path / name).write_text(original[name])
-    out = clone.run("dvc", "repro", "train_dense").stdout
-    assert out.count(": from the run store") == 1
+    clone.stage("train_dense")
+    assert capsys.readouterr().out.count(": from the run store") == 1
 
 
 def test_a_worker_that_has_other_code_refuses(clone, monkeypatch):
@@ -401,37 +398,6 @@ def test_a_read_only_folder_is_named(clone, folder, stage):
     named = rf"{stage}: \S*{re.escape(folder)}\S*: .*cannot be written: Read-only file system"
     assert re.search(named, done.stderr)
     assert "Traceback" not in done.stderr
-
-
-# Files that are damaged or vanish
-
-
-def test_any_flipped_byte_in_an_artifact_gives_a_named_error_or_the_same_result(clone, monkeypatch):
-    monkeypatch.chdir(clone.path)
-    generator = random.Random(0)
-    readers = {
-        "data/dense/seed-0/trained.safetensors": files.read_tensors,
-        "data/pruned/seed-1/round-02.safetensors": files.read_masked_weights,
-        "data/masks/seed-0/round-01.safetensors": files.read_mask,
-        "data/dataset/images.npy": lambda path: open_dataset(path.parent),
-        "data/dataset/dataset.json": lambda path: open_dataset(path.parent),
-    }
-    for name, read in readers.items():
-        path = clone.path / name
-        good, named = path.read_bytes(), 0
-        for _ in range(40):
-            first = generator.randrange(min(len(good), 400))
-            place = generator.choice([first, generator.randrange(len(good))])
-            content = bytearray(good)
-            content[place] ^= 1 << generator.randrange(8)
-            path.write_bytes(content)
-            try:
-                read(Path(name))
-            except LotteryError:
-                named += 1
-        path.write_bytes(good)
-        read(Path(name))
-        assert named == 40
 
 
 def test_a_run_that_ends_while_the_store_is_listed_is_left_out(runs, monkeypatch):

@@ -149,7 +149,7 @@ def results(draw):
 
 @pytest.mark.filterwarnings("error")
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

@@ -25,9 +25,9 @@ from lottery.training.models import initialise
 device.configure(1)
 
 EXAMPLE = {
-    "model__name": "mine.example:narrow",
-    "prune__criterion": "mine.example:sensitivity",
-    "retrain__variants": ["ticket", "mine.example:zeroed"],
+    "model.name": "mine.example:narrow",
+    "prune.criterion": "mine.example:sensitivity",
+    "retrain.variants": ["ticket", "mine.example:zeroed"],
 }
 DIGITS = network("mine.example:narrow", (8, 8, 1))
 
@@ -36,7 +36,7 @@ def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_sni
     text = (ROOT / "mine/example.py").read_text()
     shown = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
     assert shown in (ROOT / "docs/own-parts.md").read_text()
-    params = params_of(**EXAMPLE)
+    params = params_of(EXAMPLE)
     assert own.mistakes(params, DIGITS) == []
     (initial, kinds), (trained, _) = (initialise(DIGITS, "test", seed) for seed in (0, 1))
     images = stream("images").integers(1, 256, (40, 8, 8, 1), np.uint8)
@@ -171,7 +171,7 @@ VARIANTS = {
 MISTAKES = [
     (key, name, function, why)
     for key, some in (
-        ("model__name", MODELS), ("prune__criterion", CRITERIA), ("retrain__variants", VARIANTS)
+        ("model.name", MODELS), ("prune.criterion", CRITERIA), ("retrain.variants", VARIANTS)
     )
     for name, (function, why) in some.items()
 ]  # fmt: skip
@@ -183,8 +183,8 @@ def test_a_mistake_is_one_line_with_the_part_and_its_place(monkeypatch, key, nam
     monkeypatch.setitem(sys.modules, "elsewhere", module)
     setattr(module, name, function)
     parts._imported.cache_clear()
-    value = [part] if key == "retrain__variants" else part
-    params = params_of(**{**EXAMPLE, key: value})
+    value = [part] if key == "retrain.variants" else part
+    params = params_of({**EXAMPLE, key: value})
     (line,) = own.mistakes(params, DIGITS._replace(model=params.model))
     assert line.startswith(f"params.yaml: {part}: tests/test_own.py, line ")
     assert why in line
@@ -209,8 +209,8 @@ def test_a_part_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, wh
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "elsewhere", raising=False)
     parts._imported.cache_clear()
-    names = {"model__name": "elsewhere:part", "prune__criterion": "mine.example:nothing"}
-    first, second = own.mistakes(params_of(**names), None)
+    names = {"model.name": "elsewhere:part", "prune.criterion": "mine.example:nothing"}
+    first, second = own.mistakes(params_of(names), None)
     assert first == f"params.yaml: elsewhere:part: {why}" or why in first
     assert second.endswith("module 'mine.example' has no attribute 'nothing'")
 
@@ -218,11 +218,11 @@ def test_a_part_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, source, wh
 def test_parts_are_tried_once_until_they_change(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LOTTERY_EXECUTOR", "in-process")
-    own.check(params_of(**EXAMPLE))
+    own.check(params_of(EXAMPLE))
     monkeypatch.setenv("LOTTERY_EXECUTOR", "refused")
-    own.check(params_of(**EXAMPLE))
+    own.check(params_of(EXAMPLE))
     with pytest.raises(LotteryError, match="LOTTERY_EXECUTOR"):
-        own.check(params_of(**EXAMPLE, seeds=[5]))
+        own.check(params_of({**EXAMPLE, "seeds": [5]}))
     own.check(params_of())  # without any there is nothing to try
 
 
