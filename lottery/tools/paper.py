@@ -111,6 +111,7 @@ def latex(runs: pd.DataFrame) -> str:
     """A LaTeX table of means and standard deviations by variant and round."""
 
     def cell(values: pd.Series, digits: int) -> str:
+        """Mean and standard deviation."""
         mean, spread = f"{values.mean():.{digits}f}", f"{values.std():.{digits}f}"
         return f"${mean} \\pm {spread}$" if len(values) > 1 else f"${mean}$"
 
