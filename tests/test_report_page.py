@@ -91,7 +91,7 @@ def test_the_page_is_one_small_file_that_names_no_other_and_shows_the_verdict(re
     content = report.read_text()
     assert len(content) < 5e6
     body = re.sub(r"<script>.*?</script>", "", content, flags=re.DOTALL)
-    assert len(re.findall(r'src="data:image/svg\+xml;base64,', body)) == 4
+    assert len(re.findall(r'src="data:image/svg\+xml;base64,', body)) == 5
     assert not re.search(r'(?:src|href)="(?!data:|#)', body)
     assert str(report.parents[1]) not in content
     metrics = json.loads((report.parent / "metrics.json").read_text())
