@@ -5,7 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCKED := $(if $(GPU),requirements-gpu.txt,requirements.txt)
-STAMP := $(VENV)/made-with-$(subst /,-,$(PYTHON))-$(LOCKED)
+FOUND := $(or $(shell command -v $(PYTHON)),$(PYTHON))
+# The Python and the content of the lock: a file that is as it was, but newer, remakes nothing.
+STAMP := $(VENV)/made-of-$(shell { $(PYTHON) -VV; cat $(LOCKED); } | sha256sum | cut -c -16)
+# A process of this environment finds its commands: dvc the python of the stages, without activation.
+ON_PATH := 'import os, sys; os.environ["PATH"] = f"{sys.prefix}/bin:" + os.environ.get("PATH", os.defpath)'
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -13,10 +17,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 env: $(STAMP)
 
-$(STAMP): $(LOCKED)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv --clear $(VENV)
+$(STAMP):
+	@$(FOUND) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12 …")'
+	$(FOUND) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCKED)
+	@echo $(ON_PATH) > $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/on_path.pth
 	@touch $@
 
 repro: env
@@ -28,7 +33,7 @@ endif
 	@python -m lottery check --params
 	@touch .dvc/tmp/began
 	dvc repro
-	@test reports/report.md -nt .dvc/tmp/began || { sed -n 3p reports/report.md; echo "Look at reports/report.html"; }
+	@test reports/report.md -nt .dvc/tmp/began || { sed -n '3s/\*\*//gp' reports/report.md; echo "Look at reports/report.html"; }
 
 test: env
 	python -m pytest

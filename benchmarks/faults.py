@@ -87,15 +87,15 @@ def reproduce(
     try:
         while process.poll() is None and moment and moment not in log.read_text():
             time.sleep(0.02)
+        while mode == "worker" and process.poll() is None and not workers_of(process):
+            time.sleep(0.02)  # the stage may wait for one that lives on after a kill of DVC alone
         if moment and process.poll() is None:
             time.sleep(delay)
         if not moment or process.poll() is not None:
             return Attempt(process.wait(timeout=300), log.read_text())
         running = re.findall("Running stage '(.*)'", log.read_text())[-1]
         if mode == "worker":
-            workers = [
-                p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)
-            ]
+            workers = workers_of(process)
             if not workers:
                 return Attempt(process.wait(timeout=300), log.read_text())
             random.choice(workers).kill()
@@ -117,6 +117,13 @@ def remove_emptied_lock(clone: Clone) -> None:
     if lock.exists() and lock.stat().st_size == 0:
         lock.unlink()
         print(f"removed {lock.name}, which DVC had emptied", flush=True)
+
+
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    try:
+        return [p for p in psutil.Process(process.pid).children(recursive=True) if is_worker(p)]
+    except psutil.Error:
+        return []
 
 
 def is_worker(process: psutil.Process) -> bool:

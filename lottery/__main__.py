@@ -1,7 +1,9 @@
 """The commands beside the pipeline: ``python -m lottery COMMAND``."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 from lottery.errors import LotteryError, plain, print_any_character, say
 
@@ -40,4 +42,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    here = Path(sys.executable).parent  # where dvc is, whether or not the environment is activated
+    os.environ["PATH"] = f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     main()

@@ -158,5 +158,6 @@ def _packages_of(module: str) -> list[str]:
 
 
 def installed(path: Path) -> bool:
+    """Whether a file belongs to Python or to an installed package."""
     installed = {"site-packages", "dist-packages"} & set(path.parts)
     return bool(installed) or any(folder in path.parents for folder in STANDARD)

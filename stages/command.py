@@ -117,6 +117,7 @@ def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def add(key: str, value: Any) -> None:
+        """Takes a value, or all below it."""
         if isinstance(value, dict):
             for name in value:
                 add(f"{key}.{name}", value[name])

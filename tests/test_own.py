@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from clones import ROOT, network
-from networks import models
 from ruamel.yaml import YAML
 from test_plan import params_of
 from tf_keras import layers
@@ -20,6 +19,10 @@ from lottery.masks import Mask
 from lottery.streams import stream
 from lottery.tickets import own, pruning
 from lottery.tickets.variants import Start
+from lottery.training import device
+from lottery.training.models import initialise
+
+device.configure(1)
 
 EXAMPLE = {
     "model.name": "mine.example:narrow",
@@ -35,7 +38,7 @@ def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_sni
     assert shown in (ROOT / "docs/own-parts.md").read_text()
     params = params_of(EXAMPLE)
     assert own.mistakes(params, DIGITS) == []
-    (initial, kinds), (trained, _) = (models.initialise(DIGITS, "test", seed) for seed in (0, 1))
+    (initial, kinds), (trained, _) = (initialise(DIGITS, "test", seed) for seed in (0, 1))
     images = stream("images").integers(1, 256, (40, 8, 8, 1), np.uint8)
     ours, snip = (
         pruning.pruned(
@@ -181,7 +184,7 @@ def test_a_mistake_is_one_line_with_the_part_and_its_place(monkeypatch, key, nam
     setattr(module, name, function)
     parts._imported.cache_clear()
     value = [part] if key == "retrain.variants" else part
-    params = params_of(EXAMPLE | {key: value})
+    params = params_of({**EXAMPLE, key: value})
     (line,) = own.mistakes(params, DIGITS._replace(model=params.model))
     assert line.startswith(f"params.yaml: {part}: tests/test_own.py, line ")
     assert why in line
@@ -219,7 +222,7 @@ def test_parts_are_tried_once_until_they_change(tmp_path, monkeypatch):
     monkeypatch.setenv("LOTTERY_EXECUTOR", "refused")
     own.check(params_of(EXAMPLE))
     with pytest.raises(LotteryError, match="LOTTERY_EXECUTOR"):
-        own.check(params_of(EXAMPLE | {"seeds": [5]}))
+        own.check(params_of({**EXAMPLE, "seeds": [5]}))
     own.check(params_of())  # without any there is nothing to try
 
 

@@ -5,12 +5,13 @@ import importlib
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from clones import ROOT, STAGES
+from clones import ROOT, STAGES, TINY
 from networks import same
 from ruamel.yaml import YAML
 
@@ -19,6 +20,7 @@ from lottery.artifacts import files
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
 from lottery.tools.runs import kept
+from stages import command
 
 # What a stage depends on
 
@@ -285,6 +287,24 @@ def test_every_stage_refuses_bad_parameters_before_it_computes_and_explains_itse
     assert empty_clone.files("data") == before
 
 
+def test_in_the_folder_of_a_queued_experiment_an_error_says_what_is_there(
+    tmp_path, monkeypatch, capsys
+):
+    folder = tmp_path / ".dvc/tmp/exps/standalone/tmp0"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(
+        TINY.replace("digits, source: null", "mnist, source: a.npz")
+    )
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["fetch"])
+    with pytest.raises(SystemExit):
+        command.main("fetch")
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first.startswith("fetch: data.source: a.npz: not there")
+    assert "`git add` your modules, name sources by absolute paths" in hint
+
+
 def test_live_curves_are_the_history_and_change_nothing(clone, tmp_path):
     path = clone.path / "data/dense/history.csv"
     before = path.read_bytes()
@@ -300,5 +320,6 @@ def test_live_curves_are_the_history_and_change_nothing(clone, tmp_path):
         for event in summary_iterator(str(events))
         for value in event.summary.value
     }
-    history = pd.read_csv(path).query("seed == 1").set_index("iteration").iloc[:, 3:].stack()
-    assert shown == pytest.approx(history.to_dict(), rel=1e-6)
+    table = pd.read_csv(path).query("seed == 1").set_index("iteration")
+    history = table.iloc[:, 4:].stack().dropna().to_dict()
+    assert shown == pytest.approx(history, rel=1e-6)

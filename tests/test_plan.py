@@ -8,7 +8,7 @@ from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.params import validate
 from lottery.tools import plan
-from lottery.tools.plan import Work, tasks_of, wall_seconds
+from lottery.tools.plan import Pace, Work, tasks_of, wall_seconds
 
 
 def params_of(changes=None):
@@ -48,14 +48,20 @@ def test_seconds_an_iteration_come_from_the_run_store_else_from_a_short_training
 ):
     monkeypatch.chdir(finished_clone.path)
     monkeypatch.setenv("LOTTERY_RUNS", finished_clone.env()["LOTTERY_RUNS"])
-    pace, known_from = plan.pace_of(params_of(), network("lenet_300_100", (8, 8, 1)))
+    pace, _, known_from = plan.pace_of(params_of(), network("lenet_300_100", (8, 8, 1)))
     assert known_from == "14 finished runs in the run store"
     assert 1e-5 < pace < 1
     monkeypatch.setattr(plan, "TIMED", 0.05)
+    monkeypatch.setenv("LOTTERY_WORKERS", "1")  # no other process is timed beside it
     other = params_of({"train.batch_size": 10})
-    pace, known_from = plan.pace_of(other, network("lenet_300_100", (8, 8, 1)))
-    assert known_from == "a short training on this machine, alone"
+    pace, _, known_from = plan.pace_of(other, network("lenet_300_100", (8, 8, 1)))
+    assert known_from == "a short training on this machine"
     assert 1e-5 < pace < 1
+
+
+def test_two_workers_that_are_hardly_faster_than_one_are_odd():
+    assert Pace(0.010, 0.019, "").odd
+    assert not Pace(0.010, 0.012, "").odd
 
 
 def test_disk_is_that_of_a_real_run_within_30_percent(finished_clone):

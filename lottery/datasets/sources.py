@@ -187,6 +187,7 @@ def _download(version: dict[str, str], url: str, path: str, _: Any) -> None:
     """What pooch calls to download: over http, the bytes as they are, up to a limit, with a bar."""
 
     def note(answer: requests.Response, **_: Any) -> None:
+        """Keeps what the server says of the version."""
         version.clear()  # of the server that redirected
         version.update({name: answer.headers[name] for name in VERSION if name in answer.headers})
 
@@ -205,6 +206,7 @@ class _Bounded(io.BufferedWriter):
     """A file that does not grow beyond a limit."""
 
     def write(self, content: Any, /) -> int:
+        """Appends; ValueError beyond MOST_BYTES."""
         if self.tell() + len(content) > MOST_BYTES:
             raise ValueError(f"sends more than the {MOST_BYTES:,} bytes accepted")
         return super().write(content)

@@ -255,7 +255,7 @@ class Params(Section):
         if absent:
             return f"add to retrain.variants: {', '.join(absent)}"
         seeds = len(self.seeds)
-        few = f"{seeds} seeds cannot tell: {FEWEST} are the fewest that can"
+        few = f"{seeds} seed{'s' * (seeds != 1)} cannot tell: {FEWEST} are the fewest that can"
         return few if seeds < FEWEST else ""
 
     def retrain_rounds(self) -> list[int]:

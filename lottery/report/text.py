@@ -225,6 +225,7 @@ def _costs(results: pd.DataFrame) -> str:
     """Operations of the dense network and of each ticket."""
 
     def digits(value: float) -> str:
+        """Three of them."""
         return f"{float(f'{value:.3g}'):,g}" if value == value else "unknown"
 
     counted = results[results["variant"].isin(["dense", "ticket"])]

@@ -241,7 +241,7 @@ def _overall(
     if missing := rounds[0].missing:
         reason = f"add to retrain.variants: {', '.join(missing)}"
     elif seeds < FEWEST:
-        reason = f"{seeds} seeds cannot tell: {FEWEST} are the fewest that can"
+        reason = f"{seeds} seed{'s' * (seeds != 1)} cannot tell: {FEWEST} are the fewest that can"
     else:
         first = next(j for j in rounds if j.outcome != "loses")
         reason = f"{seeds} seeds do not tell, at {confidence:.0%} confidence{_hope(first)}"

@@ -137,6 +137,7 @@ def live(run: str) -> Callable[[dict[str, list[float]]], None] | None:
     writer = tf.summary.create_file_writer(str(Path(folder).expanduser() / run))
 
     def add(history: dict[str, list[float]]) -> None:
+        """Writes the last evaluation."""
         with writer.as_default(step=int(history["iteration"][-1])):
             for name, values in history.items():
                 if name != "iteration" and math.isfinite(values[-1]):

@@ -70,6 +70,7 @@ def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
     global _here
 
     def compute(call: Callable[[Report], Any], task: int) -> Any:
+        """One task, or why this process cannot compute any."""
         try:
             prepare(worker)
         except Exception as error:

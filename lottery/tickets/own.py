@@ -71,6 +71,7 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
     found: list[str] = []
 
     def attempt(name: str, call: Callable[..., Any], *args: Any) -> Any:
+        """What the call gives; None, and a line more, where the part has a mistake."""
         try:
             return call(*args)
         except LotteryError as error:

@@ -56,16 +56,16 @@ def results_at(revision: str) -> Results:
             why = str(error).splitlines()[0]
             raise LotteryError(f"{where}: cannot be read ({why}): `dvc repro` writes it") from None
 
-    plots = [
-        read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
-        for name in ("accuracy", "early_stop")
-    ]
     metrics = read("reports/metrics.json", json.loads)
     if any(isinstance(value, dict) for value in metrics.values()):
         raise LotteryError(
             f"{revision}: reports/metrics.json: is of an older version of this project: "
             "`dvc repro report` there writes it anew"
         )
+    plots = [
+        read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
+        for name in ("accuracy", "early_stop")
+    ]
     keys = read("params.yaml", _keys)
     if commit is None:
         params.load()  # here a misspelt key is a mistake, not a difference

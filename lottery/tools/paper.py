@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from lottery import params
 from lottery.artifacts import files, tables
-from lottery.errors import LotteryError
 from lottery.report import figures, outcomes
 from lottery.report.styles import STYLE, styles
 
@@ -38,19 +37,16 @@ LOOK = [
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """A user's mistake ends it with plain lines and exit status 1."""
+    """``python -m lottery paper``: writes ``reports/paper/``."""
     parser = argparse.ArgumentParser(prog="python -m lottery paper", description=__doc__)
     parser.parse_args(arguments)
-    try:
-        loaded, facts = params.load(), files.read_json(files.DATASET / "dataset.json")
-        of_stages = (files.DENSE, files.PRUNED, files.RETRAINED)
-        history = pd.concat([tables.read(folder / "history.csv") for folder in of_stages])
-        chance = max(facts["class_counts"]) / sum(facts["class_counts"])
-        runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
-        lines = tables.read_table(files.RETRAINED / "stability.csv")
-        write(files.REPORTS / "paper", runs, lines)
-    except LotteryError as error:
-        parser.exit(1, "".join(f"paper: {line}\n" for line in str(error).splitlines()))
+    loaded, facts = params.load(), files.read_json(files.DATASET / "dataset.json")
+    of_stages = (files.DENSE, files.PRUNED, files.RETRAINED)
+    history = pd.concat([tables.read(folder / "history.csv") for folder in of_stages])
+    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+    runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
+    lines = tables.read_table(files.RETRAINED / "stability.csv")
+    write(files.REPORTS / "paper", runs, lines)
     print(f"paper: written to {files.REPORTS / 'paper'}")
 
 
@@ -115,6 +111,7 @@ def latex(runs: pd.DataFrame) -> str:
     """A LaTeX table of means and standard deviations by variant and round."""
 
     def cell(values: pd.Series, digits: int) -> str:
+        """Mean and standard deviation."""
         mean, spread = f"{values.mean():.{digits}f}", f"{values.std():.{digits}f}"
         return f"${mean} \\pm {spread}$" if len(values) > 1 else f"${mean}$"
 

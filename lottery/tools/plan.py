@@ -1,16 +1,18 @@
 """What an experiment will cost, before it is started: runs, core-hours, wall time by workers, disk.
 
 Seconds an iteration are those of finished runs of the same network and training in the run store;
-where it has none, of a short training on this machine. Downloads are not counted, nor what the run
-store spares.
+where it has none, of a short training on this machine, alone and of two at once. Downloads are not
+counted, nor what the run store spares.
 """
 
 import argparse
 import heapq
 import math
+import multiprocessing
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -76,8 +78,21 @@ def wall_seconds(stages: Iterable[Sequence[Work]], workers: int, pace: float) ->
     return total
 
 
-def pace_of(params: Params, network: Network) -> tuple[float, str]:
-    """Seconds an iteration, evaluations included, and where they are known from."""
+class Pace(NamedTuple):
+    """Seconds an iteration, evaluations included, of one worker and of each of two at once."""
+
+    alone: float
+    together: float
+    known_from: str
+
+    @property
+    def odd(self) -> bool:
+        """Whether two workers are hardly faster than one."""
+        return self.together > 1.8 * self.alone
+
+
+def pace_of(params: Params, network: Network) -> Pace:
+    """From the run store, or else timed."""
     run = {"model": params.model.model_dump(mode="json"), "cpu": machine.cpu_model()}
     train = params.train.model_dump(include=SETS_THE_PACE)
     paces = []
@@ -88,8 +103,13 @@ def pace_of(params: Params, network: Network) -> tuple[float, str]:
         if alike and facts.get("trained"):
             paces.append(facts["seconds"] / facts["trained"])
     if paces:
-        return statistics.median(paces), f"{len(paces)} finished runs in the run store"
-    return timed(params, network), "a short training on this machine, alone"
+        usual = statistics.median(paces)
+        return Pace(usual, usual, f"{len(paces)} finished runs in the run store")
+    alone = together = timed(params, network)
+    if worker_count(params.train.threads) > 1:
+        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+            together = max(pool.map(timed, [params] * 2, [network] * 2))
+    return Pace(alone, together, "a short training on this machine")
 
 
 def timed(params: Params, network: Network) -> float:
@@ -162,21 +182,27 @@ def describe(params: Params, workers: Sequence[int]) -> str:
     network, training = network_of(params)
     length, threads = params.train.length(training), params.train.threads
     stages = tasks_of(params, length)
-    pace, known_from = pace_of(params, network)
+    pace = pace_of(params, network)
     every = [task for tasks in stages.values() for task in tasks]
     lines = [
         f"{sum(task.runs for task in every):,} runs of at most {length:,} iterations; "
-        f"{1000 * pace:,.3g} ms an iteration, evaluations included ({known_from})"
+        f"{1000 * pace.alone:,.3g} ms an iteration, evaluations included ({pace.known_from})"
     ]
     for name, tasks in stages.items():
-        runs, work = sum(t.runs for t in tasks), pace * sum(t.iterations for t in tasks)
+        runs, work = sum(t.runs for t in tasks), pace.alone * sum(t.iterations for t in tasks)
         lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work):>18} of work")
-    hours = pace * sum(task.iterations for task in every) * threads / 3600
+    hours = pace.alone * sum(task.iterations for task in every) * threads / 3600
     size = disk(params, models.build(network).count_params()) / 1e9
     lines.append(f"{hours:,.1f} core-hours; {size:.2g} GB of disk")
     for number in workers:
-        wall = duration(wall_seconds(stages.values(), number, pace))
+        seconds = pace.together if number > 1 else pace.alone
+        wall = duration(wall_seconds(stages.values(), number, seconds))
         lines.append(f"  {number:>4} workers of {threads} thread(s): {wall}")
+    if pace.odd:
+        lines.append(
+            f"odd: two workers at once take {1000 * pace.together:,.3g} ms an iteration each, "
+            "hardly faster than one: something else uses the cores; try again, or LOTTERY_WORKERS=1"
+        )
     if params.train.early_stopping:
         lines.append("train.early_stopping ends runs earlier: these are upper bounds")
     if params.train.precision == "bfloat16" and "avx512_bf16" not in machine.cpu_model():
