@@ -97,6 +97,8 @@ class Clone:
             for variable, value in (in_process | self.env()).items():
                 patch.setenv(variable, value)
             for name in names:
+                for variable in ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"):
+                    patch.delenv(variable, raising=False)  # sklearn's; runs are told apart by them
                 command.run(name)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:

@@ -2,19 +2,16 @@
 
 import io
 import json
-import os
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import unicodedata
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from clones import ROOT, Clone, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +20,6 @@ from lottery.datasets import image_folder, loading
 from lottery.errors import LotteryError
 from lottery.params import Data
 
-ROOT = Path(__file__).parent.parent
 CIFAR_JPEG = ROOT.parent / "shared" / "data" / "cifar10-jpeg.zip"
 rng = np.random.default_rng(0)
 
@@ -126,10 +122,8 @@ def test_what_is_wrong_with_an_image_folder_is_named(tmp_path, changes, message)
 
 
 def test_a_folder_that_lacks_images_classes_or_a_links_target_is_named(tmp_path):
-    none, one = (
-        write(tmp_path / "none", {"cat/a.txt": b""}),
-        write(tmp_path / "one", files_of(["cat"])),
-    )
+    none = write(tmp_path / "none", {"cat/a.txt": b""})
+    one = write(tmp_path / "one", files_of(["cat"]))
     assert "holds 0 folders with images in train/<class>/" in complaint(none)
     assert "train/ has 1 class folder; accepted: from 2 up" in complaint(one)
     (one / "train" / "dog").mkdir()
@@ -246,17 +240,10 @@ def obtain(source, name="image_folder", **values):
 def test_a_folder_with_a_test_set_keeps_it_and_records_its_facts(tmp_path):
     images, labels, facts = obtain(write(tmp_path / "animals", files_of()))
     assert facts == {
-        "name": "image_folder",
-        "title": "animals",
-        "source": "animals",
-        "source_sha256": {},
-        "sha256": loading.fingerprint(images, labels),
-        "image_shape": [4, 5, 3],
-        "classes": 2,
-        "class_names": ["cat", "dog"],
-        "test": 6,
-        "own_test": True,
-    }
+        "name": "image_folder", "title": "animals", "source": "animals", "source_sha256": {},
+        "sha256": loading.fingerprint(images, labels), "image_shape": [4, 5, 3], "classes": 2,
+        "class_names": ["cat", "dog"], "test": 6, "own_test": True,
+    }  # fmt: skip
 
 
 def test_without_a_test_set_a_sixth_of_the_images_becomes_it(tmp_path):
@@ -266,48 +253,30 @@ def test_without_a_test_set_a_sixth_of_the_images_becomes_it(tmp_path):
         obtain(write(tmp_path / "few", files_of(train=5, test=0)))
 
 
-def fetch(folder, source):
-    params = {
-        "seeds": [0],
-        "data": {"name": "image_folder", "source": str(source), "validation_size": 4},
-        "model": {"name": "lenet_300_100", "initializer": "glorot_normal"},
-        "train": {
-            "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 4, "iterations": 40,
-            "evaluate_every": 10,
-        },
-        "prune": {
-            "rounds": 2, "rates": {"conv": 0.1, "dense": 0.2, "output": 0.1},
-            "rewind_iteration": 0,
-        },
-        "retrain": {"variants": ["ticket"], "rounds": "all"},
-        "report": {"margin": 0.005, "iteration_margin": 0.3, "confidence": 0.95},
-    }  # fmt: skip
-    (folder / "params.yaml").write_text(json.dumps(params))
-    shutil.copy(ROOT / "dvc.yaml", folder)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "stages.fetch"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path):
-    files, animals = files_of(), tmp_path / "data/own/animals"
-    write(animals, files)
-    done = fetch(tmp_path, "data/own/animals")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "animals: 12 images for training and validation, 6 for testing" in done.stdout
+def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path, capsys):
+    files = files_of()
+    write(tmp_path / "data/own/animals", files)
+    source = {"name": "image_folder", "source": "data/own/animals", "validation_size": 4}
+    project = Clone(tmp_path)
+    project.write(tiny({"data": source, "train.batch_size": 4}))
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    project.stage("fetch")
+    said = capsys.readouterr()
+    assert "animals: 12 images for training and validation, 6 for testing" in said.out
+    assert said.err == ""
     facts = json.loads((tmp_path / "data/dataset/dataset.json").read_text())
     assert facts["class_names"] == ["cat", "dog"]
     assert str(tmp_path) not in json.dumps(facts)
-    write(animals, {"test/cat/00.png": files["train/cat/03.png"]})
-    done = fetch(tmp_path, "data/own/animals")
-    assert "1 of the 6 test images are training or validation images too" in done.stderr
-    before = sorted((tmp_path / "data/dataset").iterdir())
-    write(animals, {"test/cat/00.png": b"no image"})
-    done = fetch(tmp_path, "data/own/animals")
-    assert done.returncode == 1
-    assert done.stderr.startswith("fetch: data.source: animals: test/cat/00.png: neither a PNG")
-    assert len(done.stderr.splitlines()) == 1
-    assert sorted((tmp_path / "data/dataset").iterdir()) == before
+    write(tmp_path / "data/own/animals", {"test/cat/00.png": files["train/cat/03.png"]})
+    project.stage("fetch")
+    said = "1 of the 6 test images are training or validation images too"
+    assert said in capsys.readouterr().err
+    before = project.files("data/dataset")
+    write(tmp_path / "data/own/animals", {"test/cat/00.png": b"no image"})
+    why = r"^data\.source: animals: test/cat/00\.png: neither a PNG.*$"
+    with pytest.raises(LotteryError, match=why):
+        project.stage("fetch")
+    assert project.files("data/dataset") == before
 
 
 @pytest.mark.skipif(not CIFAR_JPEG.exists(), reason="../shared/data/cifar10-jpeg.zip is not here")
@@ -318,11 +287,10 @@ def test_a_dataset_known_by_name_may_be_an_image_folder_of_its_classes(tmp_path)
     found = read(tmp_path / "x")
     assert found.images.shape == (20, 32, 32, 3)
     assert found.class_names[:3] == ("airplane", "automobile", "bird")
-    with pytest.raises(
-        LotteryError, match=r"holds 10 training and 10 test images.*accepted: 50,000"
-    ):
+    why = r"holds 10 training and 10 test images.*accepted: 50,000"
+    with pytest.raises(LotteryError, match=why):
         obtain(tmp_path / "x", "cifar10")
-    (tmp_path / "x/train/truck").rename(tmp_path / "x/train/tractor")
-    (tmp_path / "x/test/truck").rename(tmp_path / "x/test/tractor")
+    for part in ("train", "test"):
+        (tmp_path / "x" / part / "truck").rename(tmp_path / "x" / part / "tractor")
     with pytest.raises(LotteryError, match=r"ship, tractor; accepted: airplane.*truck"):
         obtain(tmp_path / "x", "cifar10")

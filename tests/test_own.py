@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from clones import ROOT, network
+from networks import models
 from ruamel.yaml import YAML
 from test_plan import params_of
 from tf_keras import layers
@@ -19,10 +20,6 @@ from lottery.masks import Mask
 from lottery.streams import stream
 from lottery.tickets import own, pruning
 from lottery.tickets.variants import Start
-from lottery.training import device
-from lottery.training.models import initialise
-
-device.configure(1)
 
 EXAMPLE = {
     "model.name": "mine.example:narrow",
@@ -38,7 +35,7 @@ def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_sni
     assert shown in (ROOT / "docs/own-parts.md").read_text()
     params = params_of(EXAMPLE)
     assert own.mistakes(params, DIGITS) == []
-    (initial, kinds), (trained, _) = (initialise(DIGITS, "test", seed) for seed in (0, 1))
+    (initial, kinds), (trained, _) = (models.initialise(DIGITS, "test", seed) for seed in (0, 1))
     images = stream("images").integers(1, 256, (40, 8, 8, 1), np.uint8)
     ours, snip = (
         pruning.pruned(
