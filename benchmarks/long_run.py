@@ -97,12 +97,12 @@ def save(folder: Path, runs: Path, state: Path) -> int:
     histories: dict[int, list[pd.DataFrame]] = {}
     (state / "runs").mkdir(parents=True, exist_ok=True)
     for path in sorted(runs.glob(f"*{store.FINISHED}")):
-        groups, facts = store.load(path) or ({}, {})
+        _, facts = store.load(path) or ({}, {})
         by = facts.get("determined by", {})
         if by.get("dataset") != dataset or by.get("train") not in wanted:
             continue
         seed, variant, *round_ = facts["name"].removeprefix("seed ").split(", ")
-        table = pd.DataFrame(groups["history"]).assign(
+        table = pd.DataFrame(facts["history"]).assign(
             seed=int(seed), variant=variant, round=int(round_[0].split()[1]) if round_ else 0
         )
         histories.setdefault(int(seed), []).append(table)

@@ -46,7 +46,6 @@ def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path, capsys):
     assert kills >= 5
     assert reproduce(clone).status == 0
     assert list((clone.path / ".runs").glob("*.checkpoint*")) == []
-    assert list((clone.path / ".runs").glob(".*.tmp")) == []
     reference = faulty_clone(tmp_path / "reference" / "clone")
     reference.environment = {"LOTTERY_CHECKPOINT_SECONDS": "60"}
     reference.stage(*STAGES)

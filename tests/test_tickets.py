@@ -102,6 +102,7 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(publi
 
 
 def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):
+    shutil.rmtree(project.path / "tickets/default")
     (project.path / "tickets/tiny").rename(project.path / "tickets/default")
     project.commit("tickets")
     project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
