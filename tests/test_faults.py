@@ -45,7 +45,8 @@ def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path, capsys):
         kills += killed is not None
     assert kills >= 5
     assert reproduce(clone).status == 0
-    assert list((clone.path / ".runs").glob("*.checkpoint*")) == []
+    left = [p for p in (clone.path / ".runs").glob("*.checkpoint*") if p.suffix != ".tmp"]
+    assert left == []  # and what a killed writer leaves goes once it is old
     reference = faulty_clone(tmp_path / "reference" / "clone")
     reference.environment = {"LOTTERY_CHECKPOINT_SECONDS": "60"}
     reference.stage(*STAGES)
