@@ -4,14 +4,11 @@ import errno
 import itertools
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from clones import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -123,33 +120,6 @@ def test_a_mask_takes_one_bit_a_weight_and_only_survivors_are_stored(tmp_path):
     bits = 784 * 300 / 8
     assert bits <= (tmp_path / "mask").stat().st_size < bits + 500
     assert bits + 4000 <= (tmp_path / "weights").stat().st_size < bits + 4500
-
-
-WRITE_EVERYTHING = """
-import sys
-from pathlib import Path
-sys.path.insert(0, "tests")
-import test_artifacts as t
-folder = Path(sys.argv[1])
-t.files.write_tensors(folder / "tensors", t.example_weights(), t.FACTS)
-t.files.write_mask(folder / "mask", t.example_mask(), t.FACTS)
-t.files.write_masked_weights(folder / "masked", t.example_weights(), t.example_mask(), t.FACTS)
-t.write_example_dataset(folder / "dataset")
-t.tables.write(folder / "history.csv", t.example_records())
-t.tables.write_environment(folder / "environment.json", [{"device": "x", "threads": i % 2} for i in range(4)])
-"""
-
-
-def test_two_processes_with_different_hash_seeds_write_the_same_bytes(tmp_path):
-    found = []
-    for seed in ("1", "4242"):
-        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", WRITE_EVERYTHING, str(tmp_path / seed)]
-        subprocess.run(command, cwd=ROOT, env=env, check=True, timeout=60)
-        written = [path for path in (tmp_path / seed).rglob("*") if path.is_file()]
-        found.append({path.name: path.read_bytes() for path in written})
-    assert len(found[0]) == 3 + 3 + 2
-    assert found[0] == found[1]
 
 
 # Damage

@@ -285,20 +285,6 @@ def edit(path, before, after):
     path.write_text(text.replace(before, after, 1))
 
 
-def test_code_counts_by_what_it_means(clone):
-    engine = clone.path / "lottery/training/engine.py"
-    script = "from lottery import code; print(code.of_stage('stages.train_dense').run)"
-
-    def meaning():
-        return clone.run(sys.executable, "-c", script).stdout
-
-    now = meaning()
-    edit(engine, '"""The compiled part', '"""A comment.\n\nThe compiled part')
-    assert meaning() == now
-    edit(engine, "/ 255.0", "/ 256.0")
-    assert meaning() != now
-
-
 def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone, capsys):
     clone.change("seeds", [0])
     clone.change("train.learning_rate", 0.002)

@@ -248,28 +248,17 @@ def test_results_of_earlier_parameters_come_back_without_computing(clone):
 @pytest.mark.parametrize(
     ("file", "content", "stage", "message"),
     [
-        ("dataset/images.npy", None, "train_dense", "not there"),
         ("dataset/labels.npy", b"\x93NUMPY", "prune", "cannot be read as an array, or truncated"),
-        (
-            "dataset/images.npy",
-            np.zeros((250, 9, 8, 1), np.uint8),
-            "retrain",
-            "holds uint8 [250, 9, 8, 1], expected uint8 [1797, 8, 8, 1]",
-        ),
         ("masks/density.csv", None, "report", "not there"),
     ],
 )
 def test_a_damaged_artifact_is_named_with_what_to_do(clone, file, content, stage, message):
     path = clone.path / "data" / file
     path.unlink()
-    if isinstance(content, bytes):
+    if content is not None:
         path.write_bytes(content)
-    elif content is not None:
-        np.save(path, content)
-    with pytest.raises(LotteryError) as error:
+    with pytest.raises(LotteryError, match=f"data/{file}: {message}.*dvc repro"):
         clone.stage(stage)
-    assert f"data/{file}: {message}" in str(error.value)
-    assert "dvc repro" in str(error.value)
 
 
 def test_every_stage_refuses_bad_parameters_before_it_computes_and_explains_itself(empty_clone):
