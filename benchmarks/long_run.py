@@ -50,14 +50,18 @@ def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str
     yaml = YAML()
     content = yaml.load(experiment.read_text(encoding="utf-8"))
     content["seeds"] = seeds or content["seeds"]
-    if source:
+    if source and Path(source).is_dir():  # where fetch sees it
+        shutil.copytree(source, folder / "data/own/source")
+        content["data"]["source"] = "data/own/source"
+    elif source:
         path = str(Path(source).absolute())
         content["data"] |= {"source": path, "sha256": pooch.file_hash(path)}
     if (folder / "state").is_dir():
         shutil.copytree(folder / "state", folder / "tickets/state")
         for seed in content["seeds"]:
             files.seed_folder(folder / "tickets/state", seed).mkdir(exist_ok=True)
-        shutil.copytree(folder / "state/runs", folder / "runs")
+        if (folder / "state/runs").is_dir():  # git keeps no empty folder
+            shutil.copytree(folder / "state/runs", folder / "runs")
         content["retrain"]["masks"] = "tickets/state"
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         yaml.dump(content, file)

@@ -19,8 +19,6 @@ ROOT = Path(__file__).parent.parent
 
 STAGES = ["fetch", "train_dense", "prune", "extract_masks", "retrain", "report"]
 
-OF_SKLEARN = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")  # set as it is imported; part of a run
-
 TINY = """\
 seeds: [0, 1]
 data: {name: digits, source: null, sha256: null, validation_size: 250, split: per_seed,
@@ -68,9 +66,8 @@ class Clone:
 
     def env(self) -> dict[str, str]:
         """What the clone's commands run in: this Python, no git identity of the user."""
-        inherited = {n: value for n, value in os.environ.items() if n not in OF_SKLEARN}
         return {
-            **inherited,
+            **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "DVC_NO_ANALYTICS": "1",
             "LOTTERY_RUNS": str(self.path / ".runs"),
@@ -100,8 +97,6 @@ class Clone:
             for variable, value in (in_process | self.env()).items():
                 patch.setenv(variable, value)
             for name in names:
-                for variable in OF_SKLEARN:
-                    patch.delenv(variable, raising=False)
                 command.run(name)
 
     def repro(self, *arguments: str, **environment: str) -> list[str]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from lottery.errors import LotteryError
+from lottery.running import machine
 from lottery.running.executors import Task, compute, worker_count
 from lottery.running.progress import Progress
 
@@ -316,3 +317,14 @@ def test_workers_end_with_their_driver_however_that_ends(driver, tmp_path, end, 
     said = (tmp_path / "output").read_text()
     assert "Traceback" not in said
     assert "taken up again" not in said
+
+
+def test_variables_that_change_arithmetic_count_those_that_libraries_set_as_they_start_do_not(
+    monkeypatch,
+):
+    before = machine.variables()
+    for name in ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "OMP_NUM_THREADS", "TF_CPP_X"):
+        monkeypatch.setenv(name, "1")
+    assert machine.variables() == before
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert machine.variables() == before | {"TF_ENABLE_ONEDNN_OPTS": "0"}

@@ -19,7 +19,11 @@ LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16")
 ARITHMETIC = ("TF_", "XLA_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "MKL_", "CUBLAS_", "CUDNN_")
 """Environment variables on which TensorFlow's arithmetic may depend begin so."""
-NO_ARITHMETIC = ("TF_CPP_", "TF_USE_LEGACY_KERAS", "TF_FORCE_GPU_ALLOW_GROWTH")
+NO_ARITHMETIC = (
+    *("TF_CPP_", "TF_CLI_", "TF_USE_LEGACY_KERAS", "TF_FORCE_GPU_ALLOW_GROWTH"),
+    *("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"),  # scikit-learn sets them where it is imported
+    "OMP_NUM_THREADS",  # Ray sets it in its workers; TensorFlow's threads are its own
+)
 
 
 def environment(device: str, threads: int) -> dict[str, Any]:
