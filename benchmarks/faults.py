@@ -139,7 +139,7 @@ def start_anew(clone: Clone) -> None:
         shutil.rmtree(clone.path / name, ignore_errors=True)
     (clone.path / "dvc.lock").unlink(missing_ok=True)
     for path in (clone.path / "data").iterdir():
-        if path.is_dir():
+        if path.is_dir() and path.name != "own":  # which is the user's
             shutil.rmtree(path)
 
 
