@@ -9,6 +9,7 @@ from contextlib import chdir
 import pytest
 from clones import make_clone
 
+from lottery.__main__ import main
 from lottery.params.reading import read_yaml
 from lottery.tools import check
 from lottery.tools.verify import differences
@@ -62,7 +63,7 @@ def write(path, text):
 def found(capsys, *options):
     """The check's exit status, its lines, and its advice."""
     try:
-        status = check.main(list(options)) or 0
+        status = main(["check", *options]) or 0
     except SystemExit as end:
         status = end.code
     said = capsys.readouterr()

@@ -174,17 +174,14 @@ def training_curves(
     return chart.add_params(chosen).properties(title=labels[0], width="container", height=300)
 
 
-def by_layer(
-    table: pd.DataFrame | None, labels: Labels, digits: str, bright: float, *, log: bool = False
-) -> Any:
-    """A heat map of the column ``value`` by layer and round, with numbers where they fit.
-
-    Args:
-        bright: values above it are written in black.
+def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bool = False) -> Any:
+    """A heat map of the column ``value`` by layer and round, with numbers where they fit: black on
+    the brighter half of the scale, else white.
     """
     wide = f"width > {30 * table['round'].nunique()}" if table is not None else "true"
     fits = alt.when(wide).then(alt.value(1)).otherwise(alt.value(0))
-    ink = alt.when(f"datum.value > {bright:.4g}").then(alt.value("black"))
+    middle = "sqrt(datum.low * datum.high)" if log else "(datum.low + datum.high) / 2"
+    ink = alt.when(f"datum.value > {middle}").then(alt.value("black"))
     rows = alt.Chart().encode(
         x=alt.X("round:O", title=labels[1]).axis(labelAngle=0),
         y=alt.Y("layer:N", title=labels[2], sort=None),
@@ -201,7 +198,10 @@ def by_layer(
     )
     chart = alt.layer(cells, words, data=data(table))
     if table is None:
-        return chart.transform_calculate(value="toNumber(datum.weights_remaining)")
+        chart = chart.transform_calculate(value="toNumber(datum.weights_remaining)")
+    chart = chart.transform_joinaggregate(low="min(value)", high="max(value)")
+    if table is None:
+        return chart
     height = 30 + 24 * table["layer"].nunique()
     return chart.properties(title=labels[0], width="container", height=height)
 
@@ -237,7 +237,7 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
 def templates() -> dict[str, str]:
     """``.dvc/plots/*.json`` by name, with the anchors that DVC and its editors replace."""
     labels = (ANCHOR("TITLE"), ANCHOR("X_LABEL"), ANCHOR("Y_LABEL"))
-    density = by_layer(None, labels, ".3~p", 0.35, log=True)
+    density = by_layer(None, labels, ".3~p", log=True)
     charts = {
         "weights_remaining": by_density(None, labels, ".4~g", revisions=()),
         "training_curves": training_curves(None, labels),

@@ -241,7 +241,8 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
         for row, x in zip(rows.to_dict("records"), cost, strict=True):
             if row["round"] in shown:
                 share = f"{100 * row['weights_remaining']:.3g} %"
-                axes.annotate(share, (x, row[mean]), (4, 5), textcoords="offset points", size=8)
+                top: Any = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(share, (x, row[high]), rotation=90, size=8, **top)
     axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -162,9 +162,8 @@ def _charts(
         return groups["value"].mean().reset_index()
 
     def heat(title: str, table: pd.DataFrame, digits: str) -> Any:
-        """A heat map whose brighter half has black numbers."""
-        middle = (table["value"].min() + table["value"].max()) / 2
-        return charts.by_layer(table, (title, "pruning round", "layer"), digits, middle)
+        """A heat map by round and layer."""
+        return charts.by_layer(table, (title, "pruning round", "layer"), digits)
 
     remaining = "weights remaining"
     density = plots["density"].rename(columns={"weights_remaining": "value"})

@@ -167,7 +167,7 @@ def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> I
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery check``."""
+    """``python -m lottery check``. Raises LotteryError."""
     parser = argparse.ArgumentParser(
         prog="python -m lottery check",
         description=__doc__,
@@ -180,25 +180,22 @@ def main(arguments: list[str] | None = None) -> None:
         "--deep", action="store_true", help="hash all files, even of unchanged size and time"
     )
     options = parser.parse_args(arguments)
-    try:
-        params = read_params()
-        check_seen(params.data)
-        # read now: of a merge, they may hold marks of conflicts
-        pipeline, locked = (
-            read_yaml(file)["stages"] if file.exists() else None for file in (PIPELINE, LOCK)
+    params = read_params()
+    check_seen(params.data)
+    # read now: of a merge, they may hold marks of conflicts
+    pipeline, locked = (
+        read_yaml(file)["stages"] if file.exists() else None for file in (PIPELINE, LOCK)
+    )
+    if options.params:
+        return
+    if pipeline is None:
+        raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
+    if locked is None:
+        raise LotteryError(
+            f"no {LOCK} here: the pipeline has not run: `dvc repro`, then commit {LOCK} and "
+            "reports/"
         )
-        if options.params:
-            return
-        if pipeline is None:
-            raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
-        if locked is None:
-            raise LotteryError(
-                f"no {LOCK} here: the pipeline has not run: `dvc repro`, then commit {LOCK} and "
-                "reports/"
-            )
-        found = list(dict.fromkeys(causes(params, pipeline, locked, deep=options.deep)))
-    except LotteryError as error:
-        parser.exit(1, "".join(f"check: {line}\n" for line in str(error).splitlines()))
+    found = list(dict.fromkeys(causes(params, pipeline, locked, deep=options.deep)))
     for stage, cause in found:
         print(f"{stage}: {cause}")
     if found:

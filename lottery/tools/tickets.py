@@ -29,7 +29,9 @@ FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery tickets NAME``: publishes the tickets of the present results."""
+    """``python -m lottery tickets NAME``: publishes the tickets of the present results, or verifies
+    published ones. Raises LotteryError.
+    """
     parser = argparse.ArgumentParser(prog="python -m lottery tickets", description=__doc__)
     parser.add_argument("name", help="of the folder in tickets/; one that is there is replaced")
     parser.add_argument("--verify", action="store_true", help="retrain a ticket that is published")
@@ -38,15 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--source", help="a local copy of its dataset, in place of a download")
     options = parser.parse_args(arguments)
     name = options.name
-    try:
-        if Path(name).name != name or name in ("", "..", "."):
-            raise LotteryError(f"NAME: got {name!r}; accepted: the name of a folder in {FOLDER}/")
-        if options.verify:
-            print(verified(name, options.seed, options.round, options.source))
-        else:
-            print(f"tickets: written to {publish(params.load(), name)}")
-    except LotteryError as error:
-        parser.exit(1, "".join(f"tickets: {line}\n" for line in str(error).splitlines()))
+    if Path(name).name != name or name in ("", "..", "."):
+        raise LotteryError(f"NAME: got {name!r}; accepted: the name of a folder in {FOLDER}/")
+    if options.verify:
+        print(verified(name, options.seed, options.round, options.source))
+    else:
+        print(f"tickets: written to {publish(params.load(), name)}")
 
 
 def publish(loaded: Params, name: str) -> Path:
