@@ -31,8 +31,7 @@ DIGITS = network("mine.example:narrow", (8, 8, 1))
 
 def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_snip():
     text = (ROOT / "mine/example.py").read_text()
-    shown = "\n".join(f"    {line}".rstrip() for line in text.splitlines())
-    assert shown in (ROOT / "docs/own-parts.md").read_text()
+    assert f"```python\n{text}```" in (ROOT / "docs/own-parts.md").read_text()
     params = params_of(EXAMPLE)
     assert own.mistakes(params, DIGITS) == []
     (initial, kinds), (trained, _) = (models.initialise(DIGITS, "test", seed) for seed in (0, 1))
