@@ -64,6 +64,11 @@ class Mask:
         return {name: int(np.count_nonzero(keep)) for name, keep in self.layers.items()}
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each layer's kernel."""
+        return {name: keep.shape for name, keep in self.layers.items()}
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Prunable weights of each layer."""
         return {name: keep.size for name, keep in self.layers.items()}
@@ -96,14 +101,35 @@ def surviving_count(size: int, rate: float, round_: int) -> int:
     return round(size * (1 - rate) ** round_)
 
 
+def erk_counts(shapes: Mapping[str, tuple[int, ...]], total: int) -> dict[str, int]:
+    """How many of about ``total`` weights each layer keeps by the Erdős–Rényi-Kernel rule.
+
+    A density in proportion to the sum of a kernel's sides over their product, at most 1; what a
+    full layer cannot take goes to the others (Evci et al. 2020, section 3, (1)). Each layer's count
+    is rounded by itself, so that it never rises as ``total`` falls.
+    """
+    full: set[str] = set()
+    while True:
+        left = total - sum(math.prod(shapes[name]) for name in full)
+        sides = {name: sum(shape) for name, shape in shapes.items() if name not in full}
+        counts = {name: left * side / sum(sides.values()) for name, side in sides.items()}
+        above = {name for name, count in counts.items() if count > math.prod(shapes[name])}
+        if not above:
+            return {n: round(counts.get(n, math.prod(shape))) for n, shape in shapes.items()}
+        full |= above
+
+
 def random_mask(mask: Mask, generator: np.random.Generator) -> Mask:
     """A uniformly random mask with the same count in each layer."""
-    layers = {}
-    for name, keep in mask.layers.items():
-        chosen = np.zeros(keep.size, np.bool_)
-        chosen[generator.permutation(keep.size)[: np.count_nonzero(keep)]] = True
-        layers[name] = chosen.reshape(keep.shape)
-    return Mask(layers)
+    counts, shapes = mask.counts, mask.shapes
+    return Mask({name: random_layer(shapes[name], counts[name], generator) for name in shapes})
+
+
+def random_layer(shape: tuple[int, ...], count: int, generator: np.random.Generator) -> np.ndarray:
+    """The uniformly random mask of one layer, bool."""
+    chosen = np.zeros(math.prod(shape), np.bool_)
+    chosen[generator.permutation(chosen.size)[:count]] = True
+    return chosen.reshape(shape)
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def main(stage: command.Stage) -> None:
                     continue  # of the masks from elsewhere, that of a round that nobody asks for
                 _, mask, facts = files.read_masked_weights(path)
                 if "from" not in facts:
-                    expected = params.prune.surviving(mask.sizes, facts["kinds"], round_)
+                    expected = params.prune.surviving(mask.shapes, facts["kinds"], round_)
                     mask_tables.check(mask, before, expected, path)
                 files.write_mask(files.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask

@@ -1,10 +1,10 @@
 """The published experiments: each file is complete, and is the experiment that it says it is."""
 
+import math
 import re
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 from clones import TINY
 from networks import models
@@ -46,23 +46,23 @@ def network_of(loaded):
 
 
 @cache
-def sizes_and_kinds(network):
+def shapes_and_kinds(network):
     model = models.build(network)
     variables, kinds = models.variables(model), models.kinds(model)
-    return {name: int(np.prod(variables[name].shape)) for name in kinds}, kinds
+    return {name: tuple(variables[name].shape) for name in kinds}, kinds
 
 
 def percent_remaining(loaded, round_):
-    sizes, kinds = sizes_and_kinds(network_of(loaded))
-    surviving = loaded.prune.surviving(sizes, kinds, round_)
+    shapes, kinds = shapes_and_kinds(network_of(loaded))
+    surviving = loaded.prune.surviving(shapes, kinds, round_)
     count = surviving if isinstance(surviving, int) else sum(surviving.values())
-    return 100 * count / sum(sizes.values())
+    return 100 * count / sum(map(math.prod, shapes.values()))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_is_valid_builds_its_model_and_says_what_it_is(path):
     loaded = read_params(path)
-    assert sizes_and_kinds(network_of(loaded))[0]
+    assert shapes_and_kinds(network_of(loaded))[0]
     comment = path.read_text(encoding="utf-8").split("\nseeds:")[0]
     assert all(line.startswith("#") for line in comment.splitlines() if line)
     assert f"\n# Command: make repro EXPERIMENT={path.stem}\n" in comment
@@ -99,7 +99,7 @@ def test_mnist5k_lenet_is_the_default_experiment():
 def test_the_protocol_is_the_papers(name):
     weights, rate, iterations, conv = PAPER[name]
     loaded = experiment(name)
-    assert sum(sizes_and_kinds(network_of(loaded))[0].values()) == weights
+    assert sum(map(math.prod, shapes_and_kinds(network_of(loaded))[0].values())) == weights
     train = loaded.train
     assert (train.optimizer, train.learning_rate, train.iterations) == ("adam", rate, iterations)
     assert (train.batch_size, train.evaluate_every, train.early_stopping) == (60, 100, None)

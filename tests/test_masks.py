@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from lottery.masks import Mask, overlap, random_mask, surviving_count
+from lottery.masks import Mask, erk_counts, overlap, random_mask, surviving_count
 from lottery.streams import stream
 
 shapes = npst.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
@@ -92,6 +92,19 @@ def test_a_layer_keeps_the_rounded_product_of_its_size_and_the_shares_left(size,
     assert count == round(size * (1 - rate) ** round_)
     assert surviving_count(size, rate, 0) == size
     assert 0 <= surviving_count(size, rate, round_ + 1) <= count
+
+
+def test_erk_gives_small_layers_more_and_a_full_ones_surplus_to_the_others():
+    shapes = {"a": (10, 10), "b": (10, 90), "c": (3, 3, 4, 10)}  # sides: 20, 100, 20
+    assert erk_counts(shapes, 70) == {"a": 10, "b": 50, "c": 10}
+    assert erk_counts(shapes, 960) == {"a": 100, "b": 717, "c": 143}  # 860 by 100 and 20
+    assert erk_counts(shapes, 1360) == {"a": 100, "b": 900, "c": 360}
+    before = erk_counts(shapes, 1360)
+    for total in range(1360, 0, -1):
+        counts = erk_counts(shapes, total)
+        assert abs(sum(counts.values()) - total) <= 1
+        assert all(counts[name] <= before[name] for name in shapes)
+        before = counts
 
 
 @given(pairs_of_arrays(min_side=0))

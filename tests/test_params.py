@@ -163,7 +163,9 @@ def test_a_mistake_inside_a_value_is_named_by_its_full_path(key, value, line):
 def test_a_name_one_letter_off_in_a_list_is_recognised():
     (line,) = complaints(tiny({"retrain.variants": ["ticket", "ramdom_mask"]}))
     assert line.startswith("retrain.variants.1: got 'ramdom_mask'; accepted: 'ticket', 'random_")
-    assert line.endswith(f"'small_dense' or 'dense_longer' {OWN}; did you mean random_mask?")
+    assert line.endswith(
+        f"'supermask' or 'supermask_signed_constant' {OWN}; did you mean random_mask?"
+    )
 
 
 def test_all_mistakes_of_a_file_are_named_at_once():
@@ -215,13 +217,13 @@ def test_an_epoch_has_as_many_iterations_as_whole_batches():
 def test_one_threshold_for_all_layers_leaves_those_of_rate_0_whole():
     rates = {"conv": 0.2, "dense": 0.2, "output": 0.0}
     prune = validate(tiny({"prune.scope": "global", "prune.rates": rates})).prune
-    sizes = {"conv1/kernel": 1000, "dense1/kernel": 3000, "output/kernel": 100}
+    shapes = {"conv1/kernel": (1000,), "dense1/kernel": (3000,), "output/kernel": (100,)}
     kinds = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
     assert prune.left_whole(kinds) == ["output/kernel"]
-    assert prune.surviving(sizes, kinds, 2) == 100 + 2560
+    assert prune.surviving(shapes, kinds, 2) == 100 + 2560
     layerwise = prune.model_copy(update={"scope": "layerwise"})
     assert layerwise.left_whole(kinds) == []
-    assert layerwise.surviving(sizes, kinds, 2) == dict(zip(sizes, (640, 1920, 100), strict=True))
+    assert layerwise.surviving(shapes, kinds, 2) == dict(zip(shapes, (640, 1920, 100), strict=True))
 
 
 def test_the_last_learning_rate_is_what_the_steps_end_with():

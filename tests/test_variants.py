@@ -8,7 +8,7 @@ from clones import network
 from networks import models, same
 
 from lottery import params
-from lottery.masks import Mask
+from lottery.masks import Mask, erk_counts
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
 from lottery.tickets.variants import Ticket, budget
@@ -26,6 +26,7 @@ TRAIN = Train(
 )
 LAST = TRAIN.last_learning_rate()
 KEPT = 10
+LEARNED = ("supermask", "supermask_signed_constant")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def fresh(ticket):
 
 
 @pytest.mark.parametrize(
-    "variant", [v for v in params.VARIANTS if v not in ("small_dense", "dense_longer")]
+    "variant", [v for v in params.VARIANTS if v not in ("small_dense", "dense_longer", *LEARNED)]
 )
 def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
     found = start(variant, a_ticket)
@@ -145,10 +146,41 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
     assert found.mask.counts["dense1/kernel"] == a_ticket.mask.counts["dense1/kernel"]
 
 
+def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ticket):
+    found = start("random_mask_erk", a_ticket).mask
+    counts = a_ticket.mask.counts
+    assert found.counts == erk_counts(a_ticket.mask.shapes, sum(counts.values()))
+    assert found.counts["output/kernel"] == 50 > counts["output/kernel"]  # full
+    whole = a_ticket.mask.layers | {"dense1/kernel": np.ones((64, 30), bool)}
+    found = start("random_mask_erk", replace(a_ticket, mask=Mask(whole))).mask
+    assert found.layers["dense1/kernel"].all()
+
+
+@pytest.mark.parametrize("variant", ["set", "rigl"])
+def test_dynamic_sparse_training_begins_as_a_random_mask_of_the_initial_weights(variant, a_ticket):
+    found = start(variant, a_ticket)
+    assert (found.masks, found.iteration, found.train) == (variant, 0, TRAIN)
+    assert found.mask.counts == a_ticket.mask.counts
+    assert not found.mask.within(a_ticket.mask)
+    initial, _ = models.initialise(a_ticket.network, "initialisation", a_ticket.seed)
+    assert same(found.weights, found.mask.apply(initial))
+
+
+def test_a_supermask_is_learned_over_all_initial_weights_or_their_signs(a_ticket):
+    weights, constants = (start(v, a_ticket) for v in LEARNED)
+    assert weights.masks == constants.masks == "edge_popup"
+    initial, _ = models.initialise(a_ticket.network, "initialisation", a_ticket.seed)
+    assert same(weights.weights, initial)
+    for name in a_ticket.mask.layers:
+        spread = initial[name].std(dtype=np.float64)
+        expected = np.sign(initial[name]) * spread
+        assert np.allclose(constants.weights[name], expected, rtol=1e-6)
+
+
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
-    names = ("random_mask", "random_mask_global", "shuffled_mask")
+    names = ("random_mask", "random_mask_global", "random_mask_erk", "shuffled_mask", "set")
     masks, again = ([start(v, a_ticket).mask for v in names] for _ in range(2))
-    assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 3
+    assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 5
     assert all(same(one.layers, other.layers) for one, other in zip(masks, again, strict=True))
 
 

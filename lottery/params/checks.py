@@ -81,6 +81,9 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield "train.epochs", f"null with train.iterations {p.train.iterations}: one of the two"
     if p.train and p.train.momentum and p.train.optimizer != "sgd":
         yield "train.momentum", f"0 with optimizer {p.train.optimizer}; momentum belongs to sgd"
+    learned = [n for n in p.retrain.variants if n.startswith("supermask")] if p.retrain else []
+    if p.train and p.train.jit_compile and learned:
+        yield "train.jit_compile", f"false with {learned[0]}: XLA cannot choose the highest scores"
     if p.prune:
         yield from _contradictions_of_pruning(p.prune)
     if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":
@@ -91,8 +94,9 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
 
 def _contradictions_of_pruning(prune: Prune) -> Iterator[Refusal]:
     pruned = {rate for rate in prune.rates.model_dump().values() if rate}
-    if prune.scope == "global" and len(pruned) > 1:
-        yield "prune.rates", "with prune.scope global one rate for all kinds, or 0: left whole"
+    if prune.scope != "layerwise" and len(pruned) > 1:
+        accepted = f"with prune.scope {prune.scope} one rate for all kinds, or 0: left whole"
+        yield "prune.rates", accepted
     if prune.strategy != "rewind" and prune.at_initialisation:
         yield "prune.strategy", f"rewind: {prune.criterion} prunes before any training"
     if prune.scoring_rounds > 1 and not prune.at_initialisation:

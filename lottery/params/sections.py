@@ -1,5 +1,6 @@
 """The sections of params.yaml: a key is a line here, its type is what it takes."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from lottery import parts
-from lottery.masks import surviving_count
+from lottery.masks import erk_counts, surviving_count
 from lottery.params.early_stopping import EarlyStopping
 from lottery.params.reading import Section
 
@@ -159,7 +160,7 @@ class Prune(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)]
     rates: Rates
     criterion: CriterionName | Own = "magnitude"
-    scope: Literal["layerwise", "global"] = "layerwise"
+    scope: Literal["layerwise", "global", "uniform", "erk"] = "layerwise"
     schedule: Literal["iterative", "one_shot"] = "iterative"
     scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
     strategy: Literal["rewind", "finetune", "learning_rate_rewind"] = "rewind"
@@ -185,22 +186,24 @@ class Prune(Section):
         return ("shuffled_mask", "random_reinit") if self.at_initialisation else ("random_reinit",)
 
     def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
-        """The layers that one threshold for all leaves out: those of a rate of 0."""
+        """The layers of a rate of 0, where one rate is for the network and not for each layer."""
         rates = self.rates.model_dump()
-        return [n for n, kind in kinds.items() if self.scope == "global" and not rates[kind]]
+        of_network = self.scope in ("global", "erk")
+        return [name for name, kind in kinds.items() if of_network and not rates[kind]]
 
     def surviving(
-        self, sizes: Mapping[str, int], kinds: Mapping[str, str], round_: int
+        self, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str], round_: int
     ) -> dict[str, int] | int:
         """Weights that survive a round: by layer, or in all where the scope is global."""
-        rates = self.rates.model_dump()
+        rates, sizes = self.rates.model_dump(), {n: math.prod(s) for n, s in shapes.items()}
+        if self.scope not in ("global", "erk"):
+            return {n: surviving_count(sizes[n], rates[kind], round_) for n, kind in kinds.items()}
+        whole = {name: sizes[name] for name in self.left_whole(kinds)}
+        rest = {name: shape for name, shape in shapes.items() if name not in whole}
+        left = surviving_count(sum(sizes[n] for n in rest), max(rates.values()), round_)
         if self.scope == "global":
-            whole = sum(sizes[name] for name in self.left_whole(kinds))
-            rest = sum(sizes.values()) - whole
-            return whole + surviving_count(rest, max(rates.values()), round_)
-        return {
-            name: surviving_count(sizes[name], rates[kind], round_) for name, kind in kinds.items()
-        }
+            return sum(whole.values()) + left
+        return whole | erk_counts(rest, left)
 
 
 VariantName = Literal[
@@ -211,9 +214,14 @@ VariantName = Literal[
     "signed_reinit",
     "random_mask",
     "random_mask_global",
+    "random_mask_erk",
     "shuffled_mask",
     "small_dense",
     "dense_longer",
+    "set",
+    "rigl",
+    "supermask",
+    "supermask_signed_constant",
 ]
 """Functions of lottery.tickets.variants."""
 VARIANTS = get_args(VariantName)

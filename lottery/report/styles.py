@@ -37,9 +37,14 @@ STYLES = {
     "random_mask_global": Style(
         "#56B4E9", "v", "triangle-down", "random mask, all layers together"
     ),
+    "random_mask_erk": Style("#3C9D9B", "<", "triangle-left", "random mask, densities by ERK"),
     "shuffled_mask": Style("#CC79A7", "P", "cross", "shuffled mask"),
     "small_dense": Style("#94702B", "p", PENTAGON, "small dense network"),
     "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
+    "set": Style("#4C78A8", "H", HEXAGON, "SET"),
+    "rigl": Style("#B8860B", ">", "triangle-right", "RigL"),
+    "supermask": Style("#C44E52", "X", X, "supermask"),
+    "supermask_signed_constant": Style("#7F7F00", "d", THIN_DIAMOND, "supermask, signed constants"),
     "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
 }
 OWN_COLOURS = ("#7A8B00", "#00A5B5", "#A66F5B", "#D81B60")  # of one's own, in order of name

@@ -40,6 +40,7 @@ class Run:
     iterations: int
     start: int = 0
     keep: tuple[int, ...] = ()  # iterations whose weights the result has
+    masks: str = "fixed"  # how the mask changes: TRAINERS of lottery.training.learned_masks
     keep_trained: bool = True
 
     @property
@@ -81,10 +82,10 @@ class Experiment:
         """At which a run ends, unless it is stopped early."""
         return self.params.train.length(self.dataset.training - self.params.data.validation_size)
 
-    def trainer(self, model: Model, train: Train) -> Any:
+    def trainer(self, model: Model, train: Train, masks: str = "fixed") -> Any:
         """The Trainer of this process, traced once and used by every run of that model."""
         facts = files.read(files.DATASET / "dataset.json")
-        return _trainer(model, train, files.DATASET.resolve(), facts)
+        return _trainer(model, train, masks, files.DATASET.resolve(), facts)
 
     def split(self, seed: int) -> Split:
         """The rows that a seed trains and is evaluated on."""
@@ -97,7 +98,10 @@ class Experiment:
         stored = store.load_finished(fingerprint)
         how = "from the run store"
         if stored is None:
-            told, trainer = partial(_report, report, run), self.trainer(run.model, run.train)
+            told, trainer = (
+                partial(_report, report, run),
+                self.trainer(run.model, run.train, run.masks),
+            )
             of = {"dataset": self.dataset.facts["name"], "model": run.model.name, "name": run.name}
             groups, facts = _compute(trainer, run, split, fingerprint, of, told)
             facts["determined by"] = determined_by
@@ -134,6 +138,7 @@ class Experiment:
             "iterations": run.iterations,
             "keep": list(run.keep),
             "keep trained": run.keep_trained,
+            "masks": run.masks,
             "environment": machine.environment(device.device_name(), run.train.threads),
             "cpu": machine.cpu_model(),
             "variables": machine.variables(),
@@ -148,10 +153,10 @@ def _dataset(folder: Path, facts: bytes) -> Dataset:
 
 
 @lru_cache(maxsize=1)
-def _trainer(model: Model, train: Train, folder: Path, facts: bytes) -> Any:
-    from lottery.training.trainer import Trainer
+def _trainer(model: Model, train: Train, masks: str, folder: Path, facts: bytes) -> Any:
+    from lottery.training.learned_masks import TRAINERS
 
-    return Trainer(model, train, _dataset(folder, facts))
+    return TRAINERS[masks](model, train, _dataset(folder, facts))
 
 
 def _fingerprint(determined_by: dict[str, Any], run: Run, split: Split) -> str:

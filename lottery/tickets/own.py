@@ -113,7 +113,7 @@ def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
     mask = pruned(
         full,
         trained,
-        prune.surviving(full.sizes, kinds, round_),
+        prune.surviving(full.shapes, kinds, round_),
         criterion=criterion,
         initial=initial,
         network=network,

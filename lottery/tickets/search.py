@@ -101,7 +101,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         return pruned(
             mask,
             weights,
-            params.prune.surviving(mask.sizes, dense.kinds, number),
+            params.prune.surviving(mask.shapes, dense.kinds, number),
             criterion=criterion,
             initial=dense.rewound,
             network=experiment.network,
@@ -204,8 +204,8 @@ def write_layers(path: Path, network: Network) -> None:
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:
     """Raises LotteryError where the rounds leave no weight of a layer, or none at all."""
-    sizes = {name: dense.trained[name].size for name in dense.kinds}
-    last = prune.surviving(sizes, dense.kinds, prune.rounds)
+    full = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
+    sizes, last = full.sizes, prune.surviving(full.shapes, dense.kinds, prune.rounds)
     fewer = f"a lower rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these"
     for name, kind in dense.kinds.items():
         if isinstance(last, dict) and last[name] < 1:

@@ -47,6 +47,7 @@ class Start:
     train: Train
     model: Model | None = None  # None: the ticket's
     iterations: int | None = None  # at which training ends; None: the ticket's
+    masks: str = "fixed"  # how the mask changes: set, rigl, or edge_popup
 
     def run(self, experiment: Experiment, seed: int, variant: str, round_: int, order: str) -> Run:
         """The run that begins here; ``order``: purpose of the data order."""
@@ -61,6 +62,7 @@ class Start:
             order=order,
             start=self.iteration,
             iterations=self.iterations or experiment.iterations,
+            masks=self.masks,
         )
 
 
@@ -96,14 +98,19 @@ def random_reinit(t: Ticket) -> Start:
     return Start(t.mask.apply(fresh), t.mask, 0, t.dense_train)
 
 
+def _constants(signs: Weights, weights: Weights) -> Weights:
+    """These signs times the standard deviation of each layer's weights."""
+    return {
+        name: signs[name] * value.std(dtype=np.float64).astype(np.float32)
+        if name in signs
+        else value
+        for name, value in weights.items()
+    }
+
+
 def _signed_constants(t: Ticket, signs: Weights) -> Start:
     """These signs times the standard deviation of each layer's initial (or rewound) weights."""
-    weights = {
-        name: signs[name] * value.std(dtype=np.float64).astype(np.float32)
-        if name in t.mask.layers
-        else value
-        for name, value in t.rewound.items()
-    }
+    weights = _constants(signs, t.rewound)
     return Start(t.mask.apply(weights), t.mask, t.rewind_iteration, t.dense_train)
 
 
@@ -156,16 +163,36 @@ def random_mask_global(t: Ticket) -> Start:
 
     Layers that the ticket keeps whole (of a pruning rate of 0) stay whole.
     """
-    counts, sizes = t.mask.counts, t.mask.sizes
-    drawn = [name for name in sizes if counts[name] < sizes[name]]
-    count, size = (sum(of[name] for name in drawn) for of in (counts, sizes))
-    chosen = np.zeros(size, np.bool_)
-    chosen[stream("random mask of all layers", t.seed, t.round).permutation(size)[:count]] = True
+    drawn, count = _drawn(t)
+    sizes = {name: t.mask.sizes[name] for name in drawn}
+    chosen = np.zeros(sum(sizes.values()), np.bool_)
+    generator = stream("random mask of all layers", t.seed, t.round)
+    chosen[generator.permutation(len(chosen))[:count]] = True
     layers = dict(t.mask.layers)
     for name in drawn:
         layers[name] = chosen[: sizes[name]].reshape(layers[name].shape)
         chosen = chosen[sizes[name] :]
     return _under(t, Mask(layers))
+
+
+def random_mask_erk(t: Ticket) -> Start:
+    """The same with the densities of layers by the Erdős–Rényi-Kernel rule, the standard of sparse
+    training from scratch (Evci et al. 2020, section 3).
+    """
+    drawn, count = _drawn(t)
+    counts = masks.erk_counts({name: t.mask.shapes[name] for name in drawn}, count)
+    generator = stream("random mask by erk", t.seed, t.round)
+    layers = dict(t.mask.layers)
+    for name, kept in counts.items():
+        layers[name] = masks.random_layer(t.mask.shapes[name], kept, generator)
+    return _under(t, Mask(layers))
+
+
+def _drawn(t: Ticket) -> tuple[list[str], int]:
+    """The layers that the ticket prunes, and how many of their weights it keeps."""
+    counts, sizes = t.mask.counts, t.mask.sizes
+    drawn = [name for name in sizes if counts[name] < sizes[name]]
+    return drawn, sum(counts[name] for name in drawn)
 
 
 def shuffled_mask(t: Ticket) -> Start:
@@ -184,6 +211,51 @@ def shuffled_mask(t: Ticket) -> Start:
             }
         ),
     )
+
+
+def _from_scratch(t: Ticket, rule: str) -> Start:
+    """A random mask with the ticket's count in each layer, that changes while it is trained from
+    the initial weights."""
+    mask = masks.random_mask(t.mask, stream(f"first mask of {rule}", t.seed, t.round))
+    return Start(mask.apply(_initial(t)), mask, 0, t.dense_train, masks=rule)
+
+
+def set(t: Ticket) -> Start:  # the method's name, not the built-in's
+    """Sparse evolutionary training (Mocanu et al. 2018), with the ticket's count in each layer.
+
+    As Evci et al. 2020 compare with it, from a random mask and for as long as the ticket: the
+    share that is replaced falls by a cosine, and the smallest magnitudes go, whatever their sign.
+    """
+    return _from_scratch(t, "set")
+
+
+def rigl(t: Ticket) -> Start:
+    """RigL (Evci et al. 2020): as ``set``, but weights grow where the gradient is largest."""
+    return _from_scratch(t, "rigl")
+
+
+def supermask(t: Ticket) -> Start:
+    """A mask that is learned over the initial weights, none of which is trained: edge-popup, with
+    the ticket's count in each layer (Ramanujan et al. 2020, section 3).
+    """
+    return Start(_initial(t), t.mask, 0, t.dense_train, masks="edge_popup")
+
+
+def supermask_signed_constant(t: Ticket) -> Start:
+    """``supermask`` over the signs of the initial weights times each layer's standard deviation.
+
+    Source: Ramanujan et al. 2020, section 3.2 ("signed constant"); Zhou et al. 2019, section 5.
+    """
+    initial = _initial(t)
+    signs = {name: np.sign(initial[name]) for name in t.mask.layers}
+    return replace(supermask(t), weights=_constants(signs, initial))
+
+
+def _initial(t: Ticket) -> Weights:
+    """The dense network's weights at iteration 0."""
+    from lottery.training.models import initialise
+
+    return initialise(t.network, "initialisation", t.seed)[0]
 
 
 def small_dense(t: Ticket) -> Start:

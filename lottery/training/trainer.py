@@ -36,7 +36,9 @@ class State:
 
 
 class Trainer(Engine):
-    """An Engine that trains whole runs."""
+    """An Engine that trains whole runs under one mask."""
+
+    slots_are_masked = True
 
     def run(
         self,
@@ -68,11 +70,11 @@ class Trainer(Engine):
 
         Raises InvariantBroken where a pruned weight or its optimiser slot is not 0.
         """
-        state = resume or self._beginning(weights, start, keep)
-        _check_pruned_are_zero(mask, state, "at the start")
+        self._assign(self._masks, {n: m.astype(np.float32) for n, m in mask.layers.items()})
+        state = resume or self._beginning(weights, mask, order, start, keep)
+        self._check_pruned_are_zero(mask, state, "at the start")
         self._assign(self._variables, state.weights)
         self._assign(self._slots, state.slots)
-        self._assign(self._masks, {n: m.astype(np.float32) for n, m in mask.layers.items()})
         history, kept, iteration = copy.deepcopy(state.history), dict(state.kept), state.iteration
 
         def snapshot() -> State:
@@ -94,14 +96,29 @@ class Trainer(Engine):
             finite = self._record(history, split, iteration, *means)
             if finite:
                 on_evaluation(iteration, snapshot)
-        final = snapshot() if finite else _diverged(snapshot(), mask, keep)
-        _check_pruned_are_zero(mask, final, "after training")
+        final = snapshot()
+        if not finite:
+            final = _diverged(final, self._mask_of(final, mask), keep)
+        self._check_pruned_are_zero(mask, final, "after training")
         return final
 
-    def _beginning(self, weights: Weights, start: int, keep: Collection[int]) -> State:
+    def _beginning(
+        self, weights: Weights, mask: Mask, order: Order, start: int, keep: Collection[int]
+    ) -> State:
         slots = {name: np.zeros(v.shape, np.float32) for name, v in self._slots.items()}
         history: History = {column: [] for column in HISTORY}
         return State(start, weights, slots, history, {start: weights} if start in keep else {})
+
+    def _mask_of(self, state: State, mask: Mask) -> Mask:
+        """The mask of a state; ``mask``: that of the run's beginning."""
+        return mask
+
+    def _check_pruned_are_zero(self, mask: Mask, state: State, when: str) -> None:
+        mask, slots = self._mask_of(state, mask), state.slots if self.slots_are_masked else {}
+        for name, value in {**state.weights, **slots}.items():
+            keep = mask.layers.get(name.partition("/")[2] if name in slots else name)
+            if keep is not None and np.any(value[~keep]):
+                raise InvariantBroken(f"{name}: a pruned weight is not 0 {when}")
 
     def _train_to(
         self,
@@ -162,11 +179,3 @@ def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
         k: weights for k in keep if k not in state.kept
     }
     return State(state.iteration, weights, slots, state.history, kept)
-
-
-def _check_pruned_are_zero(mask: Mask, state: State, when: str) -> None:
-    slots = {name: name.partition("/")[2] for name in state.slots}
-    for name, value in {**state.weights, **state.slots}.items():
-        keep = mask.layers.get(slots.get(name, name))
-        if keep is not None and np.any(value[~keep]):
-            raise InvariantBroken(f"{name}: a pruned weight is not 0 {when}")

@@ -1,0 +1,150 @@
+"""Training that changes the mask: dynamic sparse training by hand, supermasks step by step."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_training import ADAM, DATASET, ORDER, SPLIT, alike, fresh, trained
+
+from lottery.masks import Mask
+from lottery.params import Model, Train
+from lottery.training import learned_masks
+from lottery.training.learned_masks import TRAINERS, change, drop_fraction
+
+LENET = Model(name="lenet_300_100", initializer="glorot_normal")
+
+
+def trainer(rule, **changes):
+    return TRAINERS[rule](LENET, Train(**{**ADAM, **changes}), DATASET)
+
+
+# A change by hand
+
+KEEP = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
+WEIGHTS = np.array([[0.1, -0.4, 0.3], [-0.2, 0, 0], [0, 0, 0]], np.float32)
+
+
+def test_the_smallest_weights_go_and_those_of_the_largest_gradient_come():
+    gradient = np.array([[0, 0, 0], [0, 5, 1], [9, 7, 2]], np.float32)
+    keep, new = change(KEEP, WEIGHTS, gradient, 0.5)  # two of four: 0.1 and -0.2
+    assert np.array_equal(keep, [[0, 1, 1], [0, 0, 0], [1, 1, 0]])
+    assert np.array_equal(new, [[0, 0, 0], [0, 0, 0], [1, 1, 0]])
+
+
+def test_a_dropped_weight_may_come_back_and_is_then_not_new():
+    gradient = np.array([[8, 99, 99], [0, 0, 1], [0, 0, 0]], np.float32)
+    keep, new = change(KEEP, WEIGHTS, gradient, 0.5)
+    assert np.array_equal(keep, [[1, 1, 1], [0, 0, 1], [0, 0, 0]])
+    assert np.array_equal(new, [[0, 0, 0], [0, 0, 1], [0, 0, 0]])
+
+
+def test_the_number_that_goes_is_rounded_down():
+    for fraction, gone in ((0.24, 0), (0.25, 1), (0.49, 1), (0.0, 0)):
+        keep, new = change(KEEP, WEIGHTS, np.arange(9.0).reshape(3, 3), fraction)
+        assert np.count_nonzero(KEEP & ~keep) == np.count_nonzero(new) == gone
+        assert np.count_nonzero(keep) == 4
+
+
+def test_the_share_that_goes_falls_by_a_cosine_until_three_quarters_of_the_run():
+    shares = [drop_fraction(i, 1000) for i in (0, 375, 750, 900)]
+    assert shares == pytest.approx([0.3, 0.15, 0, 0])
+
+
+# Whole runs
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(learned_masks, "UPDATE_EVERY", 5)
+
+
+def mask_in(state):
+    return {n.removeprefix("mask/"): v > 0 for n, v in state.slots.items() if n[:5] == "mask/"}
+
+
+@pytest.mark.parametrize("rule", ["rigl", "set"])
+def test_a_run_keeps_its_counts_zeros_and_last_mask_and_resumes_bit_for_bit(rule, often):
+    engine, (weights, mask) = trainer(rule), fresh(share=0.2)
+    states = []
+
+    def watch(iteration, snapshot):
+        state = snapshot()
+        states.append(state)
+        now = mask_in(state)
+        assert Mask(now).counts == mask.counts
+        for name, keep in now.items():
+            for value in (state.weights[name], *(state.slots[f"{s}/{name}"] for s in "mv")):
+                assert not value[~keep].any()
+
+    whole = trained(engine, (weights, mask), on_evaluation=watch)
+    at = {int(s.iteration): mask_in(s)["dense1/kernel"] for s in states}
+    assert not np.array_equal(at[10], at[0])
+    assert not np.array_equal(at[30], at[10])
+    assert np.array_equal(at[40], at[30])  # three quarters of 40 iterations
+    assert whole.history["test_accuracy"][-1] > 0.5
+    for state in states[1:-1]:
+        assert alike(trained(engine, (weights, mask), resume=state), whole)
+
+
+def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often):
+    engine, (weights, mask) = trainer("rigl", iterations=10, evaluate_every=5), fresh(share=0.2)
+    states = {}
+    engine.run(
+        weights, mask, ORDER, SPLIT, iterations=10,
+        on_evaluation=lambda i, state: states.update({i: state()}),
+    )  # fmt: skip
+    rows = SPLIT.train[ORDER.batches(5, 6, len(SPLIT.train), 30)[0]]
+    images, labels = DATASET.part(rows)
+    gradient = np.abs(gradients_of(states[5].weights, images, labels)["dense2/kernel"])
+    before, after = (mask_in(states[i])["dense2/kernel"] for i in (5, 10))
+    grown, left_out = after & ~before, ~after & ~before
+    assert grown.sum() > 10
+    assert gradient[grown].min() >= 0.999 * gradient[left_out].max()
+
+
+def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():
+    engine = trainer("edge_popup", optimizer="sgd", learning_rate=0.5, iterations=3)
+    (initial, _), (_, mask) = fresh(), fresh(share=0.3)
+    start = engine._beginning(initial, mask, ORDER, 0, ())
+    states = []
+    final = engine.run(
+        initial, mask, ORDER, SPLIT, iterations=3, on_evaluation=lambda i, s: states.append(s())
+    )
+    scores = {n: start.slots[f"score/{n}"].copy() for n in mask.layers}
+    for step in range(3):  # in NumPy's and TensorFlow's plain operations
+        images, labels = DATASET.part(SPLIT.train[ORDER.batches(step, step + 1, 600, 30)[0]])
+        effective = dict(initial)
+        for name, count in mask.counts.items():
+            highest = np.argsort(-np.abs(scores[name]), axis=None, kind="stable")[:count]
+            keep = np.zeros(scores[name].size, np.float32)
+            keep[highest] = 1
+            effective[name] = initial[name] * keep.reshape(scores[name].shape)
+        gradients = gradients_of(effective, images, labels)
+        for name in scores:
+            slope = gradients[name] * initial[name] * np.sign(scores[name])
+            scores[name] = scores[name] - 0.5 * slope
+    for name, count in mask.counts.items():
+        assert np.allclose(final.slots[f"score/{name}"], scores[name], atol=1e-6)
+        assert np.abs(scores[name] - start.slots[f"score/{name}"]).max() > 1e-4
+        chosen = final.weights[name] != 0
+        assert np.count_nonzero(chosen) == count
+        assert np.array_equal(final.weights[name][chosen], initial[name][chosen])
+    assert np.array_equal(final.weights["dense1/bias"], initial["dense1/bias"])
+    assert alike(engine.run(initial, mask, ORDER, SPLIT, iterations=3, resume=states[0]), final)
+
+
+def gradients_of(weights, images, labels):
+    variables = {n: tf.Variable(w) for n, w in weights.items()}
+    with tf.GradientTape() as tape:
+        x = tf.reshape(tf.cast(images, tf.float32) / 255.0, [len(images), -1])
+        for layer in ("dense1", "dense2", "output"):
+            x = x @ variables[f"{layer}/kernel"] + variables[f"{layer}/bias"]
+            x = tf.nn.relu(x) if layer != "output" else x
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, x))
+    return {n: g.numpy() for n, g in tape.gradient(loss, variables).items()}
+
+
+def test_a_supermask_of_untrained_weights_learns():
+    (initial, _), (_, mask) = fresh(), fresh(share=0.3)
+    engine = trainer("edge_popup", learning_rate=0.01, iterations=200, evaluate_every=100)
+    history = trained(engine, (initial, mask), 200).history
+    assert history["test_accuracy"][0] < 0.3 < 0.75 < history["test_accuracy"][-1]
