@@ -17,6 +17,7 @@ def main(stage: command.Stage) -> None:
     params = stage.params
     rounds = range(1, params.prune.rounds + 1)
     masks: dict[tuple[int, int], Mask] = {}
+    effective: dict[tuple[int, int], dict[str, int]] = {}
     with files.folder_written_whole(files.MASKS, checksums=True) as folder:
         for seed in params.seeds:
             before: Mask | None = None
@@ -28,9 +29,10 @@ def main(stage: command.Stage) -> None:
                 if "from" not in facts:
                     expected = params.prune.surviving(mask.shapes, facts["kinds"], round_)
                     mask_tables.check(mask, before, expected, path)
+                effective[seed, round_] = facts.pop("effective")
                 files.write_mask(files.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask
-        mask_tables.write_density(folder / "density.csv", masks)
+        mask_tables.write_density(folder / "density.csv", masks, effective)
         mask_tables.write_units(folder / "units.csv", masks)
         mask_tables.write_first_layer(folder / "first_layer.csv", masks)
         mask_tables.write_overlap(folder / "overlap.csv", masks)

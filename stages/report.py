@@ -50,7 +50,9 @@ def main(stage: command.Stage) -> None:
     files.write_json(reports / "verdict.json", explained)
     layers = tables.read_table(files.DENSE / "layers.csv")
     costs = flops.flops(masks["density"], layers, pd.concat([history, pruned]), params)
-    results = summary.results(runs, conclusion).merge(costs, "left", ["variant", "round"])
+    results = summary.results(runs, conclusion)
+    for known in (costs, outcomes.anatomy(masks["density"])):
+        results = results.merge(known, "left", ["variant", "round"])
     tables.write_table(reports / "results.csv", results)
     tables.write_folder(reports / "plots", plots)
     anchors = figures.fitting(tables.read_table(figures.ANCHORS), params.model, facts["title"])

@@ -31,23 +31,33 @@ def main(stage: command.Stage) -> None:
         for round_ in rounds
         for seed in params.seeds
     ]
-    analysed = params.retrain.analysis == "linear_mode_connectivity"
-    lines = [
-        Task(
-            f"seed {seed}, round {round_}: two copies",
-            partial(stability.connect, experiment, seed, round_),
-            runs=2,
-            iterations=2 * experiment.iterations,
-        )
-        for round_ in (0, *rounds)
-        for seed in params.seeds
-        if analysed
-    ]
+    lines = []
+    if params.retrain.analysis == "linear_mode_connectivity":
+        lines = [
+            Task(
+                f"seed {seed}, round {round_}: two copies",
+                partial(stability.connect, experiment, seed, round_),
+                runs=2,
+                iterations=2 * experiment.iterations,
+            )
+            for round_ in (0, *rounds)
+            for seed in params.seeds
+        ]
+    elif params.retrain.analysis == "connectivity_of_pruning":
+        lines = [
+            Task(
+                f"seed {seed}: lines between rounds",
+                partial(stability.along_pruning, experiment, seed),
+                runs=0,
+                iterations=0,
+            )
+            for seed in params.seeds
+        ]
     with files.folder_written_whole(files.RETRAINED, checksums=True) as folder:
         results = training.compute(stage, [*tasks, *lines])
         retrained, connected = results[: len(tasks)], results[len(tasks) :]
         training.write(folder, retrained)
-        stability.write(folder / "stability.csv", [line for line, _ in connected])
+        stability.write(folder / "stability.csv", [line for some, _ in connected for line in some])
     training.conclude(stage, [*retrained, *(r for _, records in connected for r in records)])
 
 

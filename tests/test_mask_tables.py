@@ -78,15 +78,16 @@ def test_a_weight_that_comes_back_is_an_error_that_names_the_file():
 
 def test_density_has_a_row_a_layer_and_one_for_the_whole_network(tmp_path):
     masks = {(seed, round_): pruned(round_, seed) for seed in (0, 1) for round_ in (1, 2)}
-    mask_tables.write_density(tmp_path / "density.csv", masks)
+    effective = {key: {n: count - 1 for n, count in m.counts.items()} for key, m in masks.items()}
+    mask_tables.write_density(tmp_path / "density.csv", masks, effective)
     lines = (tmp_path / "density.csv").read_text().splitlines()
-    assert lines[0] == "seed,round,layer,weights,surviving,weights_remaining"
+    assert lines[0] == "seed,round,layer,weights,surviving,weights_remaining,effective"
     assert len(lines) == 1 + 4 * (3 + 1)
     assert lines[5:9] == [
-        "0,2,conv1/kernel,72,58,0.8055556",
-        "0,2,dense1/kernel,300,192,0.64",
-        "0,2,output/kernel,150,135,0.9",
-        "0,2,all,522,385,0.7375479",
+        "0,2,conv1/kernel,72,58,0.8055556,57",
+        "0,2,dense1/kernel,300,192,0.64,191",
+        "0,2,output/kernel,150,135,0.9,134",
+        "0,2,all,522,385,0.7375479,382",
     ]
 
 

@@ -9,20 +9,21 @@ from clones import STAGES, network
 from networks import logits_of
 
 from lottery import params
-from lottery.artifacts import files
+from lottery.artifacts import files, tables
 from lottery.datasets.dataset import open_dataset
 from lottery.report.outcomes import instabilities
+from lottery.running.run import Experiment
 from lottery.tickets import stability
 from lottery.training import models
 from lottery.training.trainer import Trainer
 
 
-def lines(*accuracies, seed=0, round_=1):
+def lines(*accuracies, seed=0, round_=1, between="copies"):
     """The points of a line; losses 1, 2, 1, …"""
     n = len(accuracies)
     table = pd.DataFrame({"position": np.linspace(0, 1, n), "test_accuracy": accuracies})
     losses = {"train_loss": 1.0 + np.arange(n) % 2, "test_loss": 1.0}
-    return table.assign(seed=seed, round=round_, weights_remaining=0.5, **losses)
+    return table.assign(seed=seed, round=round_, between=between, weights_remaining=0.5, **losses)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,31 @@ def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_e
         values = 100 * found.loc[found["round"] == round_, "instability"]
         stable = f"{(values < 2).sum()} of 2"
         spread = f"{values.mean():.2f} [{values.min():.2f}, {values.max():.2f}]"
-        assert [str(round_), f"{remaining:.2%}", spread, stable] in [row[:4] for row in rows]
+        expected = ["its copy", str(round_), f"{remaining:.2%}", spread, stable]
+        assert expected in [row[:5] for row in rows]
+
+
+def test_lines_along_pruning_join_the_solutions_of_rounds_and_the_dense_network(
+    finished_clone, monkeypatch
+):
+    monkeypatch.chdir(finished_clone.path)
+    loaded = params.load()
+    rounds = loaded.prune.rounds
+    monkeypatch.setattr(stability, "POINTS", 2)  # the ends
+    lines, records = stability.along_pruning(Experiment(loaded, ""), 0, lambda *_: None)
+    assert not records
+    assert [line[:3] for line in lines] == [
+        *((0, number, "round before") for number in range(1, rounds + 1)),
+        *((0, number, "dense") for number in loaded.retrain_rounds()),
+    ]
+    history = pd.concat(
+        [tables.read(folder / "history.csv") for folder in (files.DENSE, files.PRUNED)]
+    )
+    last = history[history["seed"] == 0].groupby("round")["test_accuracy"].last()
+    for line in lines:
+        begin = line.round - 1 if line.between == "round before" else 0
+        for point, number in zip(line.points, (begin, line.round), strict=True):
+            assert point["test_accuracy"] == pytest.approx(last[number], abs=1e-6)
 
 
 @pytest.fixture

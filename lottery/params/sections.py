@@ -233,7 +233,7 @@ class Retrain(Section):
 
     variants: Annotated[list[VariantName | Own], Field(min_length=1), Once]
     rounds: Annotated[list[Positive], Field(min_length=1), Once] | Literal["all"]
-    analysis: Literal["none", "linear_mode_connectivity"] = "none"
+    analysis: Literal["none", "linear_mode_connectivity", "connectivity_of_pruning"] = "none"
     masks: Annotated[str, Field(min_length=1)] | None = None
 
 

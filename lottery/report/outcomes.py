@@ -11,6 +11,7 @@ import pandas as pd
 from lottery.params import EarlyStopping
 
 KEYS = ["seed", "variant", "round"]
+LINES = ["seed", "round", "between", "weights_remaining"]
 
 
 def outcomes(
@@ -121,13 +122,33 @@ def plots(
     }
 
 
+def anatomy(density: pd.DataFrame) -> pd.DataFrame:
+    """``variant, round, effective_weights_remaining, empty_layers`` of each round's tickets.
+
+    The share of all prunable weights that lie on a path of survivors from input to output, mean
+    over seeds (Vysogorets & Kempe 2023); and in how many layers, in the worst seed, none survives
+    (layer collapse, Tanaka et al. 2020).
+    """
+    by_seed = density.groupby(["round", "seed"])
+    total = by_seed.last()  # the row of the whole network
+    empty = density["surviving"].eq(0).groupby([density["round"], density["seed"]]).sum()
+    found = {
+        "effective_weights_remaining": total["effective"] / total["weights"],
+        "empty_layers": empty - total["surviving"].eq(0),
+    }
+    by_round = pd.DataFrame(found).groupby("round")
+    table = by_round.agg({"effective_weights_remaining": "mean", "empty_layers": "max"})
+    table.insert(0, "variant", "ticket")
+    return table.reset_index()
+
+
 def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
-    """``seed, round, weights_remaining, instability, barrier`` of ``stability.csv``.
+    """``seed, round, between, weights_remaining, instability, barrier`` of ``stability.csv``.
 
     Of test error, as a share, and of training loss, in nats: the highest on the line minus the mean
     of its ends (Frankle et al. 2020, section 2).
     """
-    groups = lines.sort_values("position").groupby(["seed", "round", "weights_remaining"])
+    groups = lines.sort_values("position").groupby(LINES)
     accuracy, loss = groups["test_accuracy"], groups["train_loss"]
     found = {
         "instability": (accuracy.first() + accuracy.last()) / 2 - accuracy.min(),

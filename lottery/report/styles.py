@@ -15,7 +15,7 @@ class Style(NamedTuple):
     """How a variant is drawn: colour, marker in Matplotlib and in Vega, words in a legend."""
 
     colour: str
-    marker: str
+    marker: Any
     symbol: str
     label: str
 
@@ -24,6 +24,11 @@ PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
 HEXAGON = "M0,-1L0.87,-0.5L0.87,0.5L0,1L-0.87,0.5L-0.87,-0.5Z"
 THIN_DIAMOND = "M0,-1L0.6,0L0,1L-0.6,0Z"
 X = "M-1,-0.6L-0.6,-1L0,-0.4L0.6,-1L1,-0.6L0.4,0L1,0.6L0.6,1L0,0.4L-0.6,1L-1,0.6L-0.4,0Z"
+FLAT_HEXAGON = "M.5,-.87L1,0L.5,.87L-.5,.87L-1,0L-.5,-.87Z"
+OCTAGON = "M.38,-.92L.92,-.38L.92,.38L.38,.92L-.38,.92L-.92,.38L-.92,-.38L-.38,-.92Z"
+FOUR_POINTS = "M0,-1L.25,-.25L1,0L.25,.25L0,1L-.25,.25L-1,0L-.25,-.25Z"
+THREE_POINTS = "M0,-1L.3,-.18L.87,.5L0,.35L-.87,.5L-.3,-.18Z"
+TURNED_POINTS = "M0,1L-.3,.18L-.87,-.5L0,-.35L.87,-.5L.3,.18Z"
 STAR = "M0,-1L.22,-.31L.95,-.31L.36,.12L.59,.81L0,.38L-.59,.81L-.36,.12L-.95,-.31L-.22,-.31Z"
 # After Okabe & Ito's palette, told apart by the colour-blind, on white and black.
 STYLES = {
@@ -37,14 +42,16 @@ STYLES = {
     "random_mask_global": Style(
         "#56B4E9", "v", "triangle-down", "random mask, all layers together"
     ),
-    "random_mask_erk": Style("#3C9D9B", "<", "triangle-left", "random mask, densities by ERK"),
+    "random_mask_erk": Style("#3C9D9B", "8", OCTAGON, "random mask, densities by ERK"),
     "shuffled_mask": Style("#CC79A7", "P", "cross", "shuffled mask"),
     "small_dense": Style("#94702B", "p", PENTAGON, "small dense network"),
     "dense_longer": Style("#8F5BB5", "*", STAR, "dense network, trained longer"),
-    "set": Style("#4C78A8", "H", HEXAGON, "SET"),
-    "rigl": Style("#B8860B", ">", "triangle-right", "RigL"),
-    "supermask": Style("#C44E52", "X", X, "supermask"),
-    "supermask_signed_constant": Style("#7F7F00", "d", THIN_DIAMOND, "supermask, signed constants"),
+    "set": Style("#4C78A8", "H", FLAT_HEXAGON, "SET"),
+    "rigl": Style("#B8860B", (4, 1, 0), FOUR_POINTS, "RigL"),
+    "supermask": Style("#C44E52", (3, 1, 0), THREE_POINTS, "supermask"),
+    "supermask_signed_constant": Style(
+        "#7F7F00", (3, 1, 180), TURNED_POINTS, "supermask, signed constants"
+    ),
     "pruning": Style("#0072B2", "None", "circle", "while pruning, every round"),
 }
 OWN_COLOURS = ("#7A8B00", "#00A5B5", "#A66F5B", "#D81B60")  # of one's own, in order of name

@@ -15,6 +15,8 @@ from lottery.report.statistics import MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
 
 T = TypeVar("T")
+DEAD = 0.9  # of survivors on a path: with fewer, dead units explain a part of the sparsity
+BEGINNINGS = {"copies": "its copy", "round before": "the round before", "dense": "dense network"}
 STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
 
 
@@ -119,6 +121,7 @@ def markdown(
             compared=section(_compared, conclusion) if rounds else "",
             criteria=section(_criteria, rounds, confidence) if rounds else "",
             stability="" if lines.empty else section(_stability, lines),
+            paths=section(_paths, results),
             costs=section(_costs, results),
             points_on_the_line=0 if lines.empty else lines["position"].nunique(),
             stable=STABLE,
@@ -207,18 +210,40 @@ def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
 def _stability(lines: pd.DataFrame) -> str:
     """Instability and barrier by round."""
     rows = []
-    for (number, remaining), group in instabilities(lines).groupby(["round", "weights_remaining"]):
+    for (between, number, remaining), group in instabilities(lines).groupby(
+        ["between", "round", "weights_remaining"]
+    ):
         values = group["instability"]
         rows.append(
             {
-                "round": str(number),
+                "from": BEGINNINGS[between],
+                "to round": str(number),
                 "weights remaining": f"{remaining:.2%}",
                 "instability (points)": _range(100 * values, 2),
                 "stable seeds": f"{int((values < STABLE).sum())} of {len(values)}",
                 "barrier (nats)": _range(group["barrier"], 3),
             }
         )
-    return table(rows)
+    return table(rows, words=2)
+
+
+def _paths(results: pd.DataFrame) -> str:
+    """Of each ticket, how many survivors are of use; a warning where they are few, or a layer is
+    empty.
+    """
+    lines, tickets = [], results[results["variant"] == "ticket"]
+    for row in tickets.to_dict("records"):
+        share = row["effective_weights_remaining"] / row["weights_remaining"]
+        line = f"round {row['round']} {share:.1%}"
+        if row["empty_layers"]:
+            line += f" (**{row['empty_layers']:.0f} layers are empty** in some seed)"
+        elif share < DEAD:
+            line += (
+                f" (**compare it at {row['effective_weights_remaining']:.2%} of the weights**: "
+                "the others are of no use, however they were chosen)"
+            )
+        lines.append(line)
+    return ", ".join(lines)
 
 
 def _costs(results: pd.DataFrame) -> str:

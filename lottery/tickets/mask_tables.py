@@ -26,16 +26,25 @@ def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, pa
         raise files.broken(path, "keeps weights that the round before had pruned")
 
 
-def write_density(path: Path, masks: Mapping[tuple[int, int], Mask]) -> None:
-    """``seed, round, layer, weights, surviving, weights_remaining``, by layer and of the whole
-    network.
+def write_density(
+    path: Path,
+    masks: Mapping[tuple[int, int], Mask],
+    effective: Mapping[tuple[int, int], Mapping[str, int]],
+) -> None:
+    """``seed, round, layer, weights, surviving, weights_remaining, effective``, by layer and of the
+    whole network.
+
+    ``effective``: survivors that lie on a path from input to output.
     """
     rows = []
     for (seed, round_), mask in masks.items():
-        sizes, counts = (n | {ALL: sum(n.values())} for n in (mask.sizes, mask.counts))
+        sizes, counts, on_path = (
+            {**n, ALL: sum(n.values())} for n in (mask.sizes, mask.counts, effective[seed, round_])
+        )
         for name, size in sizes.items():
-            rows.append([seed, round_, name, size, counts[name], counts[name] / size])
-    header = ["seed", "round", "layer", "weights", "surviving", "weights_remaining"]
+            count = counts[name]
+            rows.append([seed, round_, name, size, count, count / size, on_path[name]])
+    header = ["seed", "round", "layer", "weights", "surviving", "weights_remaining", "effective"]
     tables.write_rows(path, header, rows)
 
 

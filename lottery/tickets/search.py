@@ -129,8 +129,11 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
         records.append(result.record)
         return result.weights
 
+    from lottery.training.paths import effective
+
     for number, mask, weights in search(dense, params.prune, by_criterion, train, found.masks):
         facts = {"seed": seed, "round": number, "kinds": dense.kinds}
+        facts["effective"] = effective(mask, experiment.network).counts
         if number in found.masks:
             facts["from"] = "retrain.masks"
         path = files.round_file(folder, seed, number)

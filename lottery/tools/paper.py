@@ -1,7 +1,8 @@
 """``python -m lottery paper``: the present results as figures and a table for a paper.
 
 Writes ``reports/paper/``: ``accuracy.pdf``, ``early_stop.pdf`` and, where such lines were computed,
-``linear_mode_connectivity.pdf``, each a column wide with its fonts embedded; ``results.tex``, a
+``linear_mode_connectivity.pdf``, ``from_round_before.pdf`` and ``from_dense.pdf``, each a column
+wide with its fonts embedded; ``results.tex``, a
 table for LaTeX's package booktabs; ``runs.csv``, one row a run. Spread is the standard deviation
 over seeds.
 """
@@ -64,9 +65,11 @@ def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
         ):
             make = partial(_by_round, runs, column, label, scale)
             figures.save(make, folder / name, LOOK, PDF)
-        if len(lines):
-            make = partial(_connectivity, lines)
-            figures.save(make, folder / "linear_mode_connectivity", LOOK, PDF)
+        for between, rows in lines.groupby("between"):
+            make, name = partial(_connectivity, rows), f"from_{between}".replace(" ", "_")
+            if between == "copies":
+                name = "linear_mode_connectivity"
+            figures.save(make, folder / name, LOOK, PDF)
         tables.write_table(folder / "runs.csv", runs)
         files.write(folder / "results.tex", latex(runs).encode())
 
@@ -91,7 +94,7 @@ def _by_round(runs: pd.DataFrame, column: str, label: str, scale: float) -> Figu
 
 
 def _connectivity(lines: pd.DataFrame) -> Figure:
-    """Test error on the line between two copies of a network, of at most five rounds."""
+    """Test error on the lines to the networks of at most five rounds."""
     figure, axes = plt.subplots()
     shown = outcomes.spread_out(lines["round"].unique().tolist(), 5)
     for place, number in enumerate(shown):
@@ -102,7 +105,7 @@ def _connectivity(lines: pd.DataFrame) -> Figure:
         colour = plt.get_cmap("cividis")(0.9 * place / max(len(shown) - 1, 1))
         axes.fill_between(mean.index, mean - spread, mean + spread, color=colour, alpha=0.15, lw=0)
         axes.plot(mean.index, mean, color=colour, label=share)
-    axes.set(xlabel="position between the two copies", ylabel="test error (%)")
+    axes.set(xlabel="position on the line", ylabel="test error (%)")
     figure.legend(loc="outside lower center", ncols=3, title="weights remaining")
     return figure
 

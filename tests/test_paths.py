@@ -1,0 +1,59 @@
+"""Weights on a path from input to output."""
+
+import numpy as np
+import pytest
+from clones import network
+from networks import models
+
+from lottery.masks import Mask
+from lottery.training.paths import effective
+
+
+def reachable(layers):
+    """Of dense layers' masks, those on a path: by products of Boolean matrices."""
+    alive = [np.ones(layers[0].shape[0], bool)]
+    for keep in layers:
+        alive.append((alive[-1][:, None] & keep).any(axis=0))
+    read, found = np.ones(layers[-1].shape[1], bool), []
+    for keep, source in reversed(list(zip(layers, alive, strict=False))):
+        of_use = keep & source[:, None] & read[None]
+        found.insert(0, of_use)
+        read = (keep & read[None]).any(axis=1)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.3, 0.05, 0.01])
+def test_a_dense_networks_paths_are_products_of_its_masks(share):
+    of = network("lenet_300_100", (8, 8, 1), 5, width=0.2)
+    generator, shapes = np.random.default_rng(0), ((64, 60), (60, 20), (20, 5))
+    names = ("dense1/kernel", "dense2/kernel", "output/kernel")
+    layers = [generator.random(shape) < share for shape in shapes]
+    found = effective(Mask(dict(zip(names, layers, strict=True))), of)
+    for name, expected in zip(names, reachable(layers), strict=True):
+        assert np.array_equal(found.layers[name], expected)
+
+
+def test_weights_that_are_on_no_path_can_be_anything_but_constant_and_the_outputs_stay():
+    of = network("resnet20", (8, 8, 3), 4, width=0.25)
+    weights, kinds = models.initialise(of, "initialisation", 0)
+    generator = np.random.default_rng(1)
+    mask = Mask({name: generator.random(weights[name].shape) < 0.2 for name in kinds})
+    on_path = effective(mask, of)
+    assert on_path.within(mask)
+    assert 0.5 < sum(on_path.counts.values()) / sum(mask.counts.values()) < 0.99
+    model, images = models.build(of), generator.random((5, 8, 8, 3), np.float32)
+    outputs = []
+    for kept in (mask, on_path):
+        models.assign(model, kept.apply({n: 3 * w for n, w in weights.items()}))
+        outputs.append(model(images, training=False).numpy())
+    assert np.ptp(outputs[0], axis=0).max() > 1e-4
+    assert np.allclose(*outputs, atol=1e-6)
+
+
+def test_an_empty_layer_leaves_no_path_where_nothing_goes_around_it():
+    of = network("conv2", (8, 8, 3), 4, width=0.1)
+    weights, kinds = models.initialise(of, "initialisation", 0)
+    full = Mask.full({name: weights[name].shape for name in kinds})
+    assert effective(full, of).counts == full.counts
+    empty = full.layers | {"conv2/kernel": np.zeros(weights["conv2/kernel"].shape, bool)}
+    assert not any(effective(Mask(empty), of).counts.values())
