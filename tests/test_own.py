@@ -246,4 +246,4 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert line.startswith("elsewhere.parts:x: elsewhere/sizes.py is not among the deps of prune")
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     watching = [name for name, stage in stages.items() if parts.FOLDER in stage["deps"]]
-    assert watching == ["train_dense", "prune", "retrain"]
+    assert watching == ["fetch", "train_dense", "prune", "retrain"]

@@ -27,7 +27,8 @@ from tf_keras import layers  # isort: skip
 def build(network: Network, precision: str = "float32", *, dropout: float = 0.0) -> tf_keras.Model:
     """An untrained network from images to logits.
 
-    Images are float32 ``[n, height, width, channels]`` in [0, 1], logits float32 ``[n, classes]``.
+    Images are float32 ``[n, height, width, channels]`` in [0, 1], or other examples ``[n, …]``;
+    logits float32 ``[n, classes]``.
     With ``precision="bfloat16"`` layers compute in bfloat16; the variables stay float32.
 
     Args:
