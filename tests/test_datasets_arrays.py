@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -131,15 +130,12 @@ def test_what_is_no_dict_other_each_time_damaged_or_of_another_sha256_is_one_lin
             obtain("arrays", source=str(tmp_path / name))
 
 
-def test_the_example_goes_through_all_stages_and_its_report_speaks_of_examples(
-    tmp_path, capsys, monkeypatch
-):
+def test_the_example_goes_through_all_stages_and_its_report_speaks_of_examples(tmp_path, capsys):
     """Rows of two features: LeNet, SNIP, the picture of the first layer and the words."""
     project = Clone(tmp_path)
     data = {"name": "mine.example:rings", "validation_size": 200}
-    project.write(
-        tiny({"data": data, "seeds": [0], "prune.criterion": "snip", "train.iterations": 80})
-    )
+    few = {"seeds": [0], "prune.rounds": 1, "retrain.variants": ["ticket"]}
+    project.write(tiny({"data": data, "prune.criterion": "snip", **few}))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "mine").symlink_to(ROOT / "mine")
     shutil.copytree(ROOT / "docs/results", tmp_path / "docs/results")
@@ -150,5 +146,5 @@ def test_the_example_goes_through_all_stages_and_its_report_speaks_of_examples(
     report = (tmp_path / "reports/report.md").read_text()
     assert "images" not in report
     accuracy = json.loads((tmp_path / "reports/metrics.json").read_text())["dense_accuracy"]
-    assert accuracy > 0.9
+    assert accuracy > 0.8
     assert "could not be made" not in (tmp_path / "reports/report.html").read_text()

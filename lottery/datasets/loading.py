@@ -72,11 +72,20 @@ def _own(data: Data) -> Dataset:
     return _dataset(data, found, data.name, {"title": title, "source": data.name, "sha256": sha256})
 
 
-def _dataset(data: Data, found: image_folder.Images, where: str, origin: dict[str, Any]) -> Dataset:
-    """With what is known of it; ``origin`` is where it came from."""
+def _dataset(
+    data: Data,
+    found: image_folder.Images,
+    where: str,
+    origin: dict[str, Any],
+    set_aside: int | None = None,
+) -> Dataset:
+    """With what is known of it; ``origin`` is where it came from.
+
+    ``set_aside``: so many test images of one without a test set, by default 1 of TEST_SHARE.
+    """
     images, labels, training, names = found
     classes = int(labels.max()) + 1
-    test = len(labels) - training or len(labels) // TEST_SHARE
+    test = len(labels) - training or set_aside or len(labels) // TEST_SHARE
     if test < classes:
         raise LotteryError(
             f"{where}: {len(labels)} examples of {classes} classes are too few to set "
@@ -101,17 +110,9 @@ def _packaged(data: Data, known: Known) -> Dataset:
     sha256 = fingerprint(images, labels)
     package, expected = f"the {known.package} package", data.sha256 or str(known.sha256)
     _compare(data.name, package, sha256, expected, "install the locked packages again")
-    facts = {
-        "name": data.name,
-        "title": known.title,
-        "source": package,
-        "sha256": sha256,
-        "image_shape": list(known.image_shape),
-        "classes": known.classes,
-        "test": known.test,
-        "own_test": False,
-    }
-    return Dataset(images, labels, facts)
+    found = image_folder.Images(images, labels, len(labels), ())
+    origin = {"title": known.title, "source": package, "sha256": sha256}
+    return _dataset(data, found, package, origin, known.test)
 
 
 def _compare(name: str, whence: str, found: str, expected: str, advice: str) -> None:
