@@ -22,6 +22,7 @@ COMPUTE_A_RUN = (
     "lottery.training.architectures",
     "lottery.training.device",
     "lottery.training.engine",
+    "lottery.training.learned_masks",
     "lottery.training.models",
     "lottery.training.schedule",
     "lottery.training.trainer",

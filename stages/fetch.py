@@ -22,20 +22,19 @@ def main(stage: command.Stage) -> None:
     params = stage.params
     pinning.check_seen(params.data)
     images, labels, facts = dataset = loading.obtain(params.data)
-    side = min(images.shape[1:3])
-    check_fit(params, images=dataset.training, classes=dataset.classes, side=side)
+    check_fit(params, dataset.size)
     in_both = dataset.in_both([dataset.split(params.data, seed) for seed in params.seeds])
     if in_both:
         say(
-            f"fetch: {in_both:,} of the {facts['test']:,} test images are training or validation "
-            "images too, pixel for pixel",
+            f"fetch: {in_both:,} of the {facts['test']:,} test {dataset.noun} are training or "
+            f"validation {dataset.noun} too, value for value",
             sys.stderr,
         )
     with files.folder_written_whole(files.DATASET, checksums=True) as folder:
         write_dataset(folder, images, labels, facts)
     say(
-        f"fetch: {facts['title']}: {dataset.training:,} images for training and validation, "
-        f"{facts['test']:,} for testing"
+        f"fetch: {facts['title']}: {dataset.training:,} {dataset.noun} for training and "
+        f"validation, {facts['test']:,} for testing"
     )
 
 

@@ -20,9 +20,7 @@ def experiment(stage: Stage) -> Experiment:
     store.checkpoint_seconds()  # refused now rather than in a worker
     store.tidy()
     found = Experiment(stage.params, stage.code.run)
-    dataset = found.dataset
-    side = min(dataset.image_shape[:2])
-    check_fit(stage.params, images=dataset.training, classes=dataset.classes, side=side)
+    check_fit(stage.params, found.dataset.size)
     for seed in stage.params.seeds:
         found.split(seed)  # a class that is too small is named now
     if missing := stage.params.missing():

@@ -112,12 +112,12 @@ def test_a_class_too_small_for_every_part_is_named(own_test, counts, accepted):
     labels = np.repeat(np.arange(len(counts)), counts)
     labels = np.concatenate([labels, np.arange(40) % len(counts)]) if own_test else labels
     names = ["apple", "bread", "cheese", "dill"]
-    with pytest.raises(LotteryError, match=f"class cheese has {counts[2]} images.*{accepted} or"):
+    with pytest.raises(LotteryError, match=f"class cheese has {counts[2]} examples.*{accepted} or"):
         split(labels, test=40, own_test=own_test, validation=40, seed=0, class_names=names)
 
 
 def test_more_images_than_there_are_cannot_be_held_out():
-    with pytest.raises(LotteryError, match="28 images cannot be held out of 30"):
+    with pytest.raises(LotteryError, match="28 examples cannot be held out of 30"):
         split(np.arange(30) % 3, test=28, own_test=False, validation=3, seed=0)
 
 

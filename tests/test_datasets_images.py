@@ -249,7 +249,7 @@ def test_a_folder_with_a_test_set_keeps_it_and_records_its_facts(tmp_path):
 def test_without_a_test_set_a_sixth_of_the_images_becomes_it(tmp_path):
     facts = obtain(write(tmp_path / "animals", files_of(train=12, test=0))).facts
     assert (facts["test"], facts["own_test"]) == (4, False)
-    with pytest.raises(LotteryError, match=r"10 images of 2 classes are too few.*from 12 up"):
+    with pytest.raises(LotteryError, match=r"10 examples of 2 classes are too few.*from 12 up"):
         obtain(write(tmp_path / "few", files_of(train=5, test=0)))
 
 

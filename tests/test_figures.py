@@ -164,7 +164,7 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
     content["report"]["iteration_margin"] = 0.99
     p = params.Params.model_validate(content)
     facts = {"title": title, "source": title, "test": 10, "class_counts": [10] * 10}
-    facts |= {"own_test": False, "sha256": "0" * 64}
+    facts |= {"own_test": False, "image_shape": [8, 8, 1], "sha256": "0" * 64}
     runs, while_pruning = (outcomes.outcomes(h, chance=0.1) for h in (history, pruning))
     try:
         conclusion = verdict.conclude(runs, p, chance=0.1, test_images=10)

@@ -97,7 +97,7 @@ def fits(name, side):
         return False
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [name for name, least in SMALLEST_IMAGE.items() if least])
 def test_the_smallest_image_that_fits_is_the_one_documented(name):
     assert fits(name, SMALLEST_IMAGE[name])
     assert not fits(name, SMALLEST_IMAGE[name] - 1)

@@ -53,6 +53,22 @@ def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_sni
     assert snip.within(ours)
 
 
+def signals(series, classes):
+    """Numbers to tokens, an embedding of these as a dense layer, convolutions in time."""
+    tokens = layers.Lambda(lambda x: tf.one_hot(tf.cast(x[..., 0], tf.int32), 7), name="tokens")
+    x = layers.Dense(4, use_bias=False, name="embedding")(tokens(series))
+    x = layers.Conv1D(5, 9, strides=4, activation="relu", name="time")(x)
+    return layers.Dense(classes, name="output")(layers.Flatten(name="flatten")(x))
+
+
+def test_networks_of_signals_and_tokens_are_pruned_as_those_of_images():
+    params = params_of({**EXAMPLE, "model.name": "test_own:signals"})
+    of_signals = network("test_own:signals", (41, 1), 3)
+    assert own.mistakes(params, of_signals) == []
+    kinds = {"embedding/kernel": "dense", "time/kernel": "conv", "output/kernel": "output"}
+    assert models.kinds(models.build(of_signals)) == kinds
+
+
 # Mistakes
 
 
@@ -95,7 +111,7 @@ MODELS = {
     "twice": (layered(lambda: layers.Flatten(name="output")), "used 2 times in the model"),
     "keras_3": (
         layered(last=lambda n: keras_3.layers.Dense(n, name="output")),
-        "no Conv2D or Dense layer of tf_keras in it",
+        "no Conv or Dense layer of tf_keras in it",
     ),
     "dropped": (
         layered(lambda: layers.Dropout(0.5, name="drop")),
@@ -103,7 +119,7 @@ MODELS = {
     ),
     "depthwise": (
         layered(lambda: layers.DepthwiseConv2D(3, name="deep")),
-        "deep/depthwise_kernel would not be pruned; accepted: layers Conv2D and Dense",
+        "deep/depthwise_kernel would not be pruned; accepted: Conv1D to Conv3D, Dense",
     ),
     "transposed": (
         layered(lambda: layers.Conv2DTranspose(3, 3, name="up")),
@@ -246,4 +262,4 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert line.startswith("elsewhere.parts:x: elsewhere/sizes.py is not among the deps of prune")
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     watching = [name for name, stage in stages.items() if parts.FOLDER in stage["deps"]]
-    assert watching == ["train_dense", "prune", "retrain"]
+    assert watching == ["fetch", "train_dense", "prune", "retrain"]

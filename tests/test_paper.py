@@ -17,6 +17,7 @@ def test_figures_embed_their_fonts_a_column_wide_and_the_table_has_standard_devi
     runs = pd.DataFrame(rows, columns=[*names, "test_accuracy"]).assign(final_test_accuracy=0.95)
     line = pd.DataFrame([(0, 0, 1.0, 0.0, 0.9), (0, 0, 1.0, 1.0, 0.9)])
     line.columns = ["seed", "round", "weights_remaining", "position", "test_accuracy"]
+    line["between"] = "copies"
     paper.write(tmp_path / "paper", runs, line)
     pdfs = sorted((tmp_path / "paper").glob("*.pdf"))
     assert [p.stem for p in pdfs] == ["accuracy", "early_stop", "linear_mode_connectivity"]

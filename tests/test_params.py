@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.errors import LotteryError
-from lottery.params import Data, Params, Section, Size, check_fit, checks, load, validate
+from lottery.params import Params, Section, Size, check_fit, checks, load, validate
+from lottery.params.sections import DatasetName
 
 DEFAULT = ROOT / "params.yaml"
 VALID = tiny({})
-SIZES = {"digits": Size(images=1500, classes=10, side=7)}
+SIZES = {"digits": Size(1500, 10, (9, 7, 1))}
 
 
 def fields_of(section, path=()):
@@ -47,8 +48,9 @@ def test_the_parameters_that_the_other_tests_spoil_are_valid():
 OWN = "or your own module:function"
 MODELS = f"'lenet_300_100', 'conv2', 'conv4', 'conv6', 'resnet20' or 'vgg16' {OWN}"
 FOLDER = "a folder, a zip or tar archive, or its URL, that holds train/<class>/<image>"
-HAS = "digits has 1,500 images for training and validation"
-FITTING = "a model that fits images of side 7: lenet_300_100, conv2, conv4, resnet20"
+ARRAYS = "an npz or safetensors file, or its URL, that holds x_train, y_train"
+HAS = "digits has 1,500 examples for training and validation"
+FITTING = f"a model that fits images of side 7: lenet_300_100, conv2, conv4, resnet20, {OWN}"
 BELOW = "this share of the run's 40 iterations is less than one evaluation"
 
 NO_BATCH_NORM = "ones with lenet_300_100: it has no batch normalisation"
@@ -92,8 +94,8 @@ REFUSED = [
     ("prune.scoring_rounds", 9, "1 with magnitude: its scores stay the same"),
     ("model.batch_norm_scale", "uniform", NO_BATCH_NORM),
     # it does not fit the dataset
-    ("data.validation_size", 9, f"from 10 (one image a class) to 1490: {HAS}"),
-    ("train.batch_size", 1251, "at most the 1,250 training images"),
+    ("data.validation_size", 9, f"from 10 (one example a class) to 1490: {HAS}"),
+    ("train.batch_size", 1251, "at most the 1,250 training examples"),
     ("model.name", "vgg16", FITTING),
     # it does not fit the length of a run
     ("train.evaluate_every", 41, "at most the run's 40 iterations"),
@@ -122,6 +124,8 @@ REFUSED_BESIDE_OTHERS = [
     ({"prune.criterion": "snip"}, "prune.strategy", "finetune", BEFORE_TRAINING),
     ({"data.name": "cifar10", "model.name": "vgg16"}, "model.dropout", 0.5, NO_DROPOUT),
     ({"data.name": "image_folder"}, "data.source", None, FOLDER),
+    ({"data.name": "arrays"}, "data.source", None, ARRAYS),
+    ({"data.name": "a:b"}, "data.source", "x.npz", "null: a:b is called without one"),
 ]
 
 
@@ -177,15 +181,29 @@ def test_all_mistakes_of_a_file_are_named_at_once():
 
 def test_a_dataset_that_is_known_only_once_it_is_read_is_compared_then():
     loaded = validate(tiny(EPOCHS | {"data.name": "image_folder", "data.source": "images"}))
-    check_fit(loaded, images=1500, classes=10, side=8)
+    check_fit(loaded, Size(1500, 10, (8, 8, 1)))
     with pytest.raises(
         LotteryError, match=r"^a: train.batch_size: got 50; accepted: at most the 49"
     ):
-        check_fit(loaded, images=299, classes=10, side=8, where="a")
+        check_fit(loaded, Size(299, 10, (8, 8, 1)), where="a")
     with pytest.raises(
-        LotteryError, match=r"accepted: a dataset of 20 or more images, two a class"
+        LotteryError, match=r"accepted: a dataset of 20 or more examples, two a class"
     ):
-        check_fit(loaded, images=19, classes=10, side=8)
+        check_fit(loaded, Size(19, 10, (8, 8, 1)))
+
+
+def test_convolutions_and_augmentation_are_for_images_alone():
+    augmented = {"train.augmentation": {"flip": True, "crop": 0}, "model.name": "resnet20"}
+    for shape in ((30,), (28, 28), (8, 8, 8, 1)):
+        check_fit(validate(tiny({})), Size(1500, 10, shape))
+        with pytest.raises(LotteryError) as error:
+            check_fit(validate(tiny(augmented)), Size(1500, 10, shape))
+        assert str(error.value).splitlines() == [
+            "params.yaml: model.name: got 'resnet20'; accepted: a model that fits the shape "
+            f"{list(shape)}, no image's: lenet_300_100, {OWN}",
+            "params.yaml: train.augmentation: got {'flip': True, 'crop': 0}; accepted: null with "
+            f"examples of the shape {list(shape)}: no image's",
+        ]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +302,7 @@ def test_a_spoilt_file_is_either_valid_or_says_in_plain_lines_what_is_wrong(tmp_
 
 
 def test_the_names_of_datasets_are_those_of_the_catalogue():
-    assert {*DATASETS, "image_folder"} == set(get_args(Data.model_fields["name"].annotation))
+    assert {*DATASETS, "image_folder", "arrays"} == set(get_args(DatasetName))
     assert {name for name, known in DATASETS.items() if known.package} == set(checks.PACKAGED)
 
 
@@ -298,7 +316,7 @@ def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
-        "check: params.yaml: data.validation_size: got 3; accepted: from 10 (one image a class) to "
+        "check: params.yaml: data.validation_size: got 3; accepted: from 10 (one example a class) to "
         f"1490: {HAS}\n"
     )
     assert read_params(DEFAULT) == load(DEFAULT)

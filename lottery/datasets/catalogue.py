@@ -108,7 +108,7 @@ DATASETS = {
 def read_params(path: Path = params.PARAMS_FILE) -> params.Params:
     """The parameters of a file, checked against the dataset where that is known by name."""
     sizes = {
-        name: params.Size(known.training, known.classes, min(known.image_shape[:2]))
+        name: params.Size(known.training, known.classes, known.image_shape)
         for name, known in DATASETS.items()
     }
     return params.load(path, sizes)

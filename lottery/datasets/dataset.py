@@ -10,23 +10,30 @@ import numpy as np
 
 from lottery.artifacts import files
 from lottery.datasets.split import Part, Split, split
-from lottery.params import Data
+from lottery.params import Data, Size
 
 FOLDER = files.DATASET
 
 
 class Dataset(NamedTuple):
-    """All images, memory-mapped, those of its own test set last; what ``dataset.json`` holds."""
+    """All images, memory-mapped, those of its own test set last; what ``dataset.json`` holds.
 
-    images: np.ndarray  # uint8 [n, height, width, channels]
+    What are no images is called so too: rows, signals, whatever arrays hold.
+    """
+
+    images: np.ndarray  # uint8 [n, height, width, channels], or uint8 or float32 [n, …]
     labels: np.ndarray  # int32 [n]
     facts: dict[str, Any]
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
-        height, width, channels = self.facts["image_shape"]
-        return height, width, channels
+    def image_shape(self) -> tuple[int, ...]:
+        """Of images height, width, channels."""
+        return tuple(self.facts["image_shape"])
+
+    @property
+    def noun(self) -> str:
+        """What people call the images."""
+        return "images" if len(self.image_shape) == 3 else "examples"
 
     @property
     def classes(self) -> int:
@@ -37,6 +44,11 @@ class Dataset(NamedTuple):
     def training(self) -> int:
         """Images for training and validation."""
         return len(self.labels) - int(self.facts["test"])
+
+    @property
+    def size(self) -> Size:
+        """What parameters have to fit."""
+        return Size(self.training, self.classes, self.image_shape)
 
     def split(self, data: Data, seed: int) -> Split:
         """The rows of each part for a seed; LotteryError where a class is too small."""
@@ -78,12 +90,12 @@ def open_dataset(folder: Path = FOLDER) -> Dataset:
     path = folder / "dataset.json"
     facts = files.read_json(path)
     try:
-        height, width, channels = facts["image_shape"]
-        shape = (sum(facts["class_counts"]), height, width, channels)
+        shape = (sum(facts["class_counts"]), *facts["image_shape"])
+        dtype = np.dtype(facts.get("dtype", np.uint8))
         if not 0 < facts["test"] < shape[0] or not isinstance(facts["own_test"], bool):
             raise ValueError("test, own_test")
         sha256 = facts["files"]
-        images = _open_array(folder / "images.npy", np.dtype(np.uint8), shape, sha256["images.npy"])
+        images = _open_array(folder / "images.npy", dtype, shape, sha256["images.npy"])
         labels = _open_array(
             folder / "labels.npy", np.dtype(np.int32), shape[:1], sha256["labels.npy"]
         )

@@ -29,9 +29,9 @@ Size = tuple[int, int]
 
 
 class Images(NamedTuple):
-    """All images, those of the training part first."""
+    """All images, or other arrays, those of the training part first."""
 
-    images: np.ndarray  # uint8 [n, height, width, 1 where all are grey, else 3]
+    images: np.ndarray  # uint8 [n, height, width, 1 where all are grey, else 3]; or any [n, …]
     labels: np.ndarray  # int32 [n]
     training: int  # how many are in the training part
     class_names: tuple[str, ...]  # by label

@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+from typing import Any
 
 import numpy as np
 
-from lottery.datasets import image_folder, originals, packaged, sources
+from lottery import parts
+from lottery.datasets import arrays, image_folder, originals, packaged, sources
 from lottery.datasets.catalogue import DATASETS, Known
 from lottery.datasets.dataset import Dataset
 from lottery.errors import LotteryError
@@ -16,49 +18,86 @@ TEST_SHARE = 6
 
 
 def fingerprint(images: np.ndarray, labels: np.ndarray) -> str:
-    """sha256 of the images' bytes (uint8) followed by the labels' (int32)."""
+    """sha256 of the images' bytes (uint8 or float32) followed by the labels' (int32)."""
     digest = hashlib.sha256(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels).data)
     return digest.hexdigest()
 
 
 def obtain(data: Data) -> Dataset:
-    """All images and labels of the dataset, from its package, its archive or ``data.source``.
+    """All images and labels of the dataset: from its package, its archive, ``data.source`` or a
+    function of one's own.
 
     Raises LotteryError for whatever is wrong with the source or does not fit the dataset.
     """
     known = DATASETS.get(data.name)
     if known is not None and known.package is not None:
         return _packaged(data, known)
+    if parts.is_own(data.name):
+        return _own(data)
     with sources.opened(data) as source:
         found = originals.read(data.name, source.folder, source.where) if known else None
-        if found is None:
+        if data.name == "arrays":
+            found = arrays.read(source.folder, source.where)
+        elif found is None:
             size = (data.image_size[0], data.image_size[1]) if data.image_size else None
             found = image_folder.read(source.folder, source.where, size)
-    images, labels, training, names = found
-    sha256 = fingerprint(images, labels)
-    title = re.sub(r"(?i)(?<=.)\.(zip|tar|tgz|tar\.gz)$", "", source.name.rpartition("/")[2])
+    ending = r"(?i)(?<=.)\.(zip|tar|tgz|tar\.gz|npz|safetensors)$"
+    title = re.sub(ending, "", source.name.rpartition("/")[2])
+    sha256 = fingerprint(*found[:2])
     if known is not None:
         _check(source.where, found, known)
-        names = names or known.class_names
+        found = found._replace(class_names=found.class_names or known.class_names)
         is_original = sha256 == known.sha256 or source.sha256 == known.files
         title = known.title if is_original else f"{known.title}, from {source.name}"
-    test = len(labels) - training or len(labels) // TEST_SHARE
-    if test < len(names):
-        raise LotteryError(
-            f"{source.where}: {len(labels)} images of {len(names)} classes are too few to set "
-            f"1/{TEST_SHARE} aside as a test set; accepted: from {TEST_SHARE * len(names)} up, or "
-            "a test/ folder"
-        )
-    facts = {
-        "name": data.name,
+    origin = {
         "title": title,
         "source": source.name,
         "source_sha256": source.sha256,
         **({"source_version": source.version} if source.version else {}),
         "sha256": sha256,
+    }
+    return _dataset(data, found, source.where, origin)
+
+
+def _own(data: Data) -> Dataset:
+    """What a function of one's own gives, each time that it is called."""
+    found, again = arrays.called(data.name), arrays.called(data.name)
+    sha256 = fingerprint(*found[:2])
+    if fingerprint(*again[:2]) != sha256:
+        drawn = "the same, of np.random.default_rng(0) for example"
+        raise parts.mistake(data.name, f"other arrays when it is called again; accepted: {drawn}")
+    _compare(data.name, "it", sha256, data.sha256 or sha256, "look at what it reads")
+    title = data.name.rpartition(":")[2]
+    return _dataset(data, found, data.name, {"title": title, "source": data.name, "sha256": sha256})
+
+
+def _dataset(
+    data: Data,
+    found: image_folder.Images,
+    where: str,
+    origin: dict[str, Any],
+    set_aside: int | None = None,
+) -> Dataset:
+    """With what is known of it; ``origin`` is where it came from.
+
+    ``set_aside``: so many test images of one without a test set, by default 1 of TEST_SHARE.
+    """
+    images, labels, training, names = found
+    classes = int(labels.max()) + 1
+    test = len(labels) - training or set_aside or len(labels) // TEST_SHARE
+    if test < classes:
+        raise LotteryError(
+            f"{where}: {len(labels)} examples of {classes} classes are too few to set "
+            f"1/{TEST_SHARE} aside as a test set; accepted: from {TEST_SHARE * classes} up, or "
+            "a test part of its own"
+        )
+    facts = {
+        "name": data.name,
+        **origin,
         "image_shape": list(images.shape[1:]),
-        "classes": int(labels.max()) + 1,
+        **({} if images.dtype == np.uint8 else {"dtype": str(images.dtype)}),
+        "classes": classes,
         **({"class_names": list(names)} if names else {}),
         "test": test,
         "own_test": training < len(labels),
@@ -69,23 +108,19 @@ def obtain(data: Data) -> Dataset:
 def _packaged(data: Data, known: Known) -> Dataset:
     images, labels = packaged.LOADERS[data.name]()
     sha256 = fingerprint(images, labels)
-    expected = data.sha256 or known.sha256
-    if sha256 != expected:
+    package, expected = f"the {known.package} package", data.sha256 or str(known.sha256)
+    _compare(data.name, package, sha256, expected, "install the locked packages again")
+    found = image_folder.Images(images, labels, len(labels), ())
+    origin = {"title": known.title, "source": package, "sha256": sha256}
+    return _dataset(data, found, package, origin, known.test)
+
+
+def _compare(name: str, whence: str, found: str, expected: str, advice: str) -> None:
+    if found != expected:
         raise LotteryError(
-            f"dataset {data.name}: got sha256 {sha256} from the {known.package} package, expected "
-            f"{expected}; install the locked packages again, or correct data.sha256"
+            f"dataset {name}: got sha256 {found} from {whence}, expected {expected}; {advice}, "
+            "or correct data.sha256"
         )
-    facts = {
-        "name": data.name,
-        "title": known.title,
-        "source": f"the {known.package} package",
-        "sha256": sha256,
-        "image_shape": list(known.image_shape),
-        "classes": known.classes,
-        "test": known.test,
-        "own_test": False,
-    }
-    return Dataset(images, labels, facts)
 
 
 def _check(where: str, found: image_folder.Images, known: Known) -> None:

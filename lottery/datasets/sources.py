@@ -107,7 +107,10 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
         say(f"{where}: it is not pinned: set data.sha256 to {found}, to be told where it changes")
     folder = temporary / "unpacked"
     folder.mkdir()
-    unpack(path, folder, where)
+    if name.lower().endswith(".safetensors"):
+        (folder / _last_part(name)).symlink_to(path.resolve())
+    else:
+        unpack(path, folder, where)
     return Source(folder, name, {_last_part(name): found}, where, {} if sha256 else version)
 
 

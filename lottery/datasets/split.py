@@ -10,10 +10,15 @@ from lottery.streams import stream
 
 
 class Part(NamedTuple):
-    """Some images and their labels."""
+    """Some images, or other examples, and their labels."""
 
-    images: np.ndarray  # uint8 [n, height, width, channels]
+    images: np.ndarray  # uint8 [n, height, width, channels], or uint8 or float32 [n, …]
     labels: np.ndarray  # int32 [n]
+
+
+def scaled(images: np.ndarray) -> np.ndarray:
+    """As networks take them, float32: uint8 in [0, 1], float32 as they are."""
+    return images / np.float32(255) if images.dtype == np.uint8 else images
 
 
 class Split(NamedTuple):
@@ -68,7 +73,7 @@ def _drawn(
         if count < 1 + leave:
             name = class_names[label] if class_names else label
             raise LotteryError(
-                f"the class {name} has {count} images to split; accepted: {1 + leave} or more, "
+                f"the class {name} has {count} examples to split; accepted: {1 + leave} or more, "
                 "so that each of training, validation and test set has one"
             )
     quota = size * counts / len(rows)
@@ -77,7 +82,7 @@ def _drawn(
         room = take < counts - leave if step > 0 else take > 1
         if not room.any():
             raise LotteryError(
-                f"{size} images cannot be held out of {len(rows)} with each class in each part"
+                f"{size} examples cannot be held out of {len(rows)} with each class in each part"
             )
         # the largest remainder first, of equals the first class
         take[np.argmax(np.where(room, step * (quota - take), -np.inf))] += step

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 
 from lottery.params.reading import Refusal, read_yaml, refuse, refused, typed
 from lottery.params.sections import Params, Prune
+from lottery.parts import is_own
 
 PARAMS_FILE = Path("params.yaml")
 
 SMALLEST_IMAGE = {
-    "lenet_300_100": 1,
+    "lenet_300_100": 0,
     "conv2": 2,
     "conv4": 4,
     "conv6": 8,
     "resnet20": 1,
     "vgg16": 16,
 }
-"""The smallest image side, in pixels, that each model's pooling leaves something of."""
+"""The smallest image side, in pixels, that each model's pooling leaves something of; 0: it takes
+what are no images too."""
 
 WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
 
@@ -28,11 +30,16 @@ PACKAGED = ("mnist5k", "digits")
 
 
 class Size(NamedTuple):
-    """A dataset's images for training and validation, classes, and shorter side in pixels."""
+    """A dataset's examples for training and validation, its classes, the shape of an example."""
 
-    images: int
+    examples: int
     classes: int
-    side: int
+    shape: tuple[int, ...]
+
+    @property
+    def side(self) -> int:
+        """The shorter one of images, in pixels; 0 of what are no images."""
+        return min(self.shape[:2]) if len(self.shape) == 3 else 0
 
 
 def load(path: Path = PARAMS_FILE, sizes: Mapping[str, Size] | None = None) -> Params:
@@ -54,11 +61,8 @@ def validate(
     return params
 
 
-def check_fit(
-    params: Params, *, images: int, classes: int, side: int, where: Path = PARAMS_FILE
-) -> None:
+def check_fit(params: Params, size: Size, where: Path = PARAMS_FILE) -> None:
     """The same for a dataset whose size is known only once it has been read."""
-    size = Size(images, classes, side)
     refuse(str(where), refused(params, _misfits(params, size)))
 
 
@@ -66,9 +70,13 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
     """Keys whose values others rule out, with what is accepted; a faulty section is None."""
     if p.data and p.data.name in PACKAGED and p.data.source is not None:
         yield "data.source", f"null: {p.data.name} comes with a package"
+    if p.data and is_own(p.data.name) and p.data.source is not None:
+        yield "data.source", f"null: {p.data.name} is called without one"
     if p.data and p.data.name == "image_folder" and p.data.source is None:
         images = "that holds train/<class>/<image>"
         yield "data.source", f"a folder, a zip or tar archive, or its URL, {images}"
+    if p.data and p.data.name == "arrays" and p.data.source is None:
+        yield "data.source", "an npz or safetensors file, or its URL, that holds x_train, y_train"
     if p.data and p.data.name != "image_folder" and p.data.image_size is not None:
         yield "data.image_size", f"null: only image_folder is resized, not {p.data.name}"
     if p.model and p.model.dropout and p.model.name in ("resnet20", "vgg16"):
@@ -111,21 +119,25 @@ def _contradictions_of_pruning(prune: Prune) -> Iterator[Refusal]:
 
 def _misfits(p: Params, size: Size | None) -> Iterator[Refusal]:
     """Keys whose values do not fit the dataset, where its size is known, or a run's length."""
-    training = None  # images; None where they are not known, or no number of them would do
+    training = None  # examples; None where they are not known, or no number of them would do
     if p.data and size:
-        fewest, most = size.classes, size.images - size.classes
-        has = f"{p.data.name} has {size.images:,} images for training and validation"
+        fewest, most = size.classes, size.examples - size.classes
+        has = f"{p.data.name} has {size.examples:,} examples for training and validation"
         if most < fewest:
-            yield "data.name", f"a dataset of {2 * fewest} or more images, two a class: {has}"
+            yield "data.name", f"a dataset of {2 * fewest} or more examples, two a class: {has}"
         elif not fewest <= p.data.validation_size <= most:
-            yield "data.validation_size", f"from {fewest} (one image a class) to {most}: {has}"
+            yield "data.validation_size", f"from {fewest} (one example a class) to {most}: {has}"
         else:
-            training = size.images - p.data.validation_size
-    if p.model and size and size.side < SMALLEST_IMAGE.get(p.model.name, 1):
+            training = size.examples - p.data.validation_size
+    shape = list(size.shape) if size else []
+    if p.model and size and size.side < SMALLEST_IMAGE.get(p.model.name, 0):
         fitting = ", ".join(name for name, least in SMALLEST_IMAGE.items() if size.side >= least)
-        yield "model.name", f"a model that fits images of side {size.side}: {fitting}"
+        what = f"images of side {size.side}" if size.side else f"the shape {shape}, no image's"
+        yield "model.name", f"a model that fits {what}: {fitting}, or your own module:function"
+    if p.train and p.train.augmentation and size and not size.side:
+        yield "train.augmentation", f"null with examples of the shape {shape}: no image's"
     if p.train and training is not None and p.train.batch_size > training:
-        yield "train.batch_size", f"at most the {training:,} training images"
+        yield "train.batch_size", f"at most the {training:,} training examples"
         training = None
     if p.train and (p.train.iterations or (p.train.epochs and training is not None)):
         yield from _beyond_the_run(p, p.train.length(training or 0))

@@ -39,12 +39,15 @@ Sha256 = Annotated[str, _of_form("[0-9a-f]{64}", "64 lower-case hexadecimal digi
 Once = AfterValidator(_each_once)
 
 
-class Data(Section):
-    """Where the images come from and how they are split."""
+DatasetName = Literal[
+    "mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "arrays"
+]
 
-    name: Literal[
-        "mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder"
-    ]
+
+class Data(Section):
+    """Where the images, or other arrays, come from and how they are split."""
+
+    name: DatasetName | Own
     source: Annotated[str, Field(min_length=1)] | None = None
     sha256: Sha256 | None = None
     validation_size: Positive
@@ -72,7 +75,7 @@ class Network(NamedTuple):
     """A model for the images of a dataset: all that a network is built and initialised by."""
 
     model: Model
-    image_shape: tuple[int, int, int]  # height, width, channels
+    image_shape: tuple[int, ...]  # height, width, channels; of what are no images any other
     classes: int
 
 

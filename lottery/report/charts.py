@@ -5,6 +5,7 @@ variants, of which a committed template of DVC's cannot know, are drawn there to
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -209,7 +210,8 @@ def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bo
 def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
     """Where the first layer's weights survive: in a dense layer's image, another's kernel."""
     inputs = int(table["input"].max()) + 1
-    height, width, channels = image_shape
+    height, width, *depth = image_shape if len(image_shape) > 1 else (1, *image_shape)
+    channels = math.prod(depth)
     if inputs != height * width * channels:  # a kernel: square, or else shown as a strip
         side = round((inputs / channels) ** 0.5)
         height, width = (side, side) if side * side * channels == inputs else (1, inputs)
@@ -231,7 +233,7 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
     )
     chart = chart.add_params(alt.param("chosen", value=rounds[-1], bind=slider))
     chart = chart.transform_filter("datum.round == chosen")
-    return chart.properties(width=280, height=max(280 * height // width, 20))
+    return chart.properties(width=280, height=min(max(280 * height // width, 20), 560))
 
 
 def templates() -> dict[str, str]:

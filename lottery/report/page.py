@@ -104,7 +104,7 @@ def report(
         plots: the tables of ``reports/plots``.
         history: of the runs whose training curves are shown.
         masks: the tables of ``data/masks/`` by name: density, overlap, units, first_layer.
-        image_shape: height, width, channels.
+        image_shape: height, width, channels; of what are no images any other.
     """
     makers = _charts(plots, history, masks, image_shape)
     made: dict[str, dict[str, Any] | str] = {

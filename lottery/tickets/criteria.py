@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery import parts
-from lottery.datasets.split import Part
+from lottery.datasets.split import Part, scaled
 from lottery.errors import LotteryError
 from lottery.masks import Weights
 from lottery.params import Network
 from lottery.streams import stream
 
 Gradient = Callable[[Any, dict[str, Any], Any, Any], dict[str, Any]]
-"""From a Keras model, some of its variables by name, images (uint8) and labels to a tensor for each
-of the variables."""
+"""From a Keras model, some of its variables by name, images (float32, as the model takes them) and
+labels to a tensor for each of the variables."""
 
 IMAGES_PER_CLASS = 10  # in the batch that criteria see (Wang et al. 2020, section 5.1)
 TEMPERATURE = 200.0  # by which grasp divides the logits, as its authors' code does
@@ -43,7 +43,7 @@ def loss_gradient(
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
-        logits = model(tf.cast(images, tf.float32) / 255.0, training=training) / temperature
+        logits = model(images, training=training) / temperature
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
     return tape.gradient(loss, kernels)
 
@@ -130,7 +130,9 @@ class PrunedNetwork:
         if (of, initial) not in self._known:
             model = self.keras(initial=initial)
             kernels = {name: variables(model)[name] for name in self.names}
-            found = of(model, kernels, *(self.batch or (None, None)))
+            images, labels = self.batch or (None, None)
+            images = None if images is None else scaled(images)
+            found = of(model, kernels, images, labels)
             self._known[of, initial] = {name: np.asarray(g) for name, g in found.items()}
         return self._known[of, initial]
 

@@ -62,8 +62,9 @@ def _network(params: Params, fetched: bool) -> Network | None:
     if not fetched or not path.exists():
         return None
     facts = files.read_json(path)
-    height, width, channels = facts["image_shape"]
-    return Network(params.model, (height, width, channels), facts["classes"])
+    if facts["name"] != params.data.name:
+        return None
+    return Network(params.model, tuple(facts["image_shape"]), facts["classes"])
 
 
 def mistakes(params: Params, network: Network | None, _: Report | None = None) -> list[str]:

@@ -16,7 +16,7 @@ import safetensors.numpy
 from lottery import params
 from lottery.artifacts import files, tables
 from lottery.datasets.dataset import Dataset, open_dataset
-from lottery.datasets.split import Split
+from lottery.datasets.split import Split, scaled
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.report.text import templates
@@ -127,6 +127,7 @@ def export(
     if not keep_dead_units:
         with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
             model, masks = dead_units.remove(model, masks)
+    in_range = [0, 1] if dataset.images.dtype == np.uint8 else None
     facts = {
         "name": ticket.name,
         "seed": ticket.seed,
@@ -135,10 +136,10 @@ def export(
         "weights_remaining": ticket.mask.weights_remaining,
         "class_names": dataset.facts.get("class_names") or [*map(str, range(dataset.classes))],
         "kernels": {name: keep.shape for name, keep in masks.items()},
-        "images": {"shape": dataset.image_shape, "type": "float32", "range": [0, 1]},
+        "images": {"shape": dataset.image_shape, "type": "float32", "range": in_range},
     }
     some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
-    exported = formats.Exported(model, Mask(masks), facts, formats.scaled(some.images))
+    exported = formats.Exported(model, Mask(masks), facts, scaled(some.images))
     stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
     table = []
     for title, values in stored.items():

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery.artifacts import files
-from lottery.datasets.split import Part
+from lottery.datasets.split import Part, scaled
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 
 Logits = Callable[[np.ndarray], np.ndarray]
-"""What every format holds: from ``images``, float32 ``[n, height, width, channels]`` in [0, 1], to
-``logits``, float32 ``[n, classes]``."""
+"""What every format holds: from ``images``, float32 ``[n, height, width, channels]`` in [0, 1] or
+other examples ``[n, …]``, to ``logits``, float32 ``[n, classes]``."""
 
 BATCH = 100  # images of the second latency
 ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
@@ -35,7 +35,7 @@ class Exported(NamedTuple):
     model: Any
     mask: Mask
     facts: Mapping[str, Any]  # JSON; goes into the metadata
-    calibration: np.ndarray  # training images, float32 [n, height, width, channels]
+    calibration: np.ndarray  # training images as networks take them, float32 [n, …]
 
 
 def savedmodel(exported: Exported, path: Path) -> Logits:
@@ -133,14 +133,9 @@ def of_keras(model: Any) -> Logits:
 
 
 def in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
-    """Logits of uint8 images ``[n, height, width, channels]``: float32 ``[n, classes]``."""
+    """Logits of a dataset's images ``[n, …]``: float32 ``[n, classes]``."""
     parts = range(0, len(images), 500)
     return np.concatenate([logits(scaled(images[i : i + 500])) for i in parts])
-
-
-def scaled(images: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [0, 1]."""
-    return images.astype(np.float32) / np.float32(255)
 
 
 def written(

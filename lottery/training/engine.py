@@ -2,7 +2,7 @@
 
 An Engine is traced once for an architecture and serves every run of it: a run only assigns weights
 and masks. The loop over the iterations between two evaluations runs inside one ``tf.function``;
-the images lie on the device as uint8 and are gathered and scaled there.
+the images lie on the device, as uint8 or float32, and are gathered there; uint8 is scaled there.
 """
 
 from typing import Any
@@ -70,7 +70,7 @@ class Engine:
             name: tf.Variable(tf.ones(self._variables[name].shape), trainable=False)
             for name in kinds(self._model)
         }
-        image = tf.TensorSpec((None, *network.image_shape), tf.uint8)
+        image = tf.TensorSpec((None, *network.image_shape), self._images.dtype)
         label = tf.TensorSpec((None,), tf.int64)
         rows = tf.TensorSpec((None, train.batch_size), tf.int32)
         changes = tf.TensorSpec((None, train.batch_size, 3), tf.int32)
@@ -89,8 +89,9 @@ class Engine:
         )
 
     def _logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
-        scaled = tf.cast(images, tf.float32) / 255.0
-        return self._model(tf.cast(scaled, self._input_type), training=training)
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, tf.float32) / 255.0
+        return self._model(tf.cast(images, self._input_type), training=training)
 
     def _train_interval(
         self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any

@@ -27,7 +27,8 @@ from tf_keras import layers  # isort: skip
 def build(network: Network, precision: str = "float32", *, dropout: float = 0.0) -> tf_keras.Model:
     """An untrained network from images to logits.
 
-    Images are float32 ``[n, height, width, channels]`` in [0, 1], logits float32 ``[n, classes]``.
+    Images are float32 ``[n, height, width, channels]`` in [0, 1], or other examples ``[n, …]``;
+    logits float32 ``[n, classes]``.
     With ``precision="bfloat16"`` layers compute in bfloat16; the variables stay float32.
 
     Args:
@@ -71,11 +72,15 @@ def assign(model: tf_keras.Model, weights: Weights) -> None:
         variable.assign(weights[name])
 
 
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+
+
 def kinds(model: tf_keras.Model) -> dict[str, str]:
     """The prunable variables: name to kind, ``conv``, ``dense`` or ``output`` (the last layer)."""
     found: dict[str, str] = {}
     for layer in model.layers:
-        if isinstance(layer, layers.Conv2D) and not isinstance(layer, layers.Conv2DTranspose):
+        if isinstance(layer, CONVOLUTIONS) and not isinstance(layer, TRANSPOSED):
             found[f"{layer.name}/kernel"] = "conv"
         elif isinstance(layer, layers.Dense):
             found[f"{layer.name}/kernel"] = "dense"
@@ -114,13 +119,13 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
             "accepted: lottery.training.architectures.Dropout"
         )
     if not kernels:
-        yield "no Conv2D or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
+        yield "no Conv or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
     for variable in of_name:
         kind = variable.rpartition("/")[2]
         if kind not in VARIABLES or (kind == "kernel" and variable not in kernels):
             yield (
-                f"{variable} would not be pruned; accepted: layers Conv2D and Dense, and what has "
-                f"no kernels ({', '.join(VARIABLES[1:])})"
+                f"{variable} would not be pruned; accepted: Conv1D to Conv3D, Dense, and layers "
+                f"without kernels ({', '.join(VARIABLES[1:])})"
             )
     if len(of_name) < len(model.weights):
         yield "several of its variables have one name"
