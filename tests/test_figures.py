@@ -173,6 +173,7 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
     plots = outcomes.plots(runs, while_pruning, history, masks["density"])
     found = summary.results(runs, conclusion)
     found = found.assign(inference_flops=1e6, finding_flops=0.0, training_flops=1e9)
+    found = found.assign(effective_weights_remaining=0.1, empty_layers=rounds[0] - 1)
     plots, lines = {**plots, "cost": found}, pd.DataFrame()
     with contextlib.chdir(tmp_path_factory.mktemp("report")):
         failed = figures.write(Path("reports/figures"), plots, title, NONE)

@@ -96,10 +96,10 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield from _contradictions_of_pruning(p.prune)
     if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":
         yield "prune.strategy", "rewind with retrain.masks: they come without trained weights"
-    if p.prune and p.retrain and p.retrain.analysis == "connectivity_of_pruning":
-        if p.retrain.masks or not p.prune.trains:
-            accepted = "none or linear_mode_connectivity: the rounds here are not trained"
-            yield "retrain.analysis", accepted
+    along = p.retrain and p.retrain.analysis == "connectivity_of_pruning"
+    if p.prune and p.retrain and along and (p.retrain.masks or not p.prune.trains):
+        accepted = "none or linear_mode_connectivity: the rounds here are not trained"
+        yield "retrain.analysis", accepted
     if p.prune and p.retrain and max(p.retrain_rounds()) > p.prune.rounds:
         yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
 

@@ -97,8 +97,7 @@ class Trainer(Engine):
             if finite:
                 on_evaluation(iteration, snapshot)
         final = snapshot()
-        if not finite:
-            final = _diverged(final, self._mask_of(final, mask), keep)
+        final = final if finite else _diverged(final, self._mask_of(final, mask), keep)
         self._check_pruned_are_zero(mask, final, "after training")
         return final
 
