@@ -28,7 +28,7 @@ def main(stage: command.Stage) -> None:
                 _, mask, facts = files.read_masked_weights(path)
                 if "from" not in facts:
                     expected = params.prune.surviving(mask.shapes, facts["kinds"], round_)
-                    mask_tables.check(mask, before, expected, path)
+                    mask_tables.check(mask, before, expected, path, params.prune.pattern)
                 effective[seed, round_] = facts.pop("effective")
                 files.write_mask(files.round_file(folder, seed, round_), mask, facts)
                 masks[seed, round_] = before = mask

@@ -29,7 +29,7 @@ train: {optimizer: adam, learning_rate: 1.2e-3, learning_rate_steps: null, warmu
   momentum: 0.0, weight_decay: 0.0, augmentation: null, batch_size: 50, iterations: 40,
   epochs: null, evaluate_every: 10, early_stopping: null, precision: float32, jit_compile: false,
   threads: 1}
-prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magnitude,
+prune: {rounds: 2, rates: {conv: 0.1, dense: 0.2, output: 0.1}, criterion: magnitude, pattern: weight,
   scope: layerwise, schedule: iterative, scoring_rounds: 1, strategy: rewind, rewind_iteration: 0}
 retrain: {variants: [ticket, random_reinit], rounds: all, analysis: none, masks: null}
 report: {margin: 0.005, iteration_margin: 0.3, confidence: 0.95}

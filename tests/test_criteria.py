@@ -13,7 +13,7 @@ from lottery.masks import Mask
 from lottery.params import CRITERIA
 from lottery.params.sections import AT_INITIALISATION
 from lottery.tickets import criteria
-from lottery.tickets.pruning import global_counts, highest, pruned
+from lottery.tickets.pruning import global_counts, highest, magnitude_mask, pruned
 from lottery.training import models
 
 SHAPE, CLASSES = (3, 3, 1), 4
@@ -272,6 +272,13 @@ def test_every_criterion_makes_nested_masks_of_exact_counts_by_layer_and_globall
     if criterion != "random":  # which lets each layer lose the same share, give or take
         assert len({round(overall.counts[n] / overall.sizes[n], 1) for n in KERNELS}) > 1
     assert alike(make(criterion, 5000), overall)
+
+
+def test_single_weights_go_by_the_magnitude_mask_of_tensorflow_model_optimization(weights, make):
+    half = {name: size // 2 for name, size in make.full.sizes.items()}
+    found = make("magnitude", half, pattern="weight")
+    assert alike(found, magnitude_mask(weights, make.full, half, LENET))
+    assert alike(found, make("magnitude", half))
 
 
 def test_global_magnitude_pruning_keeps_the_largest_weights_of_the_network(weights, make):

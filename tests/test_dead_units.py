@@ -7,6 +7,9 @@ from clones import network
 from networks import models
 from tf_keras import layers
 
+from lottery.masks import Mask
+from lottery.params import Prune, Rates
+from lottery.tickets.pruning import pruned
 from lottery.tools.dead_units import remove
 
 
@@ -145,6 +148,21 @@ def entangled(images, classes):
     twice = layers.Dense(12, activation="relu", name="twice")
     x = layers.Add(name="sum")([twice(layers.Dense(64, "relu", name="c")(x)), twice(units)])
     return layers.Dense(classes, name="output")(layers.Dense(20, activation="relu", name="e")(x))
+
+
+def test_a_quarter_of_the_units_leaves_a_network_of_a_quarter_of_the_width():
+    where = network("conv4", (16, 16, 2), 5, width=0.25)
+    weights, kinds = models.initialise(where, "test of whole units", 0)
+    full = Mask.full({name: weights[name].shape for name in kinds})
+    prune = {"rounds": 1, "rates": Rates(conv=0.75, dense=0.75, output=0), "pattern": "unit"}
+    keep = Prune(**prune, rewind_iteration=0).surviving(
+        {name: layer.shape for name, layer in full.layers.items()}, kinds, 1
+    )
+    how = {"criterion": "magnitude", "initial": weights, "network": where, "seed": 0}
+    mask = pruned(full, weights, keep, pattern="unit", **how)
+    left = without_dead_units(models.build(where), mask.apply(weights))
+    narrow, _ = models.initialise(network("conv4", (16, 16, 2), 5, width=1 / 16), "narrow", 0)
+    assert {n: np.shape(w) for n, w in left.items()} == {n: w.shape for n, w in narrow.items()}
 
 
 OWN = ["test_dead_units:unusual", "test_dead_units:entangled"]

@@ -174,6 +174,18 @@ def test_the_design_page_has_the_powers_of_the_pilot():
     assert not pilot["censored"].any()
 
 
+def test_the_page_of_exports_has_the_measured_latencies_of_every_pattern():
+    page = (ROOT / "docs/export.md").read_text()
+    found = of_file("docs/results/latency.csv")
+    for name, rows in found.groupby("network"):
+        cells = [f"{r.batch:.3g} ({r.times_as_fast:.2f}×)" for r in rows.itertuples()]
+        assert f"| {name} | {rows['bytes'].iloc[-1]:,} | {' | '.join(cells)} |" in page
+        if name in ("5 % of the weights", "2 of 4 inputs", "a quarter of the units"):
+            assert rows["times_as_fast"].between(0.95, 1.05).all()
+    small = found[found["network"] == "a quarter of the units, dead ones removed"]["times_as_fast"]
+    assert f"{small.min():.0f} to {small.max():.0f} times as fast" in page
+
+
 def test_the_questions_page_has_the_numbers_of_its_tables():
     page = (ROOT / "docs/results/questions/index.md").read_text()
     results = of_file("docs/results/questions/results.csv")

@@ -76,6 +76,12 @@ def test_a_weight_that_comes_back_is_an_error_that_names_the_file():
             check(wrong, before, 3)
 
 
+def test_a_mask_of_another_pattern_is_an_error_that_names_the_file():
+    mask = pruned(1)
+    with pytest.raises(LotteryError, match=r"^round-01: its mask is not of prune.pattern unit"):
+        mask_tables.check(mask, None, mask.counts, "round-01", "unit")
+
+
 def test_density_has_a_row_a_layer_and_one_for_the_whole_network(tmp_path):
     masks = {(seed, round_): pruned(round_, seed) for seed in (0, 1) for round_ in (1, 2)}
     effective = {key: {n: count - 1 for n, count in m.counts.items()} for key, m in masks.items()}

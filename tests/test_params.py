@@ -73,6 +73,8 @@ REFUSED = [
     ("seeds", [0, 1, 0], "each value once"),
     ("data.sha256", "A" * 64, "64 lower-case hexadecimal digits, or null"),
     # not one of the names
+    ("prune.pattern", "units", "'weight' or 'unit' or [2, 4]; did you mean unit?"),
+    ("prune.pattern", [4, 2], "'weight' or 'unit' or [2, 4]"),
     ("train.optimizer", "lion", "'adam' or 'sgd'"),
     ("train.precision", "float23", "'float32' or 'bfloat16'; did you mean float32?"),
     ("model.name", "convx", f"{MODELS}; did you mean conv6?"),
@@ -117,10 +119,25 @@ ONE_SHOT = {"prune.criterion": "snip", "prune.schedule": "one_shot"}
 SCORES_ONCE = "1 with prune.schedule one_shot, which scores once"
 BEFORE_TRAINING = "rewind: snip prunes before any training"
 NO_DROPOUT = "0 with vgg16: it has no hidden dense layer"
+UNIT = {"prune.pattern": "unit", "prune.rates.output": 0, "prune.rates.conv": 0.2}
+FOUR = {"prune.pattern": [2, 4], "prune.rounds": 1, "retrain.rounds": [1]}
+FOUR |= {"prune.rates": {"conv": 0.5, "dense": 0.5, "output": 0}}
+HALF = "0.5, the share that prune.pattern [2, 4] prunes, or 0: left whole"
+WITHOUT = "without random_mask_global, or with prune.pattern weight"
 REFUSED_BESIDE_OTHERS = [
     (EPOCHS, "train.evaluate_every", 51, "at most the run's 50 iterations"),
     ({"prune.scope": "global"}, "prune.rates", VALID["prune"]["rates"], ONE_RATE),
     (ONE_SHOT, "prune.scoring_rounds", 9, SCORES_ONCE),
+    (UNIT, "prune.scope", "global", "layerwise with a prune.pattern other than weight"),
+    (
+        UNIT,
+        "prune.rates.output",
+        0.1,
+        "0 with prune.pattern unit: the output units are the classes",
+    ),
+    (FOUR, "prune.rounds", 2, "1 with prune.pattern [2, 4]: its density is fixed"),
+    (FOUR, "prune.rates", {"conv": 0.0, "dense": 0.2, "output": 0.0}, HALF),
+    (UNIT, "retrain.variants", ["random_mask_global"], WITHOUT),
     ({"prune.criterion": "snip"}, "prune.strategy", "finetune", BEFORE_TRAINING),
     ({"data.name": "cifar10", "model.name": "vgg16"}, "model.dropout", 0.5, NO_DROPOUT),
     ({"data.name": "image_folder"}, "data.source", None, FOLDER),
@@ -235,13 +252,13 @@ def test_an_epoch_has_as_many_iterations_as_whole_batches():
 def test_one_threshold_for_all_layers_leaves_those_of_rate_0_whole():
     rates = {"conv": 0.2, "dense": 0.2, "output": 0.0}
     prune = validate(tiny({"prune.scope": "global", "prune.rates": rates})).prune
-    shapes = {"conv1/kernel": (1000,), "dense1/kernel": (3000,), "output/kernel": (100,)}
+    shapes = {"conv1/kernel": (10, 100), "dense1/kernel": (100, 30), "output/kernel": (10, 10)}
     kinds = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
     assert prune.left_whole(kinds) == ["output/kernel"]
     assert prune.surviving(shapes, kinds, 2) == 100 + 2560
     layerwise = prune.model_copy(update={"scope": "layerwise"})
     assert layerwise.left_whole(kinds) == []
-    assert layerwise.surviving(shapes, kinds, 2) == dict(zip(shapes, (640, 1920, 100), strict=True))
+    assert layerwise.surviving(shapes, kinds, 2) == dict(zip(kinds, (640, 1920, 100), strict=True))
 
 
 def test_the_last_learning_rate_is_what_the_steps_end_with():

@@ -89,6 +89,25 @@ def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_
     assert f"{said} at the last" in report
 
 
+def test_whole_units_are_pruned_and_stay_at_0_with_their_biases(clone):
+    prune = {"pattern": "unit", "rates": {"conv": 0.5, "dense": 0.5, "output": 0.0}}
+    report = compute(clone, prune=prune, retrain={"variants": ["ticket", "random_mask"]})
+    assert "iterative layerwise pruning of whole units by magnitude" in report
+    trained, before = dense(clone, 1, "trained"), None
+    for round_, units in ((1, (150, 50)), (2, (75, 25))):
+        weights, mask, _ = pruned(clone, 1, round_)
+        assert before is None or mask.within(before)
+        before = mask
+        for layer, count in zip(("dense1", "dense2"), units, strict=True):
+            alive = mask.layers[f"{layer}/kernel"].any(axis=0)
+            assert np.count_nonzero(alive) == count == mask.layers[f"{layer}/kernel"].all(0).sum()
+            assert not weights[f"{layer}/bias"][~alive].any()  # the gradient of ReLU at 0 is 0
+            if round_ == 1:
+                norms = np.abs(trained[f"{layer}/kernel"]).sum(axis=0)
+                assert norms[alive].min() >= norms[~alive].max()
+        assert mask.layers["output/kernel"].all()
+
+
 def test_learning_rate_rewinding_goes_on_from_the_weights_trained_in_the_round_before(clone):
     how = {"strategy": "learning_rate_rewind", "rewind_iteration": 10, "criterion": "movement"}
     variants = ["ticket", "random_reinit", "random_mask"]

@@ -130,6 +130,17 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
         assert np.array_equal(found.weights[name], expected)
 
 
+@pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
+def test_a_random_mask_of_whole_units_has_as_many_of_them(variant, a_ticket):
+    layers = {n: np.ones_like(keep) for n, keep in a_ticket.mask.layers.items()}
+    layers["dense1/kernel"][:, 7:] = False
+    found = start(variant, replace(a_ticket, mask=Mask(layers), pattern="unit")).mask
+    alive = found.layers["dense1/kernel"].all(axis=0)
+    assert np.array_equal(found.layers["dense1/kernel"].any(axis=0), alive)
+    assert np.count_nonzero(alive) == 7 > np.count_nonzero(alive[:7])
+    assert found.layers["output/kernel"].all()
+
+
 def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer(a_ticket):
     found = start("random_mask_global", a_ticket)
     assert sum(found.mask.counts.values()) == sum(a_ticket.mask.counts.values())

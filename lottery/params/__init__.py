@@ -15,6 +15,7 @@ from lottery.params.sections import (
     Model,
     Network,
     Params,
+    Pattern,
     Prune,
     Rates,
     Report,

@@ -28,6 +28,12 @@ WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
 PACKAGED = ("mnist5k", "digits")
 """Datasets that come with an installed package, so take no source."""
 
+OF_SINGLE_WEIGHTS = (
+    *("random_mask_global", "random_mask_erk", "set", "rigl"),
+    *("supermask", "supermask_signed_constant"),
+)
+"""Variants whose masks have no other ``prune.pattern`` than weight."""
+
 
 class Size(NamedTuple):
     """A dataset's examples for training and validation, its classes, the shape of an example."""
@@ -100,6 +106,9 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
     if p.prune and p.retrain and along and (p.retrain.masks or not p.prune.trains):
         accepted = "none or linear_mode_connectivity: the rounds here are not trained"
         yield "retrain.analysis", accepted
+    if p.prune and p.retrain and p.prune.pattern != "weight":
+        for variant in set(OF_SINGLE_WEIGHTS).intersection(p.retrain.variants):
+            yield "retrain.variants", f"without {variant}, or with prune.pattern weight"
     if p.prune and p.retrain and max(p.retrain_rounds()) > p.prune.rounds:
         yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
 
@@ -109,6 +118,16 @@ def _contradictions_of_pruning(prune: Prune) -> Iterator[Refusal]:
     if prune.scope != "layerwise" and len(pruned) > 1:
         accepted = f"with prune.scope {prune.scope} one rate for all kinds, or 0: left whole"
         yield "prune.rates", accepted
+    if prune.pattern != "weight" and prune.scope != "layerwise":
+        yield "prune.scope", "layerwise with a prune.pattern other than weight"
+    if prune.pattern == "unit" and prune.rates.output:
+        yield "prune.rates.output", "0 with prune.pattern unit: the output units are the classes"
+    elif prune.pattern == (2, 4):
+        if pruned != {0.5}:
+            yield "prune.rates", "0.5, the share that prune.pattern [2, 4] prunes, or 0: left whole"
+        for key, rounds in ("rounds", prune.rounds), ("scoring_rounds", prune.scoring_rounds):
+            if rounds > 1:
+                yield f"prune.{key}", "1 with prune.pattern [2, 4]: its density is fixed"
     if prune.strategy != "rewind" and prune.at_initialisation:
         yield "prune.strategy", f"rewind: {prune.criterion} prunes before any training"
     if prune.scoring_rounds > 1 and not prune.at_initialisation:

@@ -24,6 +24,12 @@ def _of_form(pattern: str, accepted: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _two_of_four(pair: Any) -> tuple[int, int]:
+    if pair not in ([2, 4], (2, 4)):
+        raise PydanticCustomError("form", "[2, 4]")
+    return 2, 4
+
+
 def _each_once(values: list[Any]) -> list[Any]:
     if len(set(values)) < len(values):
         raise PydanticCustomError("twice", "each value once")
@@ -156,6 +162,9 @@ CriterionName = Literal[
 CRITERIA = get_args(CriterionName)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 
+Pattern = Literal["weight", "unit"] | Annotated[tuple[int, int], BeforeValidator(_two_of_four)]
+"""What goes together (lottery.tickets.patterns)."""
+
 
 class Prune(Section):
     """How weights are pruned, round by round."""
@@ -163,6 +172,7 @@ class Prune(Section):
     rounds: Annotated[int, Field(ge=1, le=1000)]
     rates: Rates
     criterion: CriterionName | Own = "magnitude"
+    pattern: Pattern = "weight"
     scope: Literal["layerwise", "global", "uniform", "erk"] = "layerwise"
     schedule: Literal["iterative", "one_shot"] = "iterative"
     scoring_rounds: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -197,8 +207,18 @@ class Prune(Section):
     def surviving(
         self, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str], round_: int
     ) -> dict[str, int] | int:
-        """Weights that survive a round: by layer, or in all where the scope is global."""
+        """Weights that survive a round: by layer, or in all where the scope is global.
+
+        Of whole units their number is rounded. Of two of four inputs, a layer that they do not fit
+        stays whole, as NVIDIA's ASP leaves it.
+        """
         rates, sizes = self.rates.model_dump(), {n: math.prod(s) for n, s in shapes.items()}
+        if self.pattern == "unit":
+            units = {n: surviving_count(shapes[n][-1], rates[k], round_) for n, k in kinds.items()}
+            return {n: sizes[n] // shapes[n][-1] * count for n, count in units.items()}
+        if self.pattern != "weight":
+            halved = {n for n, kind in kinds.items() if rates[kind] and shapes[n][-2] % 4 == 0}
+            return {name: size // (1 + (name in halved)) for name, size in sizes.items()}
         if self.scope not in ("global", "erk"):
             return {n: surviving_count(sizes[n], rates[kind], round_) for n, kind in kinds.items()}
         whole = {name: sizes[name] for name in self.left_whole(kinds)}

@@ -23,6 +23,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Params
 from lottery.params.reading import read_yaml
+from lottery.tickets import patterns
 
 WHERE = "params.yaml: retrain.masks"
 FILE = re.compile(r"round-(\d+)\.(npz|safetensors)")
@@ -71,6 +72,12 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
             "retrain.rounds that it has, as seed-N/round-NN.npz"
         )
     masks = {number: _fitting(read_file(name), shapes, name) for number, name in found.items()}
+    for number, mask in masks.items():
+        if not patterns.holds(mask, params.prune.pattern):
+            raise LotteryError(
+                f"params.yaml: prune.pattern: got {params.prune.pattern}; accepted: weight, as the "
+                f"mask in {found[number]} is of no other pattern"
+            )
     return Given(masks, _records(path, seed, masks))
 
 

@@ -8,14 +8,24 @@ import numpy as np
 
 from lottery.artifacts import files, tables
 from lottery.masks import Mask, overlap
+from lottery.params import Pattern
+from lottery.tickets import patterns
 
 ALL = "all"  # in the layer column: the whole network
 
 
-def check(mask: Mask, before: Mask | None, expected: Mapping[str, int] | int, path: Path) -> None:
-    """Raises LotteryError unless the expected number of weights survives, by layer or in all, and
-    masks are nested.
+def check(
+    mask: Mask,
+    before: Mask | None,
+    expected: Mapping[str, int] | int,
+    path: Path,
+    pattern: Pattern = "weight",
+) -> None:
+    """Raises LotteryError unless the expected number of weights survives, by layer or in all, masks
+    are nested and of their pattern.
     """
+    if not patterns.holds(mask, pattern):
+        raise files.broken(path, f"its mask is not of prune.pattern {pattern}")
     counts = mask.counts
     if isinstance(expected, int):
         counts, expected = {ALL: sum(counts.values())}, {ALL: expected}

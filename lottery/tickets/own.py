@@ -121,6 +121,7 @@ def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
         seed=0,
         batch=Part(images, np.arange(4 * classes, dtype=np.int32) % classes),
         whole=prune.left_whole(kinds),
+        pattern=prune.pattern,
     )
     iterations = params.train.iterations or prune.rewind_iteration + 1000
     return Ticket(
@@ -136,6 +137,7 @@ def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
         network=network,
         iterations=iterations,
         budget=variants.budget(prune, round_, iterations),
+        pattern=prune.pattern,
     )
 
 

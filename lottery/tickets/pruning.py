@@ -10,8 +10,8 @@ import numpy as np
 
 from lottery.datasets.split import Part
 from lottery.masks import Mask, Weights
-from lottery.params import Network
-from lottery.tickets import criteria
+from lottery.params import Network, Pattern
+from lottery.tickets import criteria, patterns
 
 
 def pruned(
@@ -26,6 +26,7 @@ def pruned(
     batch: Part | None = None,
     whole: Collection[str] = (),
     scoring_rounds: int = 1,
+    pattern: Pattern = "weight",
 ) -> Mask:
     """What is left of ``mask``, in ``scoring_rounds`` steps of equal shares, each scored without
     what is gone.
@@ -48,7 +49,10 @@ def pruned(
             chosen = global_counts({**scores, **first}, mask, total)
         else:
             chosen = {name: _on_the_way(counts[name], n, share) for name, n in keep.items()}
-        if criterion == "magnitude":
+        if pattern != "weight":
+            choose = patterns.whole_units if pattern == "unit" else patterns.two_of_four
+            mask = choose(scores, mask, chosen)
+        elif criterion == "magnitude":
             mask = magnitude_mask(weights, mask, chosen, network)
         else:
             mask = highest(scores, mask, chosen)

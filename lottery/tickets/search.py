@@ -109,6 +109,7 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
             batch=batch,
             whole=params.prune.left_whole(dense.kinds),
             scoring_rounds=params.prune.scoring_rounds,
+            pattern=params.prune.pattern,
         )
 
     def train(weights: Weights, mask: Mask, number: int) -> Weights:

@@ -12,10 +12,11 @@ from lottery import masks, parts
 from lottery.artifacts import files
 from lottery.artifacts.tables import Record
 from lottery.masks import Mask, Weights
-from lottery.params import Model, Network, Prune, Train
+from lottery.params import Model, Network, Pattern, Prune, Train
 from lottery.running.progress import Report
 from lottery.running.run import Experiment, Run
 from lottery.streams import stream
+from lottery.tickets import patterns
 from lottery.tickets.search import read_dense
 
 
@@ -35,6 +36,7 @@ class Ticket:
     network: Network
     iterations: int  # length of a run
     budget: int  # iterations that finding the mask and training the ticket take
+    pattern: Pattern = "weight"  # of the mask, and of random ones
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,11 @@ def _under(t: Ticket, mask: Mask) -> Start:
 
 
 def random_mask(t: Ticket) -> Start:
-    """The dense network's weights under a random mask with the ticket's count in each layer."""
-    return _under(t, masks.random_mask(t.mask, stream("random mask", t.seed, t.round)))
+    """The dense network's weights under a random mask with the ticket's count in each layer: of
+    whole units, or two of four inputs, where the ticket's mask is.
+    """
+    generator = stream("random mask", t.seed, t.round)
+    return _under(t, patterns.random_mask(t.mask, t.pattern, generator))
 
 
 def random_mask_global(t: Ticket) -> Start:
@@ -202,15 +207,7 @@ def shuffled_mask(t: Ticket) -> Start:
     distribution the same as ``random_mask``: a second, independent draw.
     """
     generator = stream("shuffled mask", t.seed, t.round)
-    return _under(
-        t,
-        Mask(
-            {
-                n: generator.permutation(keep.ravel()).reshape(keep.shape)
-                for n, keep in t.mask.layers.items()
-            }
-        ),
-    )
+    return _under(t, patterns.shuffled(t.mask, t.pattern, generator))
 
 
 def _from_scratch(t: Ticket, rule: str) -> Start:
@@ -310,6 +307,7 @@ def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
         network=experiment.network,
         iterations=experiment.iterations,
         budget=budget(params.prune, round_, experiment.iterations),
+        pattern=params.prune.pattern,
     )
 
 

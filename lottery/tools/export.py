@@ -100,7 +100,13 @@ def agreement(
 
 
 def export(
-    loaded: params.Params, ticket: Ticket, out: Path, names: list[str], *, keep_dead_units: bool
+    loaded: params.Params,
+    ticket: Ticket,
+    out: Path,
+    names: list[str],
+    *,
+    keep_dead_units: bool,
+    latency: bool = True,
 ) -> str:
     """Writes the folder ``out``, whole or not at all, and gives its model card.
 
@@ -121,14 +127,42 @@ def export(
             models.assign(network, weights)
         return network
 
-    expected = formats.in_batches(formats.of_keras(holding(ticket.weights)), test.images)
+    networks = {"dense network": holding(ticket.dense), "ticket": holding(ticket.weights)}
+    expected = formats.in_batches(formats.of_keras(networks["ticket"]), test.images)
     agreed = agreement(loaded, ticket, dataset, split, expected)
+    table = []
+    for name, values in zip(networks, (ticket.dense, ticket.weights), strict=True):
+        stored = safetensors.numpy.save(values)
+        row = formats.measured(formats.of_keras(networks[name]), stored, test, expected)
+        table.append({"title": f"{name}, all values", "file": None, **row})
     model, masks = holding(ticket.weights), dict(ticket.mask.layers)
     if not keep_dead_units:
         with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
             model, masks = dead_units.remove(model, masks)
+        networks["ticket, dead units removed"] = model
+    facts = _facts(loaded, ticket, dataset, masks)
+    some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
+    exported = formats.Exported(model, Mask(masks), facts, scaled(some.images))
+    images = scaled(test.images[: formats.BATCH])
+    with files.folder_written_whole(out) as folder:
+        table += [formats.written(name, exported, folder, test, expected) for name in names]
+        timed = formats.latencies(networks, names if latency else [], exported, images)
+        facts |= {"agreement": agreed, "table": table, "units": _units(ticket.mask, masks)}
+        facts |= {"latency": timed, "batch": len(images)}
+        text = card(loaded, ticket, dataset, facts | {"split": split})
+        files.write(folder / CARD, text.encode())
+        contents = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*")}
+        files.write_json(folder / FACTS, {**facts, "contents": contents})
+        check_out(out)  # again, as some time has passed
+    return text
+
+
+def _facts(
+    loaded: params.Params, ticket: Ticket, dataset: Dataset, masks: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """What a program that runs an exported network has to know; JSON."""
     in_range = [0, 1] if dataset.images.dtype == np.uint8 else None
-    facts = {
+    return {
         "name": ticket.name,
         "seed": ticket.seed,
         "round": ticket.round,
@@ -138,23 +172,6 @@ def export(
         "kernels": {name: keep.shape for name, keep in masks.items()},
         "images": {"shape": dataset.image_shape, "type": "float32", "range": in_range},
     }
-    some = dataset.part(split.train[:: -(-len(split.train) // CALIBRATION_IMAGES)])
-    exported = formats.Exported(model, Mask(masks), facts, scaled(some.images))
-    stored = {"dense network, all values": ticket.dense, "ticket, zeros stored": ticket.weights}
-    table = []
-    for title, values in stored.items():
-        logits, content = formats.of_keras(holding(values)), safetensors.numpy.save(values)
-        row = formats.measured(logits, content, test, expected)
-        table.append({"title": title, "file": None, **row})
-    with files.folder_written_whole(out) as folder:
-        table += [formats.written(name, exported, folder, test, expected) for name in names]
-        facts |= {"agreement": agreed, "table": table, "units": _units(ticket.mask, masks)}
-        text = card(loaded, ticket, dataset, facts | {"split": split})
-        files.write(folder / CARD, text.encode())
-        contents = {path.relative_to(folder).as_posix(): digest(path) for path in folder.rglob("*")}
-        files.write_json(folder / FACTS, {**facts, "contents": contents})
-        check_out(out)  # again, as some time has passed
-    return text
 
 
 def _units(before: Mask, masks: dict[str, np.ndarray]) -> dict[str, tuple[int, int, int]]:
@@ -214,6 +231,7 @@ def main(arguments: list[str]) -> None:
     add("--out", type=Path, default=Path("export"), help="a new or empty folder, or an export")
     add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])
     add("--keep-dead-units", action="store_true", help="leave every layer its size")
+    add("--no-latency", action="store_true", help="time nothing: half as long")
     options = parser.parse_args(arguments)
     loaded = params.load()
     prune = loaded.prune
@@ -235,5 +253,6 @@ def main(arguments: list[str]) -> None:
 
         device.configure(loaded.train.threads)
     names = [name for name in formats.FORMATS if name in options.formats]
-    print(export(loaded, ticket, out, names, keep_dead_units=options.keep_dead_units))
+    how = {"keep_dead_units": options.keep_dead_units, "latency": not options.no_latency}
+    print(export(loaded, ticket, out, names, **how))
     print(f"export: written to {options.out}")

@@ -1,14 +1,16 @@
 """The formats of an export: each is written, read back by its own runtime and measured."""
 
 import contextlib
-import functools
 import gzip
 import json
 import os
 import sys
+import tempfile
+import time
 import timeit
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ Logits = Callable[[np.ndarray], np.ndarray]
 other examples ``[n, …]``, to ``logits``, float32 ``[n, classes]``."""
 
 BATCH = 100  # images of the second latency
+SECONDS = 0.3  # that a network is timed for
 ROUNDING = {"float32": 1e-4, "bfloat16": 2**-5}
 """How far logits may be from another machine's, runtime's or precision's, of the largest: kernels
 sum in another order; bfloat16 keeps 8 bits, which is 2^-9 a rounding, over several layers."""
@@ -81,12 +84,12 @@ def onnx(exported: Exported, path: Path) -> Logits:
     model = tf.function(
         lambda images: {"logits": exported.model(images, training=False)}, autograph=False
     )
-    content, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
-    standard.helper.set_model_props(content, {"lottery": json.dumps(exported.facts)})
-    for tensor in (*content.graph.input, *content.graph.output):
+    converted, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
+    standard.helper.set_model_props(converted, {"lottery": json.dumps(exported.facts)})
+    for tensor in (*converted.graph.input, *converted.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "n"
-    standard.checker.check_model(content)
-    files.write(path, content.SerializeToString())
+    standard.checker.check_model(converted)
+    files.write(path, converted.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -114,7 +117,7 @@ class Format(NamedTuple):
     exact: bool = True  # float32, not 8 bits a value
 
 
-_INT8 = functools.partial(tflite, int8=True)
+_INT8 = partial(tflite, int8=True)
 FORMATS = {
     "savedmodel": Format("savedmodel", "Keras SavedModel", savedmodel),
     "tflite": Format("ticket.tflite", "TFLite", tflite),
@@ -148,9 +151,7 @@ def written(
     file, title, write, exact = FORMATS[name]
     with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
         logits = write(exported, folder / file)
-        members = sorted(path for path in (folder / file).rglob("*") if path.is_file())
-        content = b"".join(path.read_bytes() for path in members or [folder / file])
-        row = measured(logits, content, test, expected)
+        row = measured(logits, content(folder / file), test, expected)
     if exact and not row["distance"] <= ROUNDING["float32"]:  # NaN is refused too
         raise LotteryError(
             f"--formats {name}: logits are {row['distance']:.1e} of the largest away from the "
@@ -159,32 +160,83 @@ def written(
     return {"title": title, "file": file, **row}
 
 
-def measured(logits: Logits, content: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
+def content(path: Path) -> bytes:
+    """Of a file, or of all files in a folder, one after another."""
+    members = sorted(member for member in path.rglob("*") if member.is_file())
+    return b"".join(member.read_bytes() for member in members or [path])
+
+
+def measured(logits: Logits, stored: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
     """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is
     right.
 
-    ``distance`` is that of the logits, as a share of the largest; ``one_image`` and ``batch`` are
-    milliseconds a call: medians of five series, after as many calls to warm up.
+    ``distance`` is that of the logits, as a share of the largest.
     """
-
-    def latency(images: np.ndarray) -> float:
-        """Milliseconds a call."""
-        timer = timeit.Timer(lambda: logits(images))
-        calls = -(-timer.autorange()[0] // 5)
-        return 1000 * float(np.median(timer.repeat(5, calls))) / calls
-
-    given, images = in_batches(logits, test.images), scaled(test.images[:BATCH])
+    given = in_batches(logits, test.images)
     classes = given.argmax(axis=1)
     return {
-        "bytes": len(content),
-        "gzip": len(gzip.compress(content)),
+        "bytes": len(stored),
+        "gzip": len(gzip.compress(stored)),
         "test_accuracy": float(np.mean(classes == test.labels)),
         "classed_otherwise": int(np.sum(classes != expected.argmax(axis=1))),
         "distance": float(np.abs(given - expected).max() / (np.abs(expected).max() or 1.0)),
-        "one_image": latency(images[:1]),
-        "batch": latency(images),
-        "batch_images": len(images),
     }
+
+
+def latencies(
+    networks: Mapping[str, Any], names: Iterable[str], exported: Exported, images: np.ndarray
+) -> list[dict[str, Any]]:
+    """How large and how fast networks are in each format that has a runtime of its own.
+
+    A row a format and network: ``bytes`` of its files, and milliseconds a call, of the first image
+    (``one_image``) and of all (``batch``), in one thread unless TensorFlow was given more.
+
+    Args:
+        networks: Keras models by name; the first is what others are compared with.
+        exported: what goes with them; its own model is not looked at.
+        images: float32 ``[n, …]``.
+    """
+    rows = []
+    for name in names:
+        file, title, write, _ = FORMATS[name]
+        if name == "safetensors":  # TensorFlow runs it, as it does the SavedModel
+            continue
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            attempt(f"--formats {name}: not timed; leave it out, or --no-latency"),
+        ):
+            paths = {of: Path(folder) / f"{i}-{file}" for i, of in enumerate(networks)}
+            logits = {
+                of: write(exported._replace(model=model), paths[of])
+                for of, model in networks.items()
+            }
+            one_image, batch = (milliseconds(logits, some) for some in (images[:1], images))
+            sizes = {of: len(content(path)) for of, path in paths.items()}
+        dense = next(iter(batch.values()))
+        rows += [
+            {
+                "format": title,
+                "network": of,
+                "bytes": sizes[of],
+                "one_image": one_image[of],
+                "batch": batch[of],
+                "times_as_fast": dense / batch[of],
+            }
+            for of in networks
+        ]
+    return rows
+
+
+def milliseconds(logits: Mapping[str, Logits], images: np.ndarray) -> dict[str, float]:
+    """Of a call of each: the median of turns of 5 ms, at least five, which the networks take one
+    after another, so that what else the machine does meets all alike; after three calls to warm up.
+    """
+    timers = [timeit.Timer(partial(call, images)) for call in logits.values()]
+    calls = [int(0.005 / min(timer.repeat(3, 1))) + 1 for timer in timers]
+    turns, end = list[list[float]](), time.perf_counter() + SECONDS * len(timers)
+    while len(turns) < 5 or time.perf_counter() < end:
+        turns.append([t.timeit(n) / n for t, n in zip(timers, calls, strict=True)])
+    return dict(zip(logits, 1000 * np.median(turns, axis=0), strict=True))
 
 
 @contextlib.contextmanager
