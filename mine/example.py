@@ -3,7 +3,7 @@
 import numpy as np
 from tf_keras import layers
 
-from lottery.tickets.variants import Start
+from lottery.tickets.ticket import Start
 
 
 def rings():

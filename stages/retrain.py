@@ -11,6 +11,7 @@ from functools import partial
 from lottery.artifacts import files
 from lottery.running.executors import Task
 from lottery.tickets import stability, variants
+from lottery.tickets.ticket import last_iteration
 from stages import command, training
 
 
@@ -23,9 +24,7 @@ def main(stage: command.Stage) -> None:
             f"seed {seed}, {variant}, round {round_}",
             partial(variants.retrain, experiment, seed, variant, round_),
             runs=1,
-            iterations=variants.last_iteration(
-                variant, params.prune, round_, experiment.iterations
-            ),
+            iterations=last_iteration(variant, params.prune, round_, experiment.iterations),
         )
         for variant in params.retrain.variants
         for round_ in rounds

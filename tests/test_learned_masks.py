@@ -148,3 +148,13 @@ def test_a_supermask_of_untrained_weights_learns():
     engine = trainer("edge_popup", learning_rate=0.01, iterations=200, evaluate_every=100)
     history = trained(engine, (initial, mask), 200).history
     assert history["test_accuracy"][0] < 0.3 < 0.75 < history["test_accuracy"][-1]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 6])
+def test_the_highest_scores_are_exactly_as_many_of_equals_the_first(count):
+    scores = np.array([[0.5, -2.0, 0.5], [-0.5, 0.0, 1e-30]], np.float32)
+    chosen = learned_masks._highest(tf.constant(scores), count).numpy()
+    order = [1, 0, 2, 3, 5, 4]  # of the flat scores
+    expected = np.zeros(6)
+    expected[order[:count]] = 1
+    assert np.array_equal(chosen.ravel(), expected)

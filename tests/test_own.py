@@ -19,7 +19,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.streams import stream
 from lottery.tickets import own, pruning
-from lottery.tickets.variants import Start
+from lottery.tickets.ticket import Start
 
 EXAMPLE = {
     "model.name": "mine.example:narrow",
@@ -149,7 +149,7 @@ CRITERIA = {
     ),
 }
 VARIANTS = {
-    "weights": (lambda t: t.weights, "gives a dict; accepted: lottery.tickets.variants.Start"),
+    "weights": (lambda t: t.weights, "gives a dict; accepted: lottery.tickets.ticket.Start"),
     "generator": ((lambda t: (yield)), "gives a generator; accepted"),
     "unmasked": (
         changed(weights=lambda t: t.weights),

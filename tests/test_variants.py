@@ -11,7 +11,7 @@ from lottery import params
 from lottery.masks import Mask, erk_counts
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
-from lottery.tickets.variants import Ticket, budget
+from lottery.tickets.ticket import Ticket, budget
 from lottery.training.schedule import learning_rates
 
 TRAIN = Train(

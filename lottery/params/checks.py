@@ -95,9 +95,6 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield "train.epochs", f"null with train.iterations {p.train.iterations}: one of the two"
     if p.train and p.train.momentum and p.train.optimizer != "sgd":
         yield "train.momentum", f"0 with optimizer {p.train.optimizer}; momentum belongs to sgd"
-    learned = [n for n in p.retrain.variants if n.startswith("supermask")] if p.retrain else []
-    if p.train and p.train.jit_compile and learned:
-        yield "train.jit_compile", f"false with {learned[0]}: XLA cannot choose the highest scores"
     if p.prune:
         yield from _contradictions_of_pruning(p.prune)
     if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":

@@ -22,7 +22,7 @@ from lottery.streams import stream
 from lottery.tickets import variants
 from lottery.tickets.pruning import pruned
 from lottery.tickets.search import Dense, check_that_something_survives
-from lottery.tickets.variants import Start, Ticket
+from lottery.tickets.ticket import Start, Ticket, budget
 
 DRAWN = "random numbers of lottery.streams.stream, a function of purpose, seed and round"
 TRIED = Path(".dvc/tmp/own-parts")  # what was found without mistakes last
@@ -136,7 +136,7 @@ def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
         dense_train=params.train,
         network=network,
         iterations=iterations,
-        budget=variants.budget(prune, round_, iterations),
+        budget=budget(prune, round_, iterations),
         pattern=prune.pattern,
     )
 
@@ -158,7 +158,7 @@ def _check_start(variant: str, ticket: Ticket) -> None:
 def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     """What is wrong with a start, and with that of a second call."""
     if not isinstance(start, Start):
-        yield f"gives a {type(start).__name__}; accepted: lottery.tickets.variants.Start"
+        yield f"gives a {type(start).__name__}; accepted: lottery.tickets.ticket.Start"
         return
     from lottery.training.models import initialise
 

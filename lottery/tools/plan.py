@@ -28,7 +28,7 @@ from lottery.params import PARAMS_FILE, Network, Params
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
 from lottery.tickets import own
-from lottery.tickets.variants import last_iteration
+from lottery.tickets.ticket import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
 SETS_THE_PACE = {  # of the section train

@@ -184,11 +184,21 @@ class SupermaskTrainer(Trainer):
 
 
 def _highest(score: Any, count: Any) -> Any:
-    """1 for the scores that are highest in magnitude, of equals the first, else 0."""
-    size = math.prod(score.shape)
-    _, chosen = tf.math.top_k(tf.reshape(tf.abs(score), [size]), count, sorted=False)
-    ones = tf.ones(tf.shape(chosen), score.dtype)
-    return tf.reshape(tf.scatter_nd(chosen[:, tf.newaxis], ones, [size]), score.shape)
+    """1 for the scores that are highest in magnitude, of equals the first, else 0.
+
+    The lowest of these is found bit by bit: floats that are not negative are in the order of their
+    bits. A sort takes several times as long.
+    """
+    bits = tf.reshape(tf.bitcast(tf.abs(score), tf.int32), [-1])
+    lowest = tf.constant(0, tf.int32)
+    for bit in reversed(range(31)):
+        higher = lowest + (1 << bit)
+        enough = tf.math.count_nonzero(bits >= higher, dtype=tf.int32) >= count
+        lowest = tf.where(enough, higher, lowest)
+    above, equal = bits > lowest, bits == lowest
+    missing = count - tf.math.count_nonzero(above, dtype=tf.int32)
+    first = equal & (tf.cumsum(tf.cast(equal, tf.int32)) <= missing)
+    return tf.reshape(tf.cast(above | first, score.dtype), score.shape)
 
 
 TRAINERS = {
