@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from clones import TINY
+from clones import STAGES, TINY
 from networks import models
+from pooch import file_hash
 from ruamel.yaml import YAML
 from test_params import FIELDS
 
@@ -15,6 +16,7 @@ from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.params import Network, validate
 
 ROOT = Path(__file__).parent.parent
+CIFAR = ROOT.parent / "shared" / "data" / "cifar-10-binary.tar.gz"
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))
 
 # Frankle & Carbin 2019, figure 2: prunable weights; Adam's rate, iterations, rates of pruning (Conv-6 as described)
@@ -168,3 +170,22 @@ def test_the_residual_network_is_trained_and_pruned_as_published():
     assert (loaded.model.initializer, loaded.model.batch_norm_scale) == ("he_normal", "uniform")
     assert (train.weight_decay, train.augmentation.flip, train.augmentation.crop) == (1e-4, True, 4)
     assert loaded.retrain.analysis == "linear_mode_connectivity"
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason="../shared/data/cifar-10-binary.tar.gz is not here")
+def test_the_residual_networks_recipe_runs_to_its_report_narrow_and_short(empty_clone):
+    content = YAML(typ="safe").load(ROOT / "experiments/cifar10-resnet20-rewind.yaml")
+    content["data"] |= {"source": str(CIFAR), "sha256": file_hash(str(CIFAR))}
+    content["model"]["width"] = 0.125
+    content["train"] |= {"iterations": 40, "evaluate_every": 20, "batch_size": 32}
+    content["train"]["learning_rate_steps"]["iterations"] = [20, 30]
+    content["prune"] |= {"rounds": 1, "rewind_iteration": 4}
+    content["retrain"] |= {"variants": ["ticket"], "rounds": [1], "analysis": "none"}
+    content["report"]["iteration_margin"] = 0.5
+    content["seeds"] = [0]
+    clone = empty_clone
+    clone.write(content)
+    clone.stage(*STAGES)
+    report = (clone.path / "reports/report.md").read_text()
+    assert report.startswith("# Lottery tickets: resnet20 on CIFAR-10\n")
+    assert re.search(r"^\| ticket +\| +1 \| +80\.00% \|", report, re.MULTILINE)
