@@ -181,10 +181,11 @@ def test_a_supermask_is_learned_over_all_initial_weights_or_their_signs(a_ticket
     weights, constants = (start(v, a_ticket) for v in LEARNED)
     assert weights.masks == constants.masks == "edge_popup"
     initial, _ = models.initialise(a_ticket.network, "initialisation", a_ticket.seed)
-    assert same(weights.weights, initial)
-    for name in a_ticket.mask.layers:
+    for name, keep in a_ticket.mask.layers.items():
+        scale = (keep.size / np.count_nonzero(keep)) ** 0.5
         spread = initial[name].std(dtype=np.float64)
-        expected = np.sign(initial[name]) * spread
+        assert np.allclose(weights.weights[name], scale * initial[name], rtol=1e-6)
+        expected = scale * spread * np.sign(initial[name])
         assert np.allclose(constants.weights[name], expected, rtol=1e-6)
 
 

@@ -167,18 +167,27 @@ def rigl(t: Ticket) -> Start:
 def supermask(t: Ticket) -> Start:
     """A mask that is learned over the initial weights, none of which is trained: edge-popup, with
     the ticket's count in each layer (Ramanujan et al. 2020, section 3).
+
+    Weights are scaled up by the square root of their layer's size over that count, as ``scale_fan``
+    of the authors' code does, so that activations do not fade.
     """
-    return Start(_initial(t), t.mask, 0, t.dense_train, masks="edge_popup")
+    return _supermask(t, _initial(t))
 
 
 def supermask_signed_constant(t: Ticket) -> Start:
-    """``supermask`` over the signs of the initial weights times each layer's standard deviation.
+    """``supermask`` of the signs of the initial weights times each layer's standard deviation.
 
-    Source: Ramanujan et al. 2020, section 3.2 ("signed constant"); Zhou et al. 2019, section 5.
+    Source: "signed constant" of Ramanujan et al. 2020; Zhou et al. 2019, section 5.
     """
     initial = _initial(t)
     signs = {name: np.sign(initial[name]) for name in t.mask.layers}
-    return replace(supermask(t), weights=_constants(signs, initial))
+    return _supermask(t, _constants(signs, initial))
+
+
+def _supermask(t: Ticket, weights: Weights) -> Start:
+    counts, sizes = t.mask.counts, t.mask.sizes
+    scaled = {n: weights[n] * np.float32((sizes[n] / max(counts[n], 1)) ** 0.5) for n in counts}
+    return Start({**weights, **scaled}, t.mask, 0, t.dense_train, masks="edge_popup")
 
 
 def _initial(t: Ticket) -> Weights:
