@@ -3,8 +3,8 @@
     python -m benchmarks.questions --out docs/results/questions
 
 Every row is a whole pipeline with four seeds and eight rounds, its tickets of rounds 4 and 8 retrained with
-their controls, in one temporary clone: what several have in common is computed once. Takes about half an hour on
-2 cores. Writes results.csv, stability.csv and the figure of the controls, and prints the tables of index.md.
+their controls, in one temporary clone: what several have in common is computed once. Takes about three quarters of
+an hour on 2 cores. Writes results.csv, stability.csv, rounds.csv and the figure of the controls, and prints the tables of index.md.
 """
 
 import argparse
@@ -33,6 +33,7 @@ AT_ONCE = {"prune.scope": "global", "prune.rates": EQUAL, "prune.schedule": "one
 QUESTIONS: dict[str, dict[str, Any]] = {
     "controls": {"retrain.variants": list(VARIANTS)},
     "stability of SGD": {"retrain.analysis": "linear_mode_connectivity"},
+    "connectivity of pruning": {"retrain.analysis": "connectivity_of_pruning"},
     "rewinding to iteration 100": {"prune.rewind_iteration": 100},
     "learning-rate steps": {"train.learning_rate_steps": STEPS},
     "fine-tuning, with these steps": {
@@ -45,6 +46,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     },
     "one shot": {"prune.schedule": "one_shot"},
     "global": {"prune.scope": "global", "prune.rates": EQUAL},
+    "uniform": {"prune.scope": "uniform", "prune.rates": EQUAL},
+    "Erdős–Rényi-Kernel": {"prune.scope": "erk", "prune.rates": EQUAL},
     "magnitude increase": {"prune.criterion": "magnitude_increase"},
     "movement": {"prune.criterion": "movement"},
     "random": {"prune.criterion": "random"},
@@ -64,6 +67,8 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "warm-up over 100 iterations": {"train.warmup_iterations": 100},
 }
 """What each row changes in params.yaml."""
+LINES = {"stability of SGD": "stability.csv", "connectivity of pruning": "rounds.csv"}
+"""Where the lines between networks are kept, of the questions that ask for them."""
 
 
 def main() -> None:
@@ -89,11 +94,12 @@ def main() -> None:
             print(f"{name}: done", file=sys.stderr, flush=True)
             if name == "controls":
                 draw(accuracy, options.out / "controls")
-            if name == "stability of SGD":
+            if name in LINES:
                 lines = clone.path / files.RETRAINED / "stability.csv"
-                shutil.copy(lines, options.out / "stability.csv")
-                stability = outcomes.instabilities(tables.read_table(lines))
-                print(stability.groupby("round")["instability"].agg(["mean", "min", "max"]))
+                shutil.copy(lines, options.out / LINES[name])
+                found_lines = outcomes.instabilities(tables.read_table(lines))
+                by_line = found_lines.groupby(["between", "round"])
+                print(by_line[["instability", "barrier"]].agg(["mean", "min", "max"]))
     print(table(pd.concat(found)))
 
 
