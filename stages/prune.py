@@ -14,16 +14,17 @@ from functools import partial
 from lottery.artifacts import files
 from lottery.running.executors import Task
 from lottery.tickets import given, search
+from lottery.tickets.ticket import read_dense
 from stages import command, training
 
 
 def main(stage: command.Stage) -> None:
     """The stage."""
     experiment, params = training.experiment(stage), stage.params
-    dense = search.read_dense(params.seeds[0])
-    shapes = {name: dense.trained[name].shape for name in dense.kinds}
+    dense = read_dense(params.seeds[0])
     if params.retrain.masks is None:
         search.check_that_something_survives(params.prune, dense)
+    shapes = dense.full_mask.shapes
     runs = {
         seed: len(search.rounds_to_train(params.prune, given.read(params, seed, shapes).masks))
         for seed in params.seeds

@@ -13,16 +13,14 @@ from lottery.artifacts import files
 from lottery.datasets.catalogue import DATASETS
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
-from lottery.masks import Mask
 from lottery.params import Network, Params
 from lottery.running import executors, machine
 from lottery.running.executors import Task
 from lottery.running.progress import Report
 from lottery.streams import stream
 from lottery.tickets import variants
-from lottery.tickets.pruning import pruned
-from lottery.tickets.search import Dense, check_that_something_survives
-from lottery.tickets.ticket import Start, Ticket, budget
+from lottery.tickets.search import by_criterion, check_that_something_survives
+from lottery.tickets.ticket import Dense, Start, Ticket, rewound_ticket
 
 DRAWN = "random numbers of lottery.streams.stream, a function of purpose, seed and round"
 TRIED = Path(".dvc/tmp/own-parts")  # what was found without mistakes last
@@ -104,41 +102,17 @@ def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
     """The ticket of the last round that is retrained, of networks that have not been trained."""
     from lottery.training.models import initialise
 
-    prune, round_, classes = params.prune, params.retrain_rounds()[-1], network.classes
+    prune = params.prune.model_copy(update={"criterion": criterion, "scoring_rounds": 1})
     (initial, kinds), (trained, _) = (initialise(network, "check", seed) for seed in range(2))
-    check_that_something_survives(prune, Dense(initial, trained, kinds))
-    full = Mask.full({name: initial[name].shape for name in kinds})
-    images = stream("images of a check").integers(
-        0, 256, (4 * classes, *network.image_shape), np.uint8
-    )
-    mask = pruned(
-        full,
-        trained,
-        prune.surviving(full.shapes, kinds, round_),
-        criterion=criterion,
-        initial=initial,
-        network=network,
-        seed=0,
-        batch=Part(images, np.arange(4 * classes, dtype=np.int32) % classes),
-        whole=prune.left_whole(kinds),
-        pattern=prune.pattern,
-    )
+    dense, labels = Dense(initial, trained, kinds), np.arange(4 * network.classes, dtype=np.int32)
+    check_that_something_survives(prune, dense)
+    shape = (len(labels), *network.image_shape)
+    images = stream("images of a check").integers(0, 256, shape, np.uint8)
+    one_round = by_criterion(prune, dense, network, 0, Part(images, labels % network.classes))
+    round_ = params.retrain_rounds()[-1]
+    mask = one_round(dense.full_mask, trained, round_)
     iterations = params.train.iterations or prune.rewind_iteration + 1000
-    return Ticket(
-        seed=0,
-        round=round_,
-        mask=mask,
-        rewound=initial,
-        weights=initial,
-        unmasked=initial,
-        rewind_iteration=prune.rewind_iteration,
-        train=params.tickets_train(),
-        dense_train=params.train,
-        network=network,
-        iterations=iterations,
-        budget=budget(prune, round_, iterations),
-        pattern=prune.pattern,
-    )
+    return rewound_ticket(params, network, iterations, dense, 0, round_, mask)
 
 
 def _check_scores(params: Params, network: Network, criterion: str) -> None:

@@ -5,6 +5,7 @@ Each function runs whole in one worker.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,25 +13,17 @@ from typing import NamedTuple
 from lottery import parts
 from lottery.artifacts import files, tables
 from lottery.artifacts.tables import Record
+from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask, Weights
 from lottery.params import Network, Prune
 from lottery.running.progress import Report
-from lottery.running.run import Experiment, Run
+from lottery.running.run import Experiment
 from lottery.tickets import criteria, given
 from lottery.tickets.pruning import pruned
+from lottery.tickets.ticket import Dense, Start, read_dense
 
 DATA_ORDER = "data order of pruning"  # of the dense network and of each round
-
-
-class Dense(NamedTuple):
-    """A seed's dense network: its weights at the rewind iteration and at the end, the kinds of its
-    prunable ones.
-    """
-
-    rewound: Weights
-    trained: Weights
-    kinds: Mapping[str, str]
 
 
 class Round(NamedTuple):
@@ -58,7 +51,7 @@ def search(
         train: from weights, their mask and the round's number to the trained weights.
         found: masks of rounds that are taken over. The search goes on after the last of them.
     """
-    mask = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
+    mask = dense.full_mask
     scored = dense.rewound if prune.at_initialisation else dense.trained
     trained = rounds_to_train(prune, found)
     for number in sorted({*found, *range(max(found, default=0) + 1, prune.rounds + 1)}):
@@ -77,68 +70,64 @@ def rounds_to_train(prune: Prune, found: Iterable[int]) -> range:
     where another one is pruned from it.
     """
     last = max(found, default=0)
-    return (
-        range(max(last, 1), prune.rounds + 1) if prune.trains and last < prune.rounds else range(0)
-    )
+    trains = prune.trains and last < prune.rounds
+    return range(max(last, 1), prune.rounds + 1) if trains else range(0)
+
+
+def by_criterion(
+    prune: Prune, dense: Dense, network: Network, seed: int, batch: Part | None
+) -> Callable[[Mask, Weights, int], Mask]:
+    """What makes the mask of a round, for ``search``."""
+
+    def mask_of_round(mask: Mask, weights: Weights, number: int) -> Mask:
+        """What is left of the mask before."""
+        return pruned(
+            mask,
+            weights,
+            prune.surviving(mask.shapes, dense.kinds, number),
+            criterion=prune.criterion,
+            initial=dense.rewound,
+            network=network,
+            seed=seed,
+            batch=batch,
+            whole=prune.left_whole(dense.kinds),
+            scoring_rounds=prune.scoring_rounds,
+            pattern=prune.pattern,
+        )
+
+    return mask_of_round
 
 
 def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report) -> list[Record]:
     """Prunes the dense network of a seed, or takes over the masks of ``retrain.masks``; writes a
     file a round. One record a round that trained.
     """
-    params, dense = experiment.params, read_dense(seed)
-    found = given.read(params, seed, {name: dense.trained[name].shape for name in dense.kinds})
-    trained = rounds_to_train(params.prune, found.masks)
+    params, prune, dense = experiment.params, experiment.params.prune, read_dense(seed)
+    found = given.read(params, seed, dense.full_mask.shapes)
+    trained = rounds_to_train(prune, found.masks)
     records = [record for number, record in found.records.items() if number not in trained]
-    dataset, batch = experiment.dataset, None
-    criterion = params.prune.criterion
-    if criterion in criteria.WITH_IMAGES or parts.is_own(criterion):
+    dataset, network, batch = experiment.dataset, experiment.network, None
+    if prune.criterion in criteria.WITH_IMAGES or parts.is_own(prune.criterion):
         training = dataset.part(experiment.split(seed).train)
         batch = criteria.batch(training, dataset.classes, seed)
 
-    def by_criterion(mask: Mask, weights: Weights, number: int) -> Mask:
-        """The mask of a round."""
-        return pruned(
-            mask,
-            weights,
-            params.prune.surviving(mask.shapes, dense.kinds, number),
-            criterion=criterion,
-            initial=dense.rewound,
-            network=experiment.network,
-            seed=seed,
-            batch=batch,
-            whole=params.prune.left_whole(dense.kinds),
-            scoring_rounds=params.prune.scoring_rounds,
-            pattern=params.prune.pattern,
-        )
-
     def train(weights: Weights, mask: Mask, number: int) -> Weights:
         """The trained weights; keeps the run's record."""
-        run = Run(
-            seed=seed,
-            variant="pruning",
-            round=number,
-            model=params.model,
-            train=params.tickets_train(),
-            weights=weights,
-            mask=mask,
-            order=DATA_ORDER,
-            start=params.prune.rewind_iteration,
-            iterations=experiment.iterations,
-        )
+        start = Start(weights, mask, prune.rewind_iteration, params.tickets_train())
+        run = start.run(experiment, seed, "pruning", number, DATA_ORDER)
         result = experiment.train(run, report)
         records.append(result.record)
         return result.weights
 
     from lottery.training.paths import effective
 
-    for number, mask, weights in search(dense, params.prune, by_criterion, train, found.masks):
+    one_round = by_criterion(prune, dense, network, seed, batch)
+    for number, mask, weights in search(dense, prune, one_round, train, found.masks):
         facts = {"seed": seed, "round": number, "kinds": dense.kinds}
-        facts["effective"] = effective(mask, experiment.network).counts
+        facts["effective"] = effective(mask, network).counts
         if number in found.masks:
             facts["from"] = "retrain.masks"
-        path = files.round_file(folder, seed, number)
-        files.write_masked_weights(path, weights, mask, facts)
+        files.write_masked_weights(files.round_file(folder, seed, number), weights, mask, facts)
     return records
 
 
@@ -154,18 +143,8 @@ def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report)
     if seed == params.seeds[0]:
         write_layers(folder / "layers.csv", experiment.network)
     initial, kinds = initialise(experiment.network, "initialisation", seed)
-    run = Run(
-        seed=seed,
-        variant="dense",
-        round=0,
-        model=params.model,
-        train=params.train,
-        weights=initial,
-        mask=Mask.full({name: initial[name].shape for name in kinds}),
-        order=DATA_ORDER,
-        iterations=experiment.iterations,
-        keep=(rewind,),
-    )
+    start = Start(initial, Dense(initial, initial, kinds).full_mask, 0, params.train)
+    run = replace(start.run(experiment, seed, "dense", 0, DATA_ORDER), keep=(rewind,))
     record, trained, kept = experiment.train(run, report)
     last = int(record.history["iteration"][-1])
     if rewind not in kept:
@@ -173,22 +152,11 @@ def train_dense(experiment: Experiment, folder: Path, seed: int, report: Report)
             f"params.yaml: prune.rewind_iteration: got {rewind}; accepted: iterations that the "
             f"dense network reaches: with seed {seed}, train.early_stopping ends it at {last}"
         )
-    for name, weights, iteration in (
-        ("initial", initial, 0),
-        ("rewind", kept[rewind], rewind),
-        ("trained", trained, last),
-    ):
+    states = {"initial": (initial, 0), "rewind": (kept[rewind], rewind), "trained": (trained, last)}
+    for name, (weights, iteration) in states.items():
         path = files.seed_folder(folder, seed) / f"{name}.safetensors"
         files.write_tensors(path, weights, {"seed": seed, "iteration": iteration, "kinds": kinds})
     return [record]
-
-
-def read_dense(seed: int) -> Dense:
-    """A seed's dense network, as ``train_dense`` wrote it."""
-    folder = files.seed_folder(files.DENSE, seed)
-    rewound, facts = files.read_tensors(folder / "rewind.safetensors")
-    trained, _ = files.read_tensors(folder / "trained.safetensors")
-    return Dense(rewound, trained, facts["kinds"])
 
 
 def write_layers(path: Path, network: Network) -> None:
@@ -208,19 +176,16 @@ def write_layers(path: Path, network: Network) -> None:
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:
     """Raises LotteryError where the rounds leave no weight of a layer, or none at all."""
-    full = Mask.full({name: dense.trained[name].shape for name in dense.kinds})
-    sizes, last = full.sizes, prune.surviving(full.shapes, dense.kinds, prune.rounds)
-    fewer = f"a lower rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these"
-    for name, kind in dense.kinds.items():
-        if isinstance(last, dict) and last[name] < 1:
-            rate = prune.rates.model_dump()[kind]
-            raise LotteryError(
-                f"params.yaml: prune.rates.{kind}: got {rate}; accepted: {fewer} none of the "
-                f"{sizes[name]:,} weights of {name} survives"
-            )
-    whole = sum(sizes[name] for name in prune.left_whole(dense.kinds))
-    if isinstance(last, int) and last <= whole < sum(sizes.values()):
+    mask, kinds = dense.full_mask, dense.kinds
+    sizes, last = mask.sizes, prune.surviving(mask.shapes, kinds, prune.rounds)
+    lost = {}
+    if isinstance(last, dict):
+        emptied = [name for name, count in last.items() if count < 1]
+        lost = {kinds[n]: f"none of the {sizes[n]:,} weights of {n} survives" for n in emptied}
+    elif last <= sum(sizes[name] for name in prune.left_whole(kinds)) < sum(sizes.values()):
+        lost = {"dense": "no weight survives"}
+    for kind, what in lost.items():
         raise LotteryError(
-            f"params.yaml: prune.rates.dense: got {prune.rates.dense}; accepted: {fewer} "
-            "no weight survives"
+            f"params.yaml: prune.rates.{kind}: got {getattr(prune.rates, kind)}; accepted: a lower "
+            f"rate, or fewer than the {prune.rounds} rounds of prune.rounds: after these {what}"
         )

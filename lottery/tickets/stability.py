@@ -22,8 +22,7 @@ from lottery.datasets.split import Split
 from lottery.masks import Weights
 from lottery.running.progress import Report
 from lottery.running.run import Experiment
-from lottery.tickets.search import read_dense
-from lottery.tickets.ticket import ticket_of
+from lottery.tickets.ticket import read_dense, ticket_of
 from lottery.tickets.variants import ticket
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)

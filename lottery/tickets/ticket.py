@@ -1,12 +1,34 @@
-"""A ticket with what its controls are made of, and the start of a run that comes of it."""
+"""A seed's dense network and its tickets as stages wrote them, and where runs begin."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lottery.artifacts import files
 from lottery.masks import Mask, Weights
-from lottery.params import Model, Network, Pattern, Prune, Train
+from lottery.params import Model, Network, Params, Pattern, Prune, Train
 from lottery.running.run import Experiment, Run
-from lottery.tickets.search import read_dense
+
+
+class Dense(NamedTuple):
+    """A seed's dense network."""
+
+    rewound: Weights  # at the rewind iteration
+    trained: Weights  # at the end
+    kinds: Mapping[str, str]  # of the prunable ones, by name
+
+    @property
+    def full_mask(self) -> Mask:
+        """The mask that prunes nothing."""
+        return Mask.full({name: self.rewound[name].shape for name in self.kinds})
+
+
+def read_dense(seed: int) -> Dense:
+    """A seed's dense network, as ``train_dense`` wrote it."""
+    folder = files.seed_folder(files.DENSE, seed)
+    rewound, facts = files.read_tensors(folder / "rewind.safetensors")
+    trained, _ = files.read_tensors(folder / "trained.safetensors")
+    return Dense(rewound, trained, facts["kinds"])
 
 
 @dataclass(frozen=True)
@@ -74,30 +96,33 @@ def last_iteration(variant: str, prune: Prune, round_: int, iterations: int) -> 
     return budget(prune, round_, iterations) if variant == "dense_longer" else iterations
 
 
+def rewound_ticket(
+    params: Params,
+    network: Network,
+    iterations: int,
+    dense: Dense,
+    seed: int,
+    round_: int,
+    mask: Mask,
+) -> Ticket:
+    """The ticket of a mask that keeps the rewound weights; of round 0 the dense network."""
+    prune, train = params.prune, params.tickets_train() if round_ else params.train
+    of_seed = (seed, round_, mask, dense.rewound, dense.rewound, dense.rewound)
+    how = (prune.rewind_iteration, train, params.train, network, iterations)
+    return Ticket(*of_seed, *how, budget(prune, round_, iterations), prune.pattern)
+
+
 def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
-    """The ticket of a round, as the stages before wrote it; of round 0 the dense network."""
-    params, dense = experiment.params, read_dense(seed)
-    mask = Mask.full({name: dense.rewound[name].shape for name in dense.kinds})
-    weights = unmasked = dense.rewound
+    """The ticket of a round, as the stages before wrote it."""
+    params, dense, mask = experiment.params, read_dense(seed), None
     if round_:
         mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
-    if round_ and params.prune.strategy != "rewind":  # it keeps what the round has pruned
-        weights = unmasked = dense.trained
-        if round_ > 1 and params.prune.schedule == "iterative":
-            before = files.round_file(files.PRUNED, seed, round_ - 1)
-            weights, _, _ = files.read_masked_weights(before)
-    return Ticket(
-        seed=seed,
-        round=round_,
-        mask=mask,
-        rewound=dense.rewound,
-        weights=weights,
-        unmasked=unmasked,
-        rewind_iteration=params.prune.rewind_iteration,
-        train=params.tickets_train() if round_ else params.train,
-        dense_train=params.train,
-        network=experiment.network,
-        iterations=experiment.iterations,
-        budget=budget(params.prune, round_, experiment.iterations),
-        pattern=params.prune.pattern,
-    )
+    common = (params, experiment.network, experiment.iterations, dense, seed, round_)
+    ticket = rewound_ticket(*common, mask or dense.full_mask)
+    if not round_ or params.prune.strategy == "rewind":
+        return ticket
+    weights = dense.trained  # it keeps what the round has pruned
+    if round_ > 1 and params.prune.schedule == "iterative":
+        before = files.round_file(files.PRUNED, seed, round_ - 1)
+        weights, _, _ = files.read_masked_weights(before)
+    return replace(ticket, weights=weights, unmasked=dense.trained)
