@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,29 +98,18 @@ class Experiment:
         stored = store.load_finished(fingerprint)
         how = "from the run store"
         if stored is None:
-            told, trainer = (
-                partial(_report, report, run),
-                self.trainer(run.model, run.train, run.masks),
-            )
+            trainer = self.trainer(run.model, run.train, run.masks)
             of = {"dataset": self.dataset.facts["name"], "model": run.model.name, "name": run.name}
-            groups, facts = _compute(trainer, run, split, fingerprint, of, told)
+            stored = groups, facts = _compute(trainer, run, split, fingerprint, of, report)
             facts["determined by"] = determined_by
             store.save_finished(fingerprint, groups, facts)
             begun = facts["begun"]
             resumed = f"resumed at iteration {begun}, " if begun > run.start else ""
-            how, stored = f"{resumed}{facts['trained']} iterations", (groups, facts)
+            how = f"{resumed}{facts['trained']} iterations"
         groups, facts = stored
-        where = facts["determined by"]
-        record = Record(
-            run.seed,
-            run.variant,
-            run.round,
-            run.mask.weights_remaining,
-            facts["history"],
-            where["environment"],
-            where["cpu"],
-            fingerprint,
-        )
+        named, by = (run.seed, run.variant, run.round), facts["determined by"]
+        where = (by["environment"], by["cpu"], fingerprint)
+        record = Record(*named, run.mask.weights_remaining, facts["history"], *where)
         last = record.history["iteration"][-1]
         _report(report, run, last, how + ", diverged" * record.diverged)
         return Result(record, groups.get("weights", {}), _kept(groups))
@@ -173,12 +162,7 @@ def _report(report: Report, run: Run, iteration: float, how: str | None = None) 
 
 
 def _compute(
-    trainer: Any,
-    run: Run,
-    split: Split,
-    fingerprint: str,
-    of: dict[str, str],
-    told: Callable[..., None],
+    trainer: Any, run: Run, split: Split, fingerprint: str, of: dict[str, str], report: Report
 ) -> tuple[store.Nested, dict[str, Any]]:
     """Trains, from the last checkpoint if there is one: what the store keeps of the result.
 
@@ -192,29 +176,20 @@ def _compute(
     def on_evaluation(iteration: int, snapshot: Callable[[], Any]) -> None:
         """Tells how far the run is, and keeps a checkpoint where it is time for one."""
         nonlocal last
-        told(iteration)
+        _report(report, run, iteration)
         if show:
             show(snapshot().history)
         if iteration < run.iterations and time.monotonic() - last >= seconds:
             groups, facts = _stored(snapshot())
-            store.save_checkpoint(
-                fingerprint, groups, {**facts, **of, "iterations": run.iterations}
-            )
+            facts |= of | {"iterations": run.iterations}
+            store.save_checkpoint(fingerprint, groups, facts)
             last = time.monotonic()
 
     resume = _checkpoint(fingerprint)
     began = time.perf_counter()
-    state = trainer.run(
-        run.weights,
-        run.mask,
-        Order(run.order, run.seed),
-        split,
-        start=run.start,
-        iterations=run.iterations,
-        keep=run.keep,
-        resume=resume,
-        on_evaluation=on_evaluation,
-    )
+    given = (run.weights, run.mask, Order(run.order, run.seed), split)
+    how = {"start": run.start, "iterations": run.iterations, "keep": run.keep, "resume": resume}
+    state = trainer.run(*given, **how, on_evaluation=on_evaluation)
     took = time.perf_counter() - began
     groups, facts = _stored(state)
     for name in ("slots",) if run.keep_trained else ("slots", "weights"):
@@ -228,13 +203,11 @@ def _checkpoint(fingerprint: str) -> Any:
     """The State to go on from; None: from the start."""
     from lottery.training.trainer import State
 
-    found = store.load_checkpoint(fingerprint)
-    if found is None:
+    if (found := store.load_checkpoint(fingerprint)) is None:
         return None
     groups, facts = found
-    return State(
-        facts["iteration"], groups["weights"], groups["slots"], facts["history"], _kept(groups)
-    )
+    arrays = groups["weights"], groups["slots"]
+    return State(facts["iteration"], *arrays, facts["history"], _kept(groups))
 
 
 def _stored(state: Any) -> tuple[store.Nested, dict[str, Any]]:
@@ -245,5 +218,5 @@ def _stored(state: Any) -> tuple[store.Nested, dict[str, Any]]:
 
 
 def _kept(groups: store.Nested) -> dict[int, Weights]:
-    kept = {n.removeprefix("kept-"): group for n, group in groups.items() if n.startswith("kept-")}
-    return {int(iteration): weights for iteration, weights in kept.items()}
+    parted = {name.partition("kept-")[2]: weights for name, weights in groups.items()}
+    return {int(iteration): weights for iteration, weights in parted.items() if iteration}

@@ -76,10 +76,8 @@ def _convolutional(
     x = images
     for pair in range(pairs):
         for number in (2 * pair + 1, 2 * pair + 2):
-            filters = _scaled(64 << pair, width)
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"conv{number}")(
-                x
-            )
+            filters, name = _scaled(64 << pair, width), f"conv{number}"
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=name)(x)
         x = layers.MaxPooling2D(2, name=f"pool{pair + 1}")(x)
     return _dense(x, (256, 256), classes, width, dropout)
 
@@ -141,10 +139,8 @@ def vgg16(images: Tensor, classes: int, width: float = 1.0) -> Tensor:
     which the batch normalisation behind each would take away again.
     """
     x, number = images, 0
-    for block, (filters, convolutions) in enumerate(
-        ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), start=1
-    ):
-        for _ in range(convolutions):
+    for block, filters in enumerate((64, 128, 256, 512, 512), start=1):
+        for _ in range(2 if block < 3 else 3):
             number += 1
             x = _normalised(x, _scaled(filters, width), 3, f"conv{number}")
         if block < 5:

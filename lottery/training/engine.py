@@ -44,11 +44,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        model: Model,
-        train: Train,
-        dataset: Dataset,
-        evaluation_batch: int = 500,
+        self, model: Model, train: Train, dataset: Dataset, evaluation_batch: int = 500
     ) -> None:
         self.train = train
         self._evaluation_batch = evaluation_batch
@@ -60,10 +56,10 @@ class Engine:
         self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
         self._variables = variables(self._model)
         self._trained = {name: v for name, v in self._variables.items() if v.trainable}
-        slot_names = {"adam": ("m", "v"), "sgd": ("momentum",)}[train.optimizer]
+        self._slot_names = {"adam": ("m", "v"), "sgd": ("momentum",)}[train.optimizer]
         self._slots = {
             f"{slot}/{name}": tf.Variable(tf.zeros(v.shape), trainable=False)
-            for slot in slot_names
+            for slot in self._slot_names
             for name, v in self._trained.items()
         }
         self._masks = {
@@ -111,11 +107,8 @@ class Engine:
             gradients = tape.gradient(loss, list(self._trained.values()))
             for (name, variable), gradient in zip(self._trained.items(), gradients, strict=True):
                 self._update(name, variable, gradient, step_sizes[i])
-            return (
-                i + 1,
-                loss_sum + loss,
-                correct + tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth),
-            )
+            hits = tf.math.count_nonzero(tf.argmax(logits, axis=1) == truth)
+            return i + 1, loss_sum + loss, correct + hits
 
         steps = tf.shape(rows)[0]
         start = (tf.constant(0), tf.constant(0.0), tf.constant(0, tf.int64))
@@ -134,26 +127,15 @@ class Engine:
             gradient += self.train.weight_decay * variable
         if name in self._masks:
             gradient *= self._masks[name]
+        update = {"var": variable.handle, "grad": gradient, "lr": step_size}
+        first, *second = (self._slots[f"{slot}/{name}"].handle for slot in self._slot_names)
         if self.train.optimizer == "adam":
             # The bias correction (Kingma & Ba 2015, section 2, last paragraph) is in the step size.
-            tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=self._slots[f"m/{name}"].handle,
-                v=self._slots[f"v/{name}"].handle,
-                beta1_power=0.0,
-                beta2_power=0.0,
-                lr=step_size,
-                grad=gradient,
-                **ADAM,
-            )
+            update |= {"m": first, "v": second[0], "beta1_power": 0.0, "beta2_power": 0.0}
+            tf.raw_ops.ResourceApplyAdam(**update, **ADAM)
         else:
-            tf.raw_ops.ResourceApplyMomentum(
-                var=variable.handle,
-                accum=self._slots[f"momentum/{name}"].handle,
-                lr=step_size,
-                grad=gradient,
-                momentum=self.train.momentum,
-            )
+            momentum = self.train.momentum
+            tf.raw_ops.ResourceApplyMomentum(**update, accum=first, momentum=momentum)
 
     def _evaluate_all(self, images: Any, labels: Any, rows: Any) -> Any:
         size = self._evaluation_batch
@@ -166,13 +148,9 @@ class Engine:
             losses = losses.write(i, tf.nn.sparse_softmax_cross_entropy_with_logits(truth, logits))
             return i + 1, losses, hits.write(i, tf.argmax(logits, axis=1) == truth)
 
-        parts = (tf.shape(rows)[0] + size - 1) // size
-        collected = [
-            tf.TensorArray(t, size=parts, infer_shape=False) for t in (tf.float32, tf.bool)
-        ]
-        _, losses, hits = tf.while_loop(
-            lambda i, *_: i < parts, part, (tf.constant(0), *collected), parallel_iterations=1
-        )
+        parts, types = (tf.shape(rows)[0] + size - 1) // size, (tf.float32, tf.bool)
+        start = (tf.constant(0), *(tf.TensorArray(t, parts, infer_shape=False) for t in types))
+        _, losses, hits = tf.while_loop(lambda i, *_: i < parts, part, start, parallel_iterations=1)
         return losses.concat(), hits.concat()
 
     def evaluate(self, rows: np.ndarray, weights: Weights | None = None) -> tuple[float, float]:
@@ -197,24 +175,19 @@ class Engine:
         self._assign(self._variables, weights)
         for dropout in self._dropout:
             dropout.seed = None  # nothing is dropped
-        momenta = [norm.momentum for norm in norms]
         size = min(self._evaluation_batch, len(rows))
         batches = rows[: len(rows) // size * size].reshape(-1, size)
-        sums: dict[str, Any] = {
-            f"{norm.name}/moving_{part}": 0.0 for norm in norms for part in ("mean", "variance")
-        }
-        try:
-            for norm in norms:
-                norm.momentum = 0.0  # the moving statistics become those of the last batch
-            for batch in batches:
-                self._logits(tf.gather(self._images, batch), training=True)
-                for name in sums:
-                    sums[name] += self._variables[name].numpy().astype(np.float64)
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
-        found = {name: (total / len(batches)).astype(np.float32) for name, total in sums.items()}
-        return {**weights, **found}
+        momenta, sums = [norm.momentum for norm in norms], dict[str, Any]()
+        for norm in norms:
+            norm.momentum = 0.0  # the moving statistics become those of the last batch
+            sums |= {f"{norm.name}/moving_mean": 0.0, f"{norm.name}/moving_variance": 0.0}
+        for batch in batches:
+            self._logits(tf.gather(self._images, batch), training=True)
+            for name in sums:
+                sums[name] += self._variables[name].numpy().astype(np.float64)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        return weights | {n: (total / len(batches)).astype(np.float32) for n, total in sums.items()}
 
     def train_interval(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
         """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and

@@ -72,8 +72,8 @@ class DynamicTrainer(Trainer):
         kernels = {name: self._trained[name] for name in self._masks}
         with tf.GradientTape() as tape:
             logits = self._logits(images, training=False)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_mean(loss)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            loss = tf.reduce_mean(losses)
         return tape.gradient(loss, kernels)
 
     def run(self, *args: Any, iterations: int, **options: Any) -> State:
@@ -151,15 +151,14 @@ class SupermaskTrainer(Trainer):
 
     def _beginning(self, weights: Weights, mask: Mask, order: Order, *how: Any) -> State:
         state = super()._beginning(weights, mask, order, *how)
-        effective = {}
+        state.weights = dict(weights)
         for name, shape in mask.shapes.items():
             bound = 1 / math.sqrt(math.prod(shape[:-1]))  # Kaiming uniform with a = √5
             drawn = stream(f"scores of {name}, {order.purpose}", order.seed)
             score = drawn.uniform(-bound, bound, shape).astype(np.float32)
             state.slots |= {f"fixed/{name}": weights[name], f"score/{name}": score}
             chosen = _highest(tf.constant(score), mask.counts[name]).numpy()
-            effective[name] = weights[name] * chosen
-        state.weights = {**weights, **effective}
+            state.weights[name] = weights[name] * chosen
         return state
 
     def run(self, weights: Weights, mask: Mask, *args: Any, **options: Any) -> State:

@@ -53,9 +53,8 @@ def build(network: Network, precision: str = "float32", *, dropout: float = 0.0)
     tf_keras.mixed_precision.set_global_policy(policy)
     try:
         images = layers.Input(network.image_shape, name="images")
-        logits = layers.Activation("linear", dtype="float32", name="logits")(
-            architecture(images, network.classes, **options)
-        )
+        float32 = layers.Activation("linear", dtype="float32", name="logits")
+        logits = float32(architecture(images, network.classes, **options))
     finally:
         tf_keras.mixed_precision.set_global_policy(before)
     return tf_keras.Model(images, logits, name=name.replace(":", ".").rpartition(".")[2])
@@ -200,13 +199,10 @@ def initialise(network: Network, purpose: str, *key: int) -> tuple[Weights, dict
             shape = tuple(variable.shape)
             if name.endswith("kernel"):  # of a dense layer or a convolution, a depthwise one too
                 seed = stream_seed(f"{purpose} of {name}", *key) % 2**31
-                draw = tf_keras.initializers.get(
-                    {"class_name": initializer, "config": {"seed": seed}}
-                )
-                weights[name] = np.asarray(draw(shape, dtype="float32"))
+                by = {"class_name": initializer, "config": {"seed": seed}}
+                weights[name] = np.asarray(tf_keras.initializers.get(by)(shape, dtype="float32"))
             elif name.endswith("/gamma") and scale == "uniform":
-                draw = stream(f"{purpose} of {name}", *key)
-                weights[name] = draw.random(shape, np.float32)
+                weights[name] = stream(f"{purpose} of {name}", *key).random(shape, np.float32)
             else:
                 one = name.endswith(("/gamma", "/moving_variance"))
                 weights[name] = np.full(shape, one, np.float32)

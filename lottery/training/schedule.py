@@ -1,6 +1,7 @@
 """In which order images come, and at which rate weights learn: functions of seeds and iterations.
 NumPy only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,10 +27,7 @@ class Order:
         out.
         """
         per_epoch = images // batch_size
-        first, last = start // per_epoch, (stop - 1) // per_epoch
-        epochs = [self._epoch(epoch, images, batch_size) for epoch in range(first, last + 1)]
-        offset = first * per_epoch
-        return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
+        return _cut(start, stop, per_epoch, lambda n: self._epoch(n, images, batch_size))
 
     def _epoch(self, epoch: int, images: int, batch_size: int) -> np.ndarray:
         per_epoch = images // batch_size
@@ -43,25 +41,29 @@ class Order:
         What happens to an image is a function of (purpose, seed, epoch, image).
         """
         assert train.augmentation is not None
-        per_epoch = images // train.batch_size
-        first, last = start // per_epoch, (stop - 1) // per_epoch
         highest = [2 if train.augmentation.flip else 1, *[2 * train.augmentation.crop + 1] * 2]
-        epochs = []
-        for epoch in range(first, last + 1):
-            of_image = stream(f"augmentation of {self.purpose}", self.seed, epoch).integers(
-                0, highest, (images, 3)
-            )
-            epochs.append(of_image[self._epoch(epoch, images, train.batch_size)])
-        offset = first * per_epoch
-        return np.concatenate(epochs)[start - offset : stop - offset].astype(np.int32)
+
+        def of_epoch(epoch: int) -> np.ndarray:
+            """The changes of its batches."""
+            drawn = stream(f"augmentation of {self.purpose}", self.seed, epoch)
+            of_image = drawn.integers(0, highest, (images, 3))
+            return of_image[self._epoch(epoch, images, train.batch_size)]
+
+        return _cut(start, stop, images // train.batch_size, of_epoch)
 
     def dropout_seeds(self, start: int, stop: int) -> np.ndarray:
         """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``;
         (purpose and seed, iteration)."""
         seed = stream_seed(f"dropout of {self.purpose}", self.seed) % 2**31
-        return np.stack([np.full(stop - start, seed), np.arange(start, stop)], axis=1).astype(
-            np.int32
-        )
+        seeds = np.full(stop - start, seed)
+        return np.stack([seeds, np.arange(start, stop)], axis=1).astype(np.int32)
+
+
+def _cut(start: int, stop: int, size: int, of_epoch: Callable[[int], np.ndarray]) -> np.ndarray:
+    """``[start, stop)`` of what epochs of that size have one after another, as int32."""
+    first, last = start // size, (stop - 1) // size
+    epochs = np.concatenate([of_epoch(epoch) for epoch in range(first, last + 1)])
+    return epochs[start - first * size : stop - first * size].astype(np.int32)
 
 
 def learning_rates(train: Train, start: int, stop: int) -> np.ndarray:

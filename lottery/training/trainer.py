@@ -71,31 +71,29 @@ class Trainer(Engine):
         Raises InvariantBroken where a pruned weight or its optimiser slot is not 0.
         """
         self._assign(self._masks, {n: m.astype(np.float32) for n, m in mask.layers.items()})
-        state = resume or self._beginning(weights, mask, order, start, keep)
+        state = copy.deepcopy(resume) or self._beginning(weights, mask, order, start, keep)
         self._check_pruned_are_zero(mask, state, "at the start")
         self._assign(self._variables, state.weights)
         self._assign(self._slots, state.slots)
-        history, kept, iteration = copy.deepcopy(state.history), dict(state.kept), state.iteration
 
         def snapshot() -> State:
             """The state now."""
             now = self._read(self._variables), self._read(self._slots)
-            return State(iteration, *now, copy.deepcopy(history), dict(kept))
+            return State(state.iteration, *now, copy.deepcopy(state.history), dict(state.kept))
 
         finite = True
         if resume is None:
-            finite = self._record(history, split, iteration, math.nan, math.nan)
-            on_evaluation(iteration, snapshot)
+            finite = self._record(state, split, math.nan, math.nan)
+            on_evaluation(start, snapshot)
         every, stopping = self.train.evaluate_every, self.train.early_stopping
-        while finite and iteration < iterations:
-            if stopping and stopping.ends(history["validation_loss"]):
+        while finite and state.iteration < iterations:
+            if stopping and stopping.ends(state.history["validation_loss"]):
                 break
-            boundary = min(iterations, (iteration // every + 1) * every)
-            means = self._train_to(boundary, order, split, start, iteration, keep, kept)
-            iteration = boundary
-            finite = self._record(history, split, iteration, *means)
+            boundary = min(iterations, (state.iteration // every + 1) * every)
+            means = self._train_to(boundary, order, split, start, state, keep)
+            finite = self._record(state, split, *means)
             if finite:
-                on_evaluation(iteration, snapshot)
+                on_evaluation(boundary, snapshot)
         final = snapshot()
         final = final if finite else _diverged(final, self._mask_of(final, mask), keep)
         self._check_pruned_are_zero(mask, final, "after training")
@@ -120,43 +118,33 @@ class Trainer(Engine):
                 raise InvariantBroken(f"{name}: a pruned weight is not 0 {when}")
 
     def _train_to(
-        self,
-        boundary: int,
-        order: Order,
-        split: Split,
-        first: int,
-        start: int,
-        keep: Collection[int],
-        kept: dict[int, Weights],
+        self, stop: int, order: Order, split: Split, first: int, state: State, keep: Collection[int]
     ) -> tuple[float, float]:
-        """Iterations ``[start, boundary)`` of a run begun at ``first``: mean loss and accuracy.
+        """From the state's iteration to ``stop`` of a run begun at ``first``: mean loss, accuracy.
 
-        Adds to ``kept`` the weights of the iterations to keep.
+        The state gets its iteration, and the weights of those to keep.
         """
-        loss, correct, iteration = 0.0, 0, start
-        for stop in sorted({k for k in keep if start < k < boundary} | {boundary}):
-            sums = self.train_interval(order, split, first, iteration, stop)
-            loss, correct, iteration = loss + float(sums[0]), correct + int(sums[1]), stop
-            if stop in keep:
-                kept[stop] = self._read(self._variables)
-        steps = boundary - start
+        loss, correct, steps = 0.0, 0, stop - state.iteration
+        for end in sorted({k for k in keep if state.iteration < k < stop} | {stop}):
+            sums = self.train_interval(order, split, first, state.iteration, end)
+            loss, correct, state.iteration = loss + float(sums[0]), correct + int(sums[1]), end
+            if end in keep:
+                state.kept[end] = self._read(self._variables)
         return loss / steps, correct / (steps * self.train.batch_size)
 
-    def _record(
-        self, history: History, split: Split, iteration: int, loss: float, accuracy: float
-    ) -> bool:
+    def _record(self, state: State, split: Split, loss: float, accuracy: float) -> bool:
         """Evaluates, and adds a row to the history; whether the run's loss is still finite."""
         held_out = np.concatenate([split.validation, split.test])
         losses, hits = (v.numpy() for v in self._evaluate(self._images, self._labels, held_out))
         n = len(split.validation)
-        row = [float(iteration), loss, accuracy]
+        row = [float(state.iteration), loss, accuracy]
         for part in (slice(None, n), slice(n, None)):
             row += [float(losses[part].astype(np.float64).mean()), float(hits[part].mean())]
-        finite = math.isfinite(row[3]) and (not history["iteration"] or math.isfinite(loss))
+        finite = math.isfinite(row[3]) and (not state.history["iteration"] or math.isfinite(loss))
         if not finite:
             row[3] = math.nan
         for name, value in zip(HISTORY, row, strict=True):
-            history[name].append(value)
+            state.history[name].append(value)
         return finite
 
 
@@ -174,7 +162,5 @@ def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
         for name, value in finite(state.slots).items()
         for of in [name.split("/", 1)[1]]
     }
-    kept = {k: finite(v) for k, v in state.kept.items()} | {
-        k: weights for k in keep if k not in state.kept
-    }
+    kept = dict.fromkeys(keep, weights) | {k: finite(v) for k, v in state.kept.items()}
     return State(state.iteration, weights, slots, state.history, kept)
