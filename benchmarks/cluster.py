@@ -34,13 +34,11 @@ def prepare(worker: int) -> None:
 def dispatched(workers: executors.Workers, tasks: int) -> float:
     """Tasks a second; the start of the executor is not counted."""
     with workers:
-        running = [
-            workers.submit(executors.compute_task, nothing, n) for n in range(workers.room())
-        ]
+        running = [workers.submit(executors.compute_task, nothing, n) for n in range(workers.room)]
         times = [future.result() for future in running]
         while len(times) < tasks:
             running = [
-                workers.submit(executors.compute_task, nothing, n) for n in range(workers.room())
+                workers.submit(executors.compute_task, nothing, n) for n in range(workers.room)
             ]
             times += [future.result() for future in running]
     return (len(times) - 1) / (max(times) - min(times))

@@ -7,8 +7,7 @@ with it, as far as they are the project's or the user's: installed packages coun
 import ast
 import hashlib
 import sysconfig
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
@@ -41,15 +40,11 @@ class Module(NamedTuple):
     imports: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Code:
-    """The code that a stage computes with, as it was when it began.
-
-    ``run`` is what determines a run's result.
-    """
+class Code(NamedTuple):
+    """The code that a stage computes with, as it was when it began."""
 
     modules: tuple[tuple[str, Module], ...]
-    run: str
+    run: str  # the sha256 of what determines a run's result
 
     def changed(self) -> list[str]:
         """The modules that mean something else now, by name."""
@@ -63,7 +58,7 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
         model: the module of ``own``, if any, that the architecture is in.
     """
     modules = read(stage, *own)
-    names = {*COMPUTE_A_RUN} | {n for n in reachable(modules, model) if not is_ours(n)}
+    names = {*COMPUTE_A_RUN} | {n for n in (read(model) if model else ()) if not is_ours(n)}
     content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
 
@@ -75,25 +70,13 @@ def read(*roots: str) -> dict[str, Module]:
     packages = {root.partition(".")[0] for root in roots}
     todo, seen = list(roots), dict[str, Module | None]()
     while todo:
-        name = todo.pop()
-        if name in seen:
+        if (name := todo.pop()) in seen:
             continue
         path = source(name)
         counts = path is not None and (name.partition(".")[0] in packages or not installed(path))
         module = seen[name] = _module(name) if counts else None
         todo += [*module.imports, *_packages_of(name)] if module else []
     return {name: module for name, module in sorted(seen.items()) if module}
-
-
-def reachable(modules: Mapping[str, Module], root: str) -> set[str]:
-    """The names of ``root`` and of what it imports, directly or through others."""
-    todo, seen = [root], set()
-    while todo:
-        name = todo.pop()
-        if name in modules and name not in seen:
-            seen.add(name)
-            todo += modules[name].imports
-    return seen
 
 
 def is_ours(module: str) -> bool:
@@ -122,23 +105,18 @@ def meaning(tree: ast.AST) -> str:
 
 
 def _module(name: str) -> Module | None:
-    path = source(name)
-    if path is None:
+    if (path := source(name)) is None:
         return None
     try:
         tree = ast.parse(path.read_bytes())
-        found = _imported(tree, name, path.name == "__init__.py")
-        return Module(meaning(tree), tuple(sorted(set(found))))
+        imports = set(_imported(tree, name, path.name == "__init__.py"))
+        return Module(meaning(tree), tuple(sorted(imports)))
     except (OSError, SyntaxError, ValueError) as error:  # importing it says so
         return Module(f"unreadable: {type(error).__name__}", ())
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", 0), str)
 
 
 def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:

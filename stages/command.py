@@ -23,7 +23,8 @@ from lottery.params import Params
 from lottery.params.reading import read_yaml
 
 LOCK = Path(".dvc/tmp/stage.lock")
-HOLDER = Path(".dvc/tmp/stage.json")
+HOLDER = Path(".dvc/tmp/stage.txt")  # who holds it
+PATIENCE = "it goes on by itself when that ends"
 EXPERIMENTS = "/.dvc/tmp/exps/"  # where DVC runs queued experiments and those of --temp
 GONE = "not there|cannot be imported"  # what errors say where something is not in it
 OF_ITS_OWN = (
@@ -62,10 +63,8 @@ def main(name: str) -> None:
             say(f"{name}: {OF_ITS_OWN}", sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        say(
-            f"{name}: interrupted; finished runs are kept, `dvc repro` goes on with the others",
-            sys.stderr,
-        )
+        kept = "finished runs are kept, `dvc repro` goes on with the others"
+        say(f"{name}: interrupted; {kept}", sys.stderr)
         sys.exit(130)
 
 
@@ -102,10 +101,10 @@ def run(name: str) -> None:
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
     now = _values(read_params(), stages[name].get("params", []))
-    for key in given:
-        if given[key] != now[key]:
+    for key, value in given.items():
+        if value != now.get(key):
             changed.append(
-                f"params.yaml: {key} was {given[key]} when the stage began, now {now[key]}"
+                f"params.yaml: {key} was {value} when the stage began, now {now.get(key)}"
             )
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
@@ -114,22 +113,16 @@ def run(name: str) -> None:
 
 def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
     """The values of dotted keys, or of all below them where they are sections."""
-    found: dict[str, Any] = {}
+    sections = tuple(f"{key}." for key in keys)
+    return {k: v for k, v in _flat(loaded.model_dump()) if f"{k}.".startswith(sections)}
 
-    def add(key: str, value: Any) -> None:
-        """Takes a value, or all below it."""
+
+def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
         if isinstance(value, dict):
-            for name in value:
-                add(f"{key}.{name}", value[name])
+            yield from _flat(value, f"{before}{name}.")
         else:
-            found[key] = value
-
-    for key in keys:
-        value: Any = loaded.model_dump()
-        for part in key.split("."):
-            value = value[part]
-        add(key, value)
-    return found
+            yield f"{before}{name}", value
 
 
 @contextlib.contextmanager
@@ -144,25 +137,18 @@ def _one_stage_at_a_time(name: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            say(f"{name}: waiting: {_holder()}", sys.stderr)
+            who = f"another stage writes in this folder; {PATIENCE}"
+            with contextlib.suppress(OSError):  # not there for a moment
+                who = HOLDER.read_text()
+            say(f"{name}: waiting: {who}", sys.stderr)
             lock.acquire(poll_interval=0.2)
     except OSError as error:
         raise LotteryError(f"{LOCK}: cannot be written: {error.strerror or error}") from None
     try:
-        since = time.strftime("%F %T %z")
-        host = platform.node()
-        files.write_json(HOLDER, {"stage": name, "pid": os.getpid(), "host": host, "since": since})
+        pid, since = os.getpid(), time.strftime("%F %T %z")
+        who = f"{name} with pid {pid} on {platform.node()} has written in this folder since {since}"
+        files.write(HOLDER, f"{who}; {PATIENCE} (or end it: kill {pid})".encode())
         yield
     finally:
         HOLDER.unlink(missing_ok=True)
         lock.release()
-
-
-def _holder() -> str:
-    with contextlib.suppress(LotteryError, KeyError, TypeError):
-        h = files.read_json(HOLDER)
-        return (
-            f"{h['stage']} with pid {h['pid']} on {h['host']} has written in this folder since "
-            f"{h['since']}; it goes on by itself when that ends (or end it: kill {h['pid']})"
-        )
-    return "another stage writes in this folder; it goes on by itself when that ends"

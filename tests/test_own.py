@@ -138,7 +138,7 @@ CRITERIA = {
     "shape": (lambda layer: np.abs(layer.w).sum(), "scores hidden/kernel with float32 []; accept"),
     "nan": (
         lambda layer: layer.w * np.nan,
-        "weights of hidden/kernel with NaN; accepted: a number",
+        "of them NaN; accepted: a number for each weight",
     ),
     "text": (lambda layer: layer.w.astype(str), "scores hidden/kernel with <U"),
     "in_place": (lambda layer: layer.w.sort(), "ValueError: sort array is read-only"),

@@ -36,9 +36,8 @@ def cache_folder() -> Path:
 
 def broken(path: Path, why: str) -> LotteryError:
     """The error for a file that is not what a stage wrote."""
-    return LotteryError(
-        f"{path}: {why}; `dvc repro` (or `dvc checkout`) makes it again once it is deleted"
-    )
+    again = "`dvc repro` (or `dvc checkout`) makes it again once it is deleted"
+    return LotteryError(f"{path}: {why}; {again}")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -59,9 +58,8 @@ def write(path: Path, content: bytes) -> None:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise LotteryError(
-            f"{path}: cannot be written: {error.strerror}; what was there before is intact"
-        ) from error
+        why = f"{error.strerror}; what was there before is intact"
+        raise LotteryError(f"{path}: cannot be written: {why}") from error
 
 
 @contextlib.contextmanager
@@ -71,10 +69,7 @@ def folder_written_whole(path: Path, *, checksums: bool = False) -> Iterator[Pat
     With ``checksums``, it gets a ``checksums.json`` of its CSV and JSON files, which are checked
     when they are read.
     """
-    partial, before = (
-        path.with_name(f".{path.name}.partial"),
-        path.with_name(f".{path.name}.before"),
-    )
+    partial, before = (path.with_name(f".{path.name}.{state}") for state in ("partial", "before"))
     try:
         for leftover in (partial, before):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -82,10 +77,8 @@ def folder_written_whole(path: Path, *, checksums: bool = False) -> Iterator[Pat
         yield partial
         if checksums:
             files = sorted([*partial.glob("*.csv"), *partial.glob("*.json")])
-            write_json(
-                partial / CHECKSUMS,
-                {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
-            )
+            sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+            write_json(partial / CHECKSUMS, sums)
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, before)
         try:
@@ -122,10 +115,8 @@ def read(path: Path) -> bytes:
         content = path.read_bytes()
         checksums = path.with_name(CHECKSUMS)
         if path != checksums and checksums.exists():
-            expected = read_json(checksums)
-            if not isinstance(expected, dict) or (
-                path.name in expected and expected[path.name] != hashlib.sha256(content).hexdigest()
-            ):
+            expected, found = read_json(checksums), hashlib.sha256(content).hexdigest()
+            if not isinstance(expected, dict) or expected.get(path.name, found) != found:
                 raise broken(path, f"its sha256 is not the one in {checksums.name}")
         return content
     except FileNotFoundError:
@@ -156,9 +147,8 @@ def tensors_from_bytes(content: bytes) -> tuple[Tensors, dict[str, Any]]:
         facts, checksum = written["facts"], written["sha256"]
         tensors = {name: loaded.pop(name) for name in written["names"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(
-            f"not a tensor file of this project, or damaged ({type(error).__name__}: {error})"
-        ) from None
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"not a tensor file of this project, or damaged ({why})") from None
     if loaded or checksum != _checksum(tensors, facts):
         raise ValueError("damaged: the checksum does not match the content")
     return tensors, facts
@@ -197,8 +187,7 @@ def round_file(folder: Path, seed: int, round_: int) -> Path:
 
 def write_mask(path: Path, mask: Mask, facts: Mapping[str, Any]) -> None:
     """A mask alone: packed bits by layer, the layers' shapes among the facts."""
-    shapes = {name: list(keep.shape) for name, keep in mask.layers.items()}
-    write_tensors(path, mask.pack(), {**facts, "shapes": shapes})
+    write_tensors(path, mask.pack(), {**facts, "shapes": mask.shapes})
 
 
 def read_mask(path: Path) -> tuple[Mask, dict[str, Any]]:
@@ -213,12 +202,11 @@ def write_masked_weights(
     """Weights under a mask: ``<name>/mask`` bits and ``<name>/survivors``, the rest as it is."""
     tensors: Tensors = {f"{name}/mask": bits for name, bits in mask.pack().items()}
     for name, value in weights.items():
-        keep = mask.layers.get(name)
-        tensors[name if keep is None else f"{name}/survivors"] = (
-            value if keep is None else value[keep]
-        )
-    shapes = {name: list(keep.shape) for name, keep in mask.layers.items()}
-    write_tensors(path, tensors, {**facts, "shapes": shapes})
+        if name in mask.layers:
+            tensors[f"{name}/survivors"] = value[mask.layers[name]]
+        else:
+            tensors[name] = value
+    write_tensors(path, tensors, {**facts, "shapes": mask.shapes})
 
 
 def read_masked_weights(path: Path) -> tuple[Tensors, Mask, dict[str, Any]]:

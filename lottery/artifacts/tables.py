@@ -60,9 +60,8 @@ def write(path: Path, records: Iterable[Record]) -> None:
     """Writes the histories sorted by seed, variant and round."""
     rows: list[list[Any]] = []
     for record in sorted(records, key=lambda r: r[:3]):
-        iterations, *metrics = (record.history[name] for name in HISTORY)
-        for iteration, *values in zip(iterations, *metrics, strict=True):
-            rows.append([*record[:3], record.weights_remaining, int(iteration), *values])
+        evaluations = zip(*(record.history[name] for name in HISTORY), strict=True)
+        rows += [[*record[:4], int(iteration), *values] for iteration, *values in evaluations]
     write_rows(path, COLUMNS, rows)
 
 
@@ -89,20 +88,13 @@ def write_environment(path: Path, environments: Iterable[Mapping[str, Any]]) -> 
 
 def read(path: Path) -> pd.DataFrame:
     """A stage's history; LotteryError where it is missing or not one."""
-    import pandas as pd
-
     table = read_table(path)
-    if list(table.columns) != list(COLUMNS):
-        raise files.broken(
-            path, f"has the columns {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
-        )
-    words = [
-        name
-        for name in COLUMNS
-        if name != "variant" and len(table) and not pd.api.types.is_numeric_dtype(table[name])
-    ]
-    if words:
-        raise files.broken(path, f"holds something else than numbers in {', '.join(words)}")
+    found, expected = ", ".join(table.columns), ", ".join(COLUMNS)
+    if found != expected:
+        raise files.broken(path, f"has the columns {found}; expected {expected}")
+    words = ", ".join(table.drop(columns="variant").select_dtypes(exclude="number"))
+    if words and len(table):
+        raise files.broken(path, f"holds something else than numbers in {words}")
     return table
 
 

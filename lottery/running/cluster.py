@@ -30,9 +30,8 @@ def resource(variable: str, default: float) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number <= 1024 or (number > 1 and number % 1):
-        raise LotteryError(
-            f"{variable}: got {given!r}; accepted: a whole number up to 1024, or a fraction of 1"
-        )
+        accepted = "a whole number up to 1024, or a fraction of 1"
+        raise LotteryError(f"{variable}: got {given!r}; accepted: {accepted}")
     return number
 
 
@@ -61,12 +60,8 @@ class Ray(Workers):
         self._room, self._seen = 0, 0.0
         self._references: dict[Future[Any], Any] = {}
         self._queue = _queue_here(ray)
-        self._compute = partial(
-            ray.remote(_compute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote,
-            os.getcwd(),
-            prepare,
-            self._queue,
-        )
+        remote = ray.remote(_compute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote
+        self._compute = partial(remote, os.getcwd(), prepare, self._queue)
         self._closing = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(tell,), daemon=True)
         self._listener.start()
@@ -86,7 +81,8 @@ class Ray(Workers):
         )
         return sum(map(int, fit))
 
-    def room(self) -> int:
+    @property
+    def room(self) -> int:  # type: ignore[override]
         """Asked again every two seconds: nodes come and go."""
         if self._most:
             return self._most
@@ -123,18 +119,13 @@ class Ray(Workers):
 
     def _listen(self, tell: Tell) -> None:
         """Hands on what tasks report, until everything is said."""
-        while True:
-            closing = self._closing.is_set()
-            try:
-                waiting = self._queue.size()
-                for message in self._queue.get_nowait_batch(waiting):
+        closing = False
+        with contextlib.suppress(Exception):  # Ray's, once it shuts down
+            while not closing:
+                closing = self._closing.wait(0.5)
+                for message in self._queue.get_nowait_batch(self._queue.size()):
                     with contextlib.suppress(OSError):  # of the standard output
                         tell(*message)
-            except Exception:  # Ray's, once it shuts down
-                return
-            if closing:
-                return
-            self._closing.wait(0.5)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Cancels what still runs, and leaves the cluster as it was."""
@@ -184,9 +175,8 @@ def _connect(ray: Any, address: str) -> None:
         try:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=20).close()
         except (OSError, OverflowError) as error:
-            raise LotteryError(
-                f"RAY_ADDRESS: {address}: no cluster answers there: {error}"
-            ) from None
+            why = f"no cluster answers there: {error}"
+            raise LotteryError(f"RAY_ADDRESS: {address}: {why}") from None
     path = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
     given = {name: value for name, value in os.environ.items() if name.startswith("LOTTERY_")}
     # a run that takes no GPU sees none
@@ -200,13 +190,7 @@ def _connect(ray: Any, address: str) -> None:
             log_to_driver=False,  # pages of state for a lost node; what matters comes with the task
             **({"include_dashboard": False} if address == "local" else {}),
         )
-    except (
-        ConnectionError,
-        ValueError,
-        RuntimeError,
-        TimeoutError,
-        ray.exceptions.RayError,
-    ) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}") from None
     finally:
         signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place

@@ -92,7 +92,7 @@ def _drive(
     deaths, furthest = [0] * len(tasks), [0] * len(tasks)
     results, failures = dict[int, Any](), list[str]()
     while waiting or running:
-        while waiting and len(running) < workers.room():
+        while waiting and len(running) < workers.room:
             number = waiting.popleft()
             running[workers.submit(compute_task, tasks[number].call, number)] = number
         ended, _ = wait(running, LOOK_SECONDS, FIRST_COMPLETED)

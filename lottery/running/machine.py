@@ -45,13 +45,10 @@ def cpu_model() -> str:
 
     The name alone is not enough: virtual machines call several generations the same.
     """
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
-    except OSError:
-        lines = []
-    facts = {
-        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
-    }
+    known = Path("/proc/cpuinfo")
+    first = known.read_text(encoding="utf-8").split("\n\n")[0] if known.exists() else ""
+    parted = (line.partition(":") for line in first.splitlines())
+    facts = {key.strip(): value.strip() for key, _, value in parted}
     if "model name" not in facts:
         return platform.processor() or platform.machine()
     has = " ".join(name for name in INSTRUCTIONS if name in facts.get("flags", "").split())
@@ -61,12 +58,9 @@ def cpu_model() -> str:
 
 @functools.lru_cache(maxsize=1)
 def prepare(threads: int, code: Code, worker: int) -> None:
-    """Makes this process ready for runs.
-
-    Imports the stage's code and TensorFlow, fixes the threads.
+    """Makes this process ready for runs of so many threads, with the stage's code imported.
 
     Args:
-        threads: of one run.
         code: that the stage began with.
         worker: the process's number among those of this machine; GPUs are taken in turns.
 

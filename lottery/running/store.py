@@ -28,26 +28,21 @@ Nested = dict[str, dict[str, np.ndarray]]
 
 
 def folder() -> Path:
-    """``LOTTERY_RUNS``, by default ``runs`` in the folder that keeps the datasets
-    (``LOTTERY_CACHE``).
-    """
+    """``LOTTERY_RUNS``, by default ``runs`` beside the datasets (in ``LOTTERY_CACHE``)."""
     given = os.environ.get("LOTTERY_RUNS")
     return Path(given).expanduser() if given else files.cache_folder() / "runs"
 
 
 def checkpoint_seconds() -> float:
-    """``LOTTERY_CHECKPOINT_SECONDS``: the least time between two checkpoints of a run, by default
-    30.
-    """
+    """``LOTTERY_CHECKPOINT_SECONDS``, by default 30: the least time between a run's checkpoints."""
     given = os.environ.get("LOTTERY_CHECKPOINT_SECONDS", "30")
     try:
         seconds = float(given)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise LotteryError(
-            f"LOTTERY_CHECKPOINT_SECONDS: got {given!r}; accepted: a number from 0 up"
-        )
+        accepted = "a number from 0 up"
+        raise LotteryError(f"LOTTERY_CHECKPOINT_SECONDS: got {given!r}; accepted: {accepted}")
     return seconds
 
 
@@ -66,10 +61,8 @@ def file(fingerprint: str, ending: str) -> Path:
 
 def save(path: Path, groups: Nested, facts: dict[str, Any]) -> None:
     """Writes groups of arrays and the facts, whole or not at all, with a checksum inside."""
-    tensors = {
-        f"{g}/{name}": value for g, arrays in groups.items() for name, value in arrays.items()
-    }
-    files.write_tensors(path, tensors, facts)
+    named = [(f"{group}/{n}", v) for group, arrays in groups.items() for n, v in arrays.items()]
+    files.write_tensors(path, dict(named), facts)
 
 
 def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
@@ -144,8 +137,7 @@ def used() -> set[str]:
     """
     found: set[str] = set()
     for path in sorted(folder().glob("used-*.json")):
-        note = files.read_json(path)
-        match note:
+        match files.read_json(path):
             case {"folder": str(of), "runs": [*runs]} if all(isinstance(r, str) for r in runs):
                 found.update(runs if Path(of).is_dir() else ())
             case _:

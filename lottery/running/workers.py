@@ -32,10 +32,7 @@ class Workers(Executor):
     """
 
     where: str
-
-    def room(self) -> int:
-        """How many tasks it takes at a time, at present."""
-        raise NotImplementedError
+    room: int  # how many tasks it takes at a time, at present
 
 
 def given_workers() -> int | None:
@@ -44,9 +41,8 @@ def given_workers() -> int | None:
     if not given:
         return None
     if not given.isdecimal() or len(given) > 4 or int(given) < 1:
-        raise LotteryError(
-            f"LOTTERY_WORKERS: got {given!r}; accepted: a whole number from 1 to 9999"
-        )
+        accepted = "a whole number from 1 to 9999"
+        raise LotteryError(f"LOTTERY_WORKERS: got {given!r}; accepted: {accepted}")
     return int(given)
 
 
@@ -88,14 +84,10 @@ def compute_task(call: Callable[[Report], Any], task: int) -> Any:
 class InProcess(Workers):
     """Computes each task in this process, while it is submitted."""
 
-    where = "in this process"
+    where, room = "in this process", 1
 
     def __init__(self, prepare: Prepare, tell: Tell) -> None:
         become_worker(prepare, 0, tell)
-
-    def room(self) -> int:
-        """One."""
-        return 1
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """The result, or the error, at once."""
@@ -114,7 +106,7 @@ class Processes(Workers):
     """
 
     def __init__(self, prepare: Prepare, tell: Tell, number: int) -> None:
-        self.where = f"{number} at a time"
+        self.where, self.room = f"{number} at a time", number
         self._prepare, self._tell = prepare, tell
         self._pools: list[ProcessPoolExecutor | None] = [None] * number
         self._last: list[Future[Any] | None] = [None] * number
@@ -123,10 +115,6 @@ class Processes(Workers):
         self._ear, self._mouth = self._context.Pipe(duplex=False)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-
-    def room(self) -> int:
-        """As many as there are processes."""
-        return len(self._pools)
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Begins in a process that has nothing to do, a new one where the last has died."""
@@ -141,28 +129,23 @@ class Processes(Workers):
         return future
 
     def _pool(self, index: int) -> ProcessPoolExecutor:
-        pool = self._pools[index]
-        if pool is None:
-            begin = (self._prepare, index, self._life, self._mouth)
-            pool = ProcessPoolExecutor(1, self._context, _begin, begin)
-            self._pools[index] = pool
+        begin = (self._prepare, index, self._life, self._mouth)
+        pool = self._pools[index] or ProcessPoolExecutor(1, self._context, _begin, begin)
+        self._pools[index] = pool
         return pool
 
     def _listen(self) -> None:
-        while True:
-            try:
+        with contextlib.suppress(EOFError, OSError):  # once all ends of the pipe are closed
+            while True:
                 message = self._ear.recv()
-            except (EOFError, OSError):
-                return
-            with contextlib.suppress(OSError):  # of the standard output
-                self._tell(*message)
+                with contextlib.suppress(OSError):  # of the standard output
+                    self._tell(*message)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends all processes, whatever they do."""
         self._alive.close()
-        for pool in self._pools:
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
+        for pool in filter(None, self._pools):
+            pool.shutdown(cancel_futures=True)
         self._mouth.close()  # the last one open: the listener comes to the end of what was said
         self._listener.join()
         self._life.close()

@@ -130,8 +130,7 @@ class PrunedNetwork:
         if (of, initial) not in self._known:
             model = self.keras(initial=initial)
             kernels = {name: variables(model)[name] for name in self.names}
-            images, labels = self.batch or (None, None)
-            images = None if images is None else scaled(images)
+            images, labels = (scaled(self.batch[0]), self.batch[1]) if self.batch else (None, None)
             found = of(model, kernels, images, labels)
             self._known[of, initial] = {name: np.asarray(g) for name, g in found.items()}
         return self._known[of, initial]
@@ -225,22 +224,15 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
     Raises LotteryError where one's own gives another shape than the weights', or NaN.
     """
     score = parts.find(globals(), criterion)
-    found = {name: score(Layer(name, network)) for name in network.names}
-    if parts.is_own(criterion):
-        found = {name: np.asarray(value) for name, value in found.items()}
-        for name, value in found.items():
-            shape, accepted = network.weights[name].shape, "a number for each weight"
-            if value.shape != shape or value.dtype.kind not in "biuf":
-                got = f"{value.dtype} {list(value.shape)}"
-                raise parts.mistake(
-                    criterion, f"scores {name} with {got}; accepted: {accepted}, {list(shape)}"
-                )
-            if np.isnan(value).any():
-                raise parts.mistake(
-                    criterion,
-                    f"scores {np.isnan(value).sum():,} weights of {name} with NaN; "
-                    f"accepted: {accepted}",
-                )
+    found = {name: np.asarray(score(Layer(name, network))) for name in network.names}
+    for name, value in found.items() if parts.is_own(criterion) else ():
+        shape, got = list(network.weights[name].shape), f"{value.dtype} {list(value.shape)}"
+        numbers = list(value.shape) == shape and value.dtype.kind in "biuf"
+        if numbers and (undefined := np.isnan(value).sum()):
+            numbers, got = False, f"{got}, {undefined:,} of them NaN"
+        if not numbers:
+            why = f"scores {name} with {got}; accepted: a number for each weight, {shape}"
+            raise parts.mistake(criterion, why)
     return found
 
 
@@ -248,7 +240,6 @@ def batch(part: Part, classes: int, seed: int) -> Part:
     """IMAGES_PER_CLASS images of each class, or all where there are fewer, chosen by the seed."""
     shuffled = stream("images of pruning at initialisation", seed).permutation(len(part.labels))
     labels = part.labels[shuffled]
-    rows = np.concatenate(
-        [shuffled[labels == label][:IMAGES_PER_CLASS] for label in range(classes)]
-    )
+    of_class = (shuffled[labels == label] for label in range(classes))
+    rows = np.concatenate([rows[:IMAGES_PER_CLASS] for rows in of_class])
     return Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))

@@ -39,20 +39,17 @@ def two_of_four(scores: Weights, mask: Mask, keep: dict[str, int]) -> Mask:
     """
     layers = {}
     for name, before in mask.layers.items():
+        layers[name] = before
         if keep[name] < before.size:
             best = np.argsort(-_by_four(scores[name]), axis=-2, kind="stable")
-            chosen = np.argsort(best, axis=-2) < 2
-            layers[name] = chosen.reshape(before.shape)
-        else:
-            layers[name] = before
+            layers[name] = (np.argsort(best, axis=-2) < 2).reshape(before.shape)
     return Mask(layers)
 
 
 def random_mask(mask: Mask, pattern: Pattern, generator: np.random.Generator) -> Mask:
     """A uniformly random mask of that pattern, with the same count in each layer."""
-    if pattern == "weight":
-        return masks.random_mask(mask, generator)
-    return shuffled(mask, pattern, generator)
+    one = pattern == "weight"
+    return masks.random_mask(mask, generator) if one else shuffled(mask, pattern, generator)
 
 
 def shuffled(mask: Mask, pattern: Pattern, generator: np.random.Generator) -> Mask:

@@ -82,12 +82,10 @@ def global_counts(scores: Weights, mask: Mask, total: int) -> dict[str, int]:
 
 def highest(scores: Weights, mask: Mask, keep: dict[str, int]) -> Mask:
     """The survivors with the highest scores, ``keep[layer]`` in each; of equals the first."""
-    return Mask(
-        {
-            name: _exactly(keep[name], np.zeros(before.shape, np.bool_), before, scores[name])
-            for name, before in mask.layers.items()
-        }
-    )
+    layers = {}
+    for name, before in mask.layers.items():
+        layers[name] = _exactly(keep[name], np.zeros_like(before), before, scores[name])
+    return Mask(layers)
 
 
 @contextlib.contextmanager
@@ -127,12 +125,7 @@ def _wrapped(network: Network) -> tuple[dict[str, Any], dict[str, Any]]:
     return variables(model), wrappers
 
 
-def magnitude_mask(
-    weights: Weights,
-    mask: Mask,
-    keep: dict[str, int],
-    network: Network,
-) -> Mask:
+def magnitude_mask(weights: Weights, mask: Mask, keep: dict[str, int], network: Network) -> Mask:
     """The survivors of ``mask`` that are largest in magnitude, exactly ``keep[layer]`` in each.
 
     tensorflow-model-optimization decides. It keeps all weights that tie with its threshold, counts
@@ -150,11 +143,9 @@ def magnitude_mask(
     model_variables, wrappers = _wrapped(network)
     layers = {}
     for name, wrapper in wrappers.items():
-        before = mask.layers[name]
-        if not 0 <= keep[name] <= np.count_nonzero(before):
-            raise ValueError(
-                f"{name}: asked to keep {keep[name]} of {np.count_nonzero(before)} weights"
-            )
+        before, most = mask.layers[name], mask.counts[name]
+        if not 0 <= keep[name] <= most:
+            raise ValueError(f"{name}: asked to keep {keep[name]} of {most} weights")
         model_variables[name].assign(weights[name])
         wrapper.pruning_schedule.target_sparsity = 1 - keep[name] / before.size
         wrapper.pruning_obj.conditional_mask_update()

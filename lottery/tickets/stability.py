@@ -26,17 +26,6 @@ from lottery.tickets.ticket import read_dense, ticket_of
 from lottery.tickets.variants import ticket
 
 POINTS = 30  # on the line, its ends included (Frankle et al. 2020, section 3)
-COLUMNS = (
-    "seed",
-    "round",
-    "between",
-    "weights_remaining",
-    "position",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-)
 
 
 def interpolate(trainer: Any, split: Split, one: Weights, other: Weights) -> list[dict[str, float]]:
@@ -47,15 +36,12 @@ def interpolate(trainer: Any, split: Split, one: Weights, other: Weights) -> lis
     """
     found = []
     for position in np.linspace(0, 1, POINTS):
-        between = {
-            n: ((1 - position) * v + position * other[n]).astype(np.float32) for n, v in one.items()
-        }
+        mixed = {n: (1 - position) * value + position * other[n] for n, value in one.items()}
+        between = {name: value.astype(np.float32) for name, value in mixed.items()}
         between = trainer.with_statistics_of(split.train, between)
-        point = {"position": float(position)}
-        for part, rows in (("train", split.train), ("test", split.test)):
-            loss, accuracy = trainer.evaluate(rows, between)
-            point |= {f"{part}_loss": loss, f"{part}_accuracy": accuracy}
-        found.append(point)
+        measured = [trainer.evaluate(rows, between) for rows in (split.train, split.test)]
+        metrics = zip(METRICS, [*measured[0], *measured[1]], strict=True)
+        found.append({"position": float(position), **dict(metrics)})
     return found
 
 
@@ -69,6 +55,10 @@ class Line(NamedTuple):
     points: list[dict[str, float]]
 
 
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+COLUMNS = (*Line._fields[:4], "position", *METRICS)
+
+
 def connect(
     experiment: Experiment, seed: int, round_: int, report: Report
 ) -> tuple[list[Line], list[Record]]:
@@ -77,15 +67,16 @@ def connect(
     """
     start = ticket(ticket_of(experiment, seed, round_))
     start = replace(start, train=start.train.stretched(1))  # so that both end at one iteration
-    copies, records = [], []
-    for copy in ("one", "other"):
-        run = start.run(experiment, seed, f"{copy} copy", round_, f"data order of the {copy} copy")
-        result = experiment.train(run, report)
-        copies.append(result.weights)
-        records.append(result.record)
+    copies = [
+        experiment.train(
+            start.run(experiment, seed, name, round_, f"data order of the {name}"), report
+        )
+        for name in ("one copy", "other copy")
+    ]
     trainer = experiment.trainer(experiment.params.model, start.train)
-    points = interpolate(trainer, experiment.split(seed), *copies)
-    return [Line(seed, round_, "copies", start.mask.weights_remaining, points)], records
+    points = interpolate(trainer, experiment.split(seed), *(copy.weights for copy in copies))
+    line = Line(seed, round_, "copies", start.mask.weights_remaining, points)
+    return [line], [copy.record for copy in copies]
 
 
 def along_pruning(
@@ -117,9 +108,6 @@ def write(path: Path, lines: Iterable[Line]) -> None:
 
     Empty where nothing was asked for.
     """
-    rows = [
-        [*line[:4], *point.values()]
-        for line in sorted(lines, key=lambda line: line[:3])
-        for point in line.points
-    ]
+    ordered = sorted(lines, key=lambda line: line[:3])
+    rows = [[*line[:4], *point.values()] for line in ordered for point in line.points]
     tables.write_rows(path, COLUMNS, rows)

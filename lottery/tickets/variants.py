@@ -35,12 +35,8 @@ def random_reinit(t: Ticket) -> Start:
 
 def _constants(signs: Weights, weights: Weights) -> Weights:
     """These signs times the standard deviation of each layer's weights."""
-    return {
-        name: signs[name] * value.std(dtype=np.float64).astype(np.float32)
-        if name in signs
-        else value
-        for name, value in weights.items()
-    }
+    deviations = {n: weights[n].std(dtype=np.float64).astype(np.float32) for n in signs}
+    return weights | {name: sign * deviations[name] for name, sign in signs.items()}
 
 
 def _signed_constants(t: Ticket, signs: Weights) -> Start:
@@ -64,11 +60,8 @@ def random_sign_constant(t: Ticket) -> Start:
 
     Source: Zhou et al. 2019, section 4, "constant, random sign".
     """
-    generator = stream("random signs", t.seed, t.round)
-    signs = {
-        name: generator.choice(np.array([-1, 1], np.float32), keep.shape)
-        for name, keep in t.mask.layers.items()
-    }
+    generator, either = stream("random signs", t.seed, t.round), np.array([-1, 1], np.float32)
+    signs = {name: generator.choice(either, shape) for name, shape in t.mask.shapes.items()}
     return _signed_constants(t, signs)
 
 
@@ -92,8 +85,8 @@ def random_mask(t: Ticket) -> Start:
     """The dense network's weights under a random mask with the ticket's count in each layer: of
     whole units, or two of four inputs, where the ticket's mask is.
     """
-    generator = stream("random mask", t.seed, t.round)
-    return _under(t, patterns.random_mask(t.mask, t.pattern, generator))
+    drawn = patterns.random_mask(t.mask, t.pattern, stream("random mask", t.seed, t.round))
+    return _under(t, drawn)
 
 
 def random_mask_global(t: Ticket) -> Start:
@@ -139,8 +132,8 @@ def shuffled_mask(t: Ticket) -> Start:
     Source: Su et al. 2020 ("layerwise rearranging"), Frankle et al. 2021 ("shuffling"). In
     distribution the same as ``random_mask``: a second, independent draw.
     """
-    generator = stream("shuffled mask", t.seed, t.round)
-    return _under(t, patterns.shuffled(t.mask, t.pattern, generator))
+    drawn = patterns.shuffled(t.mask, t.pattern, stream("shuffled mask", t.seed, t.round))
+    return _under(t, drawn)
 
 
 def _from_scratch(t: Ticket, rule: str) -> Start:
@@ -215,11 +208,10 @@ def dense_longer(t: Ticket) -> Start:
     """The dense network, trained from its initial (or rewound) weights for as many iterations as
     finding and training the ticket take.
 
-    Source: the "same computation budget" of Liu et al. 2019,
-    section 3 (Scratch-B), given to the dense network: the learning-rate schedule is stretched over
-    it, and nothing stops it early.
+    Source: the "same computation budget" of Liu et al. 2019, section 3 (Scratch-B), given to the
+    dense network: the learning-rate schedule is stretched over it, and nothing stops it early.
     """
-    mask = Mask.full({name: keep.shape for name, keep in t.mask.layers.items()})
+    mask = Mask.full(t.mask.shapes)
     train = t.dense_train.stretched(t.budget / t.iterations)
     return Start(t.rewound, mask, t.rewind_iteration, train, iterations=t.budget)
 
