@@ -64,9 +64,7 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
 
 
 def read(*roots: str) -> dict[str, Module]:
-    """The modules ``roots`` and all that they import, directly or through others, in the order of
-    their names.
-    """
+    """The modules ``roots`` and all that they import, also through others, sorted by name."""
     packages = {root.partition(".")[0] for root in roots}
     todo, seen = list(roots), dict[str, Module | None]()
     while todo:

@@ -1,5 +1,4 @@
-"""Parts of one's own: architectures, criteria, variants, named ``module:function`` in
-params.yaml."""
+"""Parts of one's own, named ``module:function`` in params.yaml."""
 
 import functools
 import importlib
@@ -84,9 +83,7 @@ def _line(path: str | Path, line: int | None) -> str:
 
 
 def unseen(names: Iterable[str], stage: str, deps: Iterable[str]) -> Iterator[str]:
-    """A line for each source of one's own that is not among a stage's ``deps``: the files that the
-    parts are in, and the modules of the user's that they import.
-    """
+    """A line for each source of these parts, imported ones too, that a stage does not depend on."""
     watched = {Path(dep).resolve() for dep in deps if isinstance(dep, str)}
     for name in names:
         for module in code.read(module_of(name)):

@@ -103,9 +103,8 @@ def run(name: str) -> None:
     now = _values(read_params(), stages[name].get("params", []))
     for key, value in given.items():
         if value != now.get(key):
-            changed.append(
-                f"params.yaml: {key} was {value} when the stage began, now {now.get(key)}"
-            )
+            was = f"{key} was {value} when the stage began"
+            changed.append(f"params.yaml: {was}, now {now.get(key)}")
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))

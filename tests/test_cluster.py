@@ -1,19 +1,17 @@
-"""Tasks on a Ray cluster: two nodes on this machine, processes and nodes killed, the driver killed
-and interrupted.
-"""
+"""Tasks on a Ray cluster of two nodes here: workers, nodes and the driver killed, interrupted."""
 
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import psutil
 import pytest
 from clones import ROOT, STAGES, make_clone
-from test_execution import drawn, draws, fail, kill_own_worker, meet, nothing, refuse, sleep, task
+from test_execution import drawn, draws, fail, kill_own_worker, meet, nothing, refuse, task
+from test_execution import give_back_what_cannot_be_sent as lock
 
 from lottery.errors import LotteryError
 from lottery.running import cluster, executors
@@ -76,13 +74,8 @@ def test_a_task_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypat
         assert ray.where.endswith("a run takes 2 CPU, 0 GPU); waiting for a node with that much")
 
 
-def give_back_what_cannot_be_sent(report):
-    return threading.Lock()
-
-
 def test_failing_tasks_are_each_named_and_the_others_finish(on_ray, capfd):
-    failing = [task("first", fail, LotteryError("data/masks: damaged"))]
-    failing += [task("second", give_back_what_cannot_be_sent)]
+    failing = [task("first", fail, LotteryError("data/masks: damaged")), task("second", lock)]
     with pytest.raises(LotteryError) as error:
         run([*failing, *draws(1)])
     lines = str(error.value).splitlines()
@@ -167,17 +160,8 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, m
     assert ray.files("data") == local.files("data")
 
 
-def drive(folder):
-    """What the driver below runs: three tasks that never end."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run([task(f"sleep {n}", sleep, folder) for n in range(3)])
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
 def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_path):
-    code = f"import pathlib, test_cluster; test_cluster.drive(pathlib.Path({str(tmp_path)!r}))"
+    code = f"import pathlib, test_execution as t; t.drive(pathlib.Path({str(tmp_path)!r}))"
     env = {**os.environ, "LOTTERY_EXECUTOR": "ray", "RAY_ADDRESS": two_nodes.address}
     env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     with open(tmp_path / "output", "w") as out:

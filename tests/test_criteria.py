@@ -132,9 +132,8 @@ def expected_scores(criterion, batch):
 
     g = gradient(w)
     step = 1e-3 / np.sqrt(sum(np.sum(v**2) for v in g.values()))
-    ahead, behind = (
-        gradient({**w, **{name: w[name] + sign * step * g[name] for name in g}}) for sign in (1, -1)
-    )
+    moved = ({**w, **{n: w[n] + by * step * g[n] for n in g}} for by in (1, -1))
+    ahead, behind = map(gradient, moved)
     return {name: w[name] * (ahead[name] - behind[name]) / (2 * step) for name in g}
 
 
@@ -196,9 +195,7 @@ def test_the_batch_holds_the_same_number_of_images_of_each_class_and_depends_on_
     batch = criteria.batch(part, 4, 0)
     assert np.bincount(batch.labels).tolist() == [10, 10, 10, 3]
     assert len(np.unique(batch.images)) == 33
-    assert all(
-        labels[int(i)] == label for i, label in zip(batch.images.ravel(), batch.labels, strict=True)
-    )
+    assert np.array_equal(labels[batch.images.ravel()], batch.labels)
     assert np.array_equal(criteria.batch(part, 4, 0).images, batch.images)
     assert not np.array_equal(criteria.batch(part, 4, 1).images, batch.images)
 

@@ -20,12 +20,9 @@ from lottery.errors import LotteryError
 from lottery.running import machine, store
 from lottery.tools.runs import kept, main
 
-CANNOT_MOUNT = (
-    shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"]).returncode
-)
-needs_mount = pytest.mark.skipif(
-    CANNOT_MOUNT, reason="needs unshare -rm (user namespaces) to mount small file systems"
-)
+UNSHARE = ["unshare", "-rm"]
+CANNOT = shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"]).returncode
+needs_mount = pytest.mark.skipif(CANNOT, reason="needs unshare -rm to mount small file systems")
 
 
 def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path, capsys):
@@ -337,9 +334,12 @@ def test_an_impossible_checkpoint_interval_is_refused_at_once(clone, value):
 # File systems that are full or read-only
 
 
+READ_ONLY = [("data", "extract_masks"), (".runs", "prune"), ("reports", "report")]
+
+
 def in_namespace(clone, script):
     """Runs a shell script in a mount namespace of its own, in the clone."""
-    return clone.run("unshare", "-rm", "sh", "-ec", script, check=False)
+    return clone.run(*UNSHARE, "sh", "-ec", script, check=False)
 
 
 @needs_mount
@@ -374,9 +374,7 @@ def test_a_full_run_store_is_named_and_the_artifacts_of_before_stay(clone):
 
 
 @needs_mount
-@pytest.mark.parametrize(
-    ("folder", "stage"), [("data", "extract_masks"), (".runs", "prune"), ("reports", "report")]
-)
+@pytest.mark.parametrize(("folder", "stage"), READ_ONLY)
 def test_a_read_only_folder_is_named(clone, folder, stage):
     mount = f"mount --bind {folder} {folder}\nmount -o remount,bind,ro {folder}"
     done = in_namespace(clone, f"{mount}\npython -m stages.{stage}")
@@ -388,10 +386,9 @@ def test_a_read_only_folder_is_named(clone, folder, stage):
 
 def test_a_run_that_ends_while_the_store_is_listed_is_left_out(runs, monkeypatch):
     stays, goes = (runs / f"{letter * 64}.checkpoint" for letter in "ab")
+    groups = {"weights": {"w": np.ones(3, np.float32)}}
     for path in (stays, goes):
-        store.save(
-            path, {"weights": {"w": np.ones(3, np.float32)}}, {"name": path.name[0], "iteration": 1}
-        )
+        store.save(path, groups, {"name": path.name[0], "iteration": 1})
     reading = store.read_facts
 
     def ends_after(path):

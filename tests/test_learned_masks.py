@@ -88,10 +88,8 @@ def test_a_run_keeps_its_counts_zeros_and_last_mask_and_resumes_bit_for_bit(rule
 def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often):
     engine, (weights, mask) = trainer("rigl", iterations=10, evaluate_every=5), fresh(share=0.2)
     states = {}
-    engine.run(
-        weights, mask, ORDER, SPLIT, iterations=10,
-        on_evaluation=lambda i, state: states.update({i: state()}),
-    )  # fmt: skip
+    watch = lambda i, state: states.update({i: state()})  # noqa: E731
+    trained(engine, (weights, mask), 10, on_evaluation=watch)
     rows = SPLIT.train[ORDER.batches(5, 6, len(SPLIT.train), 30)[0]]
     images, labels = DATASET.part(rows)
     gradient = np.abs(gradients_of(states[5].weights, images, labels)["dense2/kernel"])
@@ -106,9 +104,8 @@ def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():
     (initial, _), (_, mask) = fresh(), fresh(share=0.3)
     start = engine._beginning(initial, mask, ORDER, 0, ())
     states = []
-    final = engine.run(
-        initial, mask, ORDER, SPLIT, iterations=3, on_evaluation=lambda i, s: states.append(s())
-    )
+    watch = lambda i, state: states.append(state())  # noqa: E731
+    final = trained(engine, (initial, mask), 3, on_evaluation=watch)
     scores = {n: start.slots[f"score/{n}"].copy() for n in mask.layers}
     for step in range(3):  # in NumPy's and TensorFlow's plain operations
         images, labels = DATASET.part(SPLIT.train[ORDER.batches(step, step + 1, 600, 30)[0]])
@@ -129,7 +126,7 @@ def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():
         assert np.count_nonzero(chosen) == count
         assert np.array_equal(final.weights[name][chosen], initial[name][chosen])
     assert np.array_equal(final.weights["dense1/bias"], initial["dense1/bias"])
-    assert alike(engine.run(initial, mask, ORDER, SPLIT, iterations=3, resume=states[0]), final)
+    assert alike(trained(engine, (initial, mask), 3, resume=states[0]), final)
 
 
 def gradients_of(weights, images, labels):

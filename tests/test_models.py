@@ -11,6 +11,7 @@ from lottery.params import ARCHITECTURES, SMALLEST_IMAGE
 from lottery.tickets.search import write_layers
 
 CIFAR, MNIST = (32, 32, 3), (28, 28, 1)
+NARROWED = [("conv4", 1.0, 130_000), ("lenet_300_100", 2.0, 400_000)]
 
 
 def initial(name, shape, *key, purpose="initialisation", **model):
@@ -144,9 +145,7 @@ def test_half_the_width_has_half_the_units_of_each_hidden_layer(name):
         assert units[1][kernel] == units[0][kernel] // (1 if kind == "output" else 2)
 
 
-@pytest.mark.parametrize(
-    ("name", "width", "most"), [("conv4", 1.0, 130_000), ("lenet_300_100", 2.0, 400_000)]
-)
+@pytest.mark.parametrize(("name", "width", "most"), NARROWED)
 def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more(name, width, most):
     narrow = models.narrowed(network(name, CIFAR if name == "conv4" else MNIST, width=width), most)
     wider = narrow.model.model_copy(update={"width": narrow.model.width + 1 / models.WIDTHS})

@@ -97,6 +97,10 @@ def changed(**changes):
     )
 
 
+def by_chance(array):
+    return np.random.default_rng().random(array.shape)
+
+
 def fails(layer):
     return layer.w / undefined  # noqa: F821
 
@@ -144,7 +148,7 @@ CRITERIA = {
     "in_place": (lambda layer: layer.w.sort(), "ValueError: sort array is read-only"),
     "fails": (fails, "NameError: name 'undefined' is not defined"),
     "chance": (
-        lambda layer: np.random.default_rng().random(layer.w.shape),
+        lambda layer: by_chance(layer.w),
         "other scores when it is called again; accepted: random numbers of lottery.streams",
     ),
 }
@@ -172,21 +176,12 @@ VARIANTS = {
     ),
     "late": (changed(iteration=lambda t: 40), "starts at iteration 40, which is none of its run's"),
     "chance": (
-        changed(
-            weights=lambda t: t.mask.apply(
-                {n: np.random.default_rng().random(v.shape) for n, v in t.weights.items()}
-            )
-        ),
+        changed(weights=lambda t: t.mask.apply({n: by_chance(v) for n, v in t.weights.items()})),
         "other weights of hidden/kernel when it is called again",
     ),
 }
-MISTAKES = [
-    (key, name, function, why)
-    for key, some in (
-        ("model.name", MODELS), ("prune.criterion", CRITERIA), ("retrain.variants", VARIANTS)
-    )
-    for name, (function, why) in some.items()
-]  # fmt: skip
+PARTS = {"model.name": MODELS, "prune.criterion": CRITERIA, "retrain.variants": VARIANTS}
+MISTAKES = [(key, name, *one) for key, some in PARTS.items() for name, one in some.items()]
 
 
 @pytest.mark.parametrize(("key", "name", "function", "why"), MISTAKES, ids=lambda v: str(v)[:20])

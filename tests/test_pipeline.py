@@ -35,9 +35,7 @@ def test_a_stage_depends_on_the_subjects_that_it_imports(stage):
 
 
 def test_the_modules_that_compute_a_run_are_all_that_do():
-    """What else they import hands them values, which the fingerprint holds, or keeps and shows
-    results.
-    """
+    """What else they import hands them values, which the fingerprint holds, or shows results."""
     imported = code.read(*code.COMPUTE_A_RUN)
     values = ("artifacts", "datasets", "errors", "params")
     beside = ("code", "running.store", "running.machine", "running.progress")
@@ -282,9 +280,8 @@ def test_in_the_folder_of_a_queued_experiment_an_error_says_what_is_there(
     folder = tmp_path / ".dvc/tmp/exps/standalone/tmp0"
     folder.mkdir(parents=True)
     shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "params.yaml").write_text(
-        TINY.replace("digits, source: null", "mnist, source: a.npz")
-    )
+    other = TINY.replace("digits, source: null", "mnist, source: a.npz")
+    (folder / "params.yaml").write_text(other)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["fetch"])
     with pytest.raises(SystemExit):

@@ -23,23 +23,16 @@ def s3(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Path(sys.executable).with_name("moto_server")
+    server = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with open(tmp_path / "moto.log", "w") as log:
-        process = subprocess.Popen(
-            [server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
-        )
+        process = subprocess.Popen(server, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     try:
         import boto3
         from botocore.exceptions import EndpointConnectionError
 
-        client = boto3.client(
-            "s3",
-            endpoint_url=address,
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            region_name="us-east-1",
-        )
+        named = {name.lower(): S3[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+        client = boto3.client("s3", endpoint_url=address, region_name="us-east-1", **named)
         for _ in range(100):
             try:
                 client.create_bucket(Bucket="lottery")

@@ -14,6 +14,7 @@ from lottery.datasets.dataset import open_dataset
 from lottery.report.outcomes import instabilities
 from lottery.running.run import Experiment
 from lottery.tickets import stability
+from lottery.tickets.ticket import read_dense
 from lottery.training import models
 from lottery.training.trainer import Trainer
 
@@ -43,9 +44,8 @@ def test_instability_is_the_highest_error_minus_the_mean_of_the_ends(accuracies,
 
 
 def test_lines_of_several_networks_are_told_apart():
-    table = pd.concat(
-        [lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)]
-    )
+    several = lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)
+    table = pd.concat(several)
     found = instabilities(table).set_index(["seed", "round"])["instability"]
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
 
@@ -62,9 +62,8 @@ def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_e
     assert sorted(said) == [("copy", "40")] * 8 + [("ticket", "20")] * 2
     table = pd.read_csv(clone.path / files.RETRAINED / "stability.csv")
     assert tuple(table.columns) == stability.COLUMNS
-    assert table.groupby(["seed", "round"]).size().to_dict() == {
-        (s, r): 30 for s in (0, 1) for r in (0, 2)
-    }
+    sizes = table.groupby(["seed", "round"]).size().to_dict()
+    assert sizes == {(s, r): 30 for s in (0, 1) for r in (0, 2)}
     line = table[(table["seed"] == 0) & (table["round"] == 2)]
     assert line["position"].tolist() == pytest.approx(np.linspace(0, 1, 30), abs=1e-6)
     assert line["test_loss"].iloc[0] != line["test_loss"].iloc[-1]
@@ -93,9 +92,8 @@ def test_lines_along_pruning_join_the_solutions_of_rounds_and_the_dense_network(
         *((0, number, "round before") for number in range(1, rounds + 1)),
         *((0, number, "dense") for number in loaded.retrain_rounds()),
     ]
-    history = pd.concat(
-        [tables.read(folder / "history.csv") for folder in (files.DENSE, files.PRUNED)]
-    )
+    folders = (files.DENSE, files.PRUNED)
+    history = pd.concat([tables.read(folder / "history.csv") for folder in folders])
     last = history[history["seed"] == 0].groupby("round")["test_accuracy"].last()
     for line in lines:
         begin = line.round - 1 if line.between == "round before" else 0
@@ -118,10 +116,7 @@ def interpolate(finished_clone, monkeypatch):
 
 
 def test_a_line_ends_in_its_copies_and_passes_through_their_mean(interpolate):
-    one, other = (
-        files.read_tensors(files.seed_folder(files.DENSE, seed) / "trained.safetensors")[0]
-        for seed in (0, 1)
-    )
+    one, other = (read_dense(seed).trained for seed in (0, 1))
     points = interpolate(one, other)
     assert len(points) == 30
     for index in (0, 13, 29):
@@ -138,8 +133,7 @@ def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interp
     resnet = network("resnet20", (8, 8, 1), initializer="he_normal")
     one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
-    for point, again in zip(
-        *(interpolate(one, end, resnet.model) for end in (other, spoilt)), strict=True
-    ):
+    points = (interpolate(one, end, resnet.model) for end in (other, spoilt))
+    for point, again in zip(*points, strict=True):
         assert point == pytest.approx(again, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds

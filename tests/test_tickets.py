@@ -64,14 +64,10 @@ def test_a_ticket_is_published_as_bool_arrays_with_what_it_reached_and_starts_fr
 
 def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
     before = bytes_of(project.path / files.MASKS), bytes_of(project.path / files.RETRAINED)
-    for stage in ("prune", "extract_masks", "retrain"):
-        project.stage(stage)
+    project.stage("prune", "extract_masks", "retrain")
     history = tables.read(project.path / files.PRUNED / "history.csv")
     assert len(history) == 0
-    masks, retrained = (
-        bytes_of(project.path / files.MASKS),
-        bytes_of(project.path / files.RETRAINED),
-    )
+    masks, retrained = (bytes_of(project.path / f) for f in (files.MASKS, files.RETRAINED))
     assert retrained == before[1]
     tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
     assert tables_of[0] == tables_of[1]
@@ -106,9 +102,8 @@ def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag
     (project.path / "tickets/tiny").rename(project.path / "tickets/default")
     project.commit("tickets")
     project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
-    project.run(
-        "dvc", "artifacts", "get", str(project.path), "tickets", "-o", str(tmp_path / "got")
-    )
+    get = ("dvc", "artifacts", "get", str(project.path), "tickets")
+    project.run(*get, "-o", str(tmp_path / "got"))
     assert bytes_of(tmp_path / "got") == bytes_of(project.path / "tickets/default")
 
 
@@ -187,8 +182,7 @@ def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
     monkeypatch.chdir(empty_clone.path)
     recipe, row, others = tickets.ticket("default", seed=3)
     empty_clone.write(recipe)
-    for stage in ("fetch", "train_dense", "prune", "extract_masks", "retrain"):
-        empty_clone.stage(stage)
+    empty_clone.stage("fetch", "train_dense", "prune", "extract_masks", "retrain")
     facts = files.read_json(files.DATASET / "dataset.json")
     runs = tickets.reached(files.RETRAINED, params.load(), facts)
     said = tickets.compared(row, others, float(runs["test_accuracy"].iloc[0]))

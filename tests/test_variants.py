@@ -27,6 +27,7 @@ TRAIN = Train(
 LAST = TRAIN.last_learning_rate()
 KEPT = 10
 LEARNED = ("supermask", "supermask_signed_constant")
+WHOLE = ("small_dense", "dense_longer", *LEARNED)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,7 @@ def fresh(ticket):
     return models.initialise(ticket.network, "re-initialisation", ticket.seed, ticket.round)[0]
 
 
-@pytest.mark.parametrize(
-    "variant", [v for v in params.VARIANTS if v not in ("small_dense", "dense_longer", *LEARNED)]
-)
+@pytest.mark.parametrize("variant", sorted({*params.VARIANTS} - {*WHOLE}))
 def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
     found = start(variant, a_ticket)
     for name, keep in found.mask.layers.items():
@@ -93,9 +92,8 @@ def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ti
         rewound = a_ticket.rewound[name]
         assert np.array_equal(np.sign(found.weights[name][keep]), np.sign(rewound[keep]))
         assert len(np.unique(np.abs(found.weights[name][keep]))) == 1
-        assert np.abs(found.weights[name][keep][0]) == pytest.approx(
-            np.sqrt(np.mean((rewound - rewound.mean()) ** 2))
-        )
+        deviation = np.sqrt(np.mean((rewound - rewound.mean()) ** 2))
+        assert np.abs(found.weights[name][keep][0]) == pytest.approx(deviation)
     assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
 
 
@@ -233,8 +231,6 @@ def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopp
 def test_a_ticket_takes_the_dense_run_one_for_each_round_before_and_its_own(
     criterion, schedule, expected
 ):
-    rates = Rates(conv=0.2, dense=0.2, output=0.2)
-    prune = Prune(
-        rounds=3, rates=rates, criterion=criterion, schedule=schedule, rewind_iteration=10
-    )
+    how = {"rates": Rates(conv=0.2, dense=0.2, output=0.2), "rewind_iteration": 10}
+    prune = Prune(rounds=3, criterion=criterion, schedule=schedule, **how)
     assert [budget(prune, round_, 100) for round_ in (1, 2, 3)] == expected

@@ -108,9 +108,7 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path) -> bytes:
-    """A file's content; LotteryError where it is missing, or not what the folder's
-    ``checksums.json`` says.
-    """
+    """A file's content; LotteryError where it is missing or not as its ``checksums.json`` says."""
     try:
         content = path.read_bytes()
         checksums = path.with_name(CHECKSUMS)

@@ -47,9 +47,7 @@ def given_workers() -> int | None:
 
 
 def worker_count(threads: int) -> int:
-    """``LOTTERY_WORKERS``, by default one process of ``threads`` threads for each that the cores
-    can take.
-    """
+    """``LOTTERY_WORKERS``, by default as many of ``threads`` threads as the cores can take."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -61,8 +59,7 @@ _here: Callable[[Callable[[Report], Any], int], Any]
 
 
 def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
-    """Makes this process worker number ``worker``, which computes tasks and tells how far they
-    are."""
+    """Makes this process a worker of that number, which computes tasks and tells how far it is."""
     global _here
 
     def compute(call: Callable[[Report], Any], task: int) -> Any:

@@ -6,7 +6,7 @@ gradients. The last three prune at initialisation, where the weights are the ini
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,9 +67,8 @@ def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: A
             "[n, height, width, channels]; take another criterion, or normalise before flattening"
         )
     with tf.GradientTape() as outer:
-        gradient = loss_gradient(
-            model, kernels, images, labels, temperature=TEMPERATURE, training=True
-        )
+        of_batch = partial(loss_gradient, temperature=TEMPERATURE, training=True)
+        gradient = of_batch(model, kernels, images, labels)
         product = tf.add_n([tf.reduce_sum(tf.stop_gradient(g) * g) for g in gradient.values()])
     return outer.gradient(product, kernels)
 

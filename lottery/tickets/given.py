@@ -94,16 +94,12 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as content:
             return dict(content)
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
-        why = getattr(error, "strerror", None) or error
-        raise LotteryError(
-            f"{WHERE}: {path}: {why}; accepted: an npz or safetensors file of bool arrays"
-        ) from None
+        why, accepted = getattr(error, "strerror", None) or error, "an npz or safetensors file"
+        raise LotteryError(f"{WHERE}: {path}: {why}; accepted: {accepted} of bool arrays") from None
 
 
 def write_file(path: Path, mask: Mask) -> None:
-    """A mask as ``retrain.masks`` takes it: an npz of bool arrays, compressed; the same bytes for
-    the same mask.
-    """
+    """A mask as ``retrain.masks`` takes it; the same bytes for the same mask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **mask.layers)  # type: ignore[arg-type]
 
@@ -137,15 +133,11 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
         return {}
     table = pd.read_csv(history)
     (environment,) = files.read_json(path / "environment.json")
-    return {
-        int(number): Record(
-            seed,
-            "pruning",
-            int(number),
-            masks[int(number)].weights_remaining,
-            rows[[*tables.HISTORY]].to_dict("list"),
-            environment,
-        )
-        for number, rows in table[table["variant"] == "pruning"].groupby("round")
-        if number in masks
-    }
+    found = {}
+    for number, mask in masks.items():
+        rows = table[(table["variant"] == "pruning") & (table["round"] == number)]
+        told = rows[[*tables.HISTORY]].to_dict("list")
+        if len(rows):
+            named = (seed, "pruning", number, mask.weights_remaining)
+            found[number] = Record(*named, told, environment)
+    return found

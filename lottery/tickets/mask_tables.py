@@ -21,9 +21,7 @@ def check(
     path: Path,
     pattern: Pattern = "weight",
 ) -> None:
-    """Raises LotteryError unless the expected number of weights survives, by layer or in all, masks
-    are nested and of their pattern.
-    """
+    """Raises LotteryError unless masks are nested, of their pattern and of the counts expected."""
     if not patterns.holds(mask, pattern):
         raise files.broken(path, f"its mask is not of prune.pattern {pattern}")
     counts = mask.counts
@@ -48,9 +46,8 @@ def write_density(
     """
     rows = []
     for (seed, round_), mask in masks.items():
-        sizes, counts, on_path = (
-            {**n, ALL: sum(n.values())} for n in (mask.sizes, mask.counts, effective[seed, round_])
-        )
+        by_layer = (mask.sizes, mask.counts, effective[seed, round_])
+        sizes, counts, on_path = ({**n, ALL: sum(n.values())} for n in by_layer)
         for name, size in sizes.items():
             count = counts[name]
             rows.append([seed, round_, name, size, count, count / size, on_path[name]])

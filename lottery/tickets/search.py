@@ -27,9 +27,7 @@ DATA_ORDER = "data order of pruning"  # of the dense network and of each round
 
 
 class Round(NamedTuple):
-    """What a pruning round ends with: its mask, and the weights that survive, trained where rounds
-    train.
-    """
+    """What a pruning round ends with: its mask, and the weights that survive, perhaps trained."""
 
     number: int
     mask: Mask

@@ -62,17 +62,13 @@ COLUMNS = (*Line._fields[:4], "position", *METRICS)
 def connect(
     experiment: Experiment, seed: int, round_: int, report: Report
 ) -> tuple[list[Line], list[Record]]:
-    """Trains two copies of the ticket of a round, of round 0 the dense network, and evaluates the
-    line between them.
-    """
+    """Trains two copies of a round's ticket (0: the dense network) and evaluates their line."""
     start = ticket(ticket_of(experiment, seed, round_))
     start = replace(start, train=start.train.stretched(1))  # so that both end at one iteration
-    copies = [
-        experiment.train(
-            start.run(experiment, seed, name, round_, f"data order of the {name}"), report
-        )
-        for name in ("one copy", "other copy")
-    ]
+    copies = []
+    for name in ("one copy", "other copy"):
+        run = start.run(experiment, seed, name, round_, f"data order of the {name}")
+        copies.append(experiment.train(run, report))
     trainer = experiment.trainer(experiment.params.model, start.train)
     points = interpolate(trainer, experiment.split(seed), *(copy.weights for copy in copies))
     line = Line(seed, round_, "copies", start.mask.weights_remaining, points)

@@ -24,9 +24,7 @@ def ticket(t: Ticket) -> Start:
 
 
 def random_reinit(t: Ticket) -> Start:
-    """The same mask with fresh initial weights, trained from the start (Frankle & Carbin 2019,
-    section 2).
-    """
+    """The same mask, fresh initial weights, from the start (Frankle & Carbin 2019, section 2)."""
     from lottery.training.models import initialise
 
     fresh, _ = initialise(t.network, "re-initialisation", t.seed, t.round)
@@ -137,8 +135,7 @@ def shuffled_mask(t: Ticket) -> Start:
 
 
 def _from_scratch(t: Ticket, rule: str) -> Start:
-    """A random mask with the ticket's count in each layer, that changes while it is trained from
-    the initial weights."""
+    """A random mask that changes while it is trained from the initial weights; counts are kept."""
     mask = masks.random_mask(t.mask, stream(f"first mask of {rule}", t.seed, t.round))
     return Start(mask.apply(_initial(t)), mask, 0, t.dense_train, masks=rule)
 

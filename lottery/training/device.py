@@ -25,8 +25,7 @@ def configure(threads: int, worker: int = 0) -> None:
 
 
 def device_name() -> str:
-    """The device that runs are computed on, with its model: ``GPU NVIDIA …`` where TensorFlow sees
-    one, else ``CPU``."""
+    """What runs are computed on: ``GPU NVIDIA …`` where TensorFlow sees one, else ``CPU``."""
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
         return "CPU"

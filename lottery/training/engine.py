@@ -154,8 +154,7 @@ class Engine:
         return losses.concat(), hits.concat()
 
     def evaluate(self, rows: np.ndarray, weights: Weights | None = None) -> tuple[float, float]:
-        """Mean loss and accuracy on these rows: of ``weights``, or of those that the network has
-        now."""
+        """Mean loss and accuracy on these rows, of ``weights`` or of those that the network has."""
         if weights is not None:
             self._assign(self._variables, weights)
         losses, hits = self._evaluate(self._images, self._labels, rows)
@@ -190,8 +189,7 @@ class Engine:
         return weights | {n: (total / len(batches)).astype(np.float32) for n, total in sums.items()}
 
     def train_interval(self, order: Order, split: Split, first: int, start: int, stop: int) -> Any:
-        """Iterations ``[start, stop)`` of a run begun at ``first``: the sum of their losses, and
-        correct answers."""
+        """Iterations ``[start, stop)`` of a run begun at ``first``: sum of losses, hits."""
         images, train = len(split.train), self.train
         rows = split.train[order.batches(start, stop, images, train.batch_size)]
         inputs = [self._images, self._labels, rows, step_sizes(train, first, start, stop)]

@@ -1,5 +1,4 @@
-"""In which order images come, and at which rate weights learn: functions of seeds and iterations.
-NumPy only."""
+"""The order of images and the learning rates: functions of seeds and iterations. NumPy only."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,8 +51,7 @@ class Order:
         return _cut(start, stop, images // train.batch_size, of_epoch)
 
     def dropout_seeds(self, start: int, stop: int) -> np.ndarray:
-        """What the masks of dropout are drawn from at each iteration: int32 ``[stop - start, 2]``;
-        (purpose and seed, iteration)."""
+        """Seed and iteration, that dropout is drawn from: int32 ``[stop - start, 2]``."""
         seed = stream_seed(f"dropout of {self.purpose}", self.seed) % 2**31
         seeds = np.full(stop - start, seed)
         return np.stack([seeds, np.arange(start, stop)], axis=1).astype(np.int32)

@@ -1,5 +1,4 @@
-"""One training run: from given weights under a mask to its history, with evaluations and early
-stop."""
+"""One training run, from given weights under a mask to its history."""
 
 import copy
 import math
@@ -149,8 +148,7 @@ class Trainer(Engine):
 
 
 def _diverged(state: State, mask: Mask, keep: Collection[int]) -> State:
-    """The state of a diverged run, with 0 where a value is not finite; later weights to keep are
-    these."""
+    """A diverged run's state with 0 where it is not finite; also for later weights to keep."""
 
     def finite(values: Weights) -> Weights:
         """With 0 in the place of what is not finite."""
