@@ -51,9 +51,8 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=2000)
     tasks = parser.parse_args().tasks
     print("| executor | tasks dispatched a second |\n|---|--:|")
-    count = executors.worker_count(1)
-    local = dispatched(executors.Processes(prepare, print, count), tasks)
-    print(f"| processes, {count} workers | {local:,.0f} |")
+    processes = executors.Processes(prepare, print, 1, tasks)
+    print(f"| processes, {processes.where} | {dispatched(processes, tasks):,.0f} |")
     print(f"| Ray, this machine | {dispatched(Ray(prepare, print, 1), tasks):,.0f} |\n")
     print("| MB | to the worker | a checkpoint | the result |\n|---|--:|--:|--:|")
     for name, shape in SHAPES.items():

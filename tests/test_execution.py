@@ -16,8 +16,9 @@ import pytest
 
 from lottery.errors import LotteryError
 from lottery.running import machine
-from lottery.running.executors import Task, compute, worker_count
+from lottery.running.executors import Task, compute
 from lottery.running.progress import Progress
+from lottery.running.workers import worker_count
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 30  # seconds, at most, for something that takes a fraction of one

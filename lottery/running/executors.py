@@ -16,15 +16,7 @@ from typing import Any, NamedTuple
 from lottery.errors import LotteryError, plain
 from lottery.running.cluster import Ray
 from lottery.running.progress import Progress, Report
-from lottery.running.workers import (
-    InProcess,
-    Prepare,
-    Processes,
-    Tell,
-    Workers,
-    compute_task,
-    worker_count,
-)
+from lottery.running.workers import InProcess, Prepare, Processes, Tell, Workers, compute_task
 
 ATTEMPTS = 3  # times that a task may lose its worker without getting further
 LOOK_SECONDS = 1.0  # between two looks at the clock, and at how many tasks an executor takes
@@ -54,7 +46,7 @@ def chosen(prepare: Prepare, tell: Tell, threads: int, tasks: int) -> Workers:
     """
     name = os.environ.get("LOTTERY_EXECUTOR") or "processes"
     if name == "processes":
-        return Processes(prepare, tell, min(worker_count(threads), tasks))
+        return Processes(prepare, tell, threads, tasks)
     if name == "in-process":
         return InProcess(prepare, tell)
     if name == "ray":

@@ -97,12 +97,14 @@ class InProcess(Workers):
 
 
 class Processes(Workers):
-    """Processes of this machine, each a pool of its own: a death is its own task's.
+    """As many processes of this machine as LOTTERY_WORKERS says and tasks need.
 
-    They end with this process, however it ends: each waits for the far end of a pipe to close.
+    Each is a pool of its own: a death is its own task's. They end with this process, however it
+    ends: each waits for the far end of a pipe to close.
     """
 
-    def __init__(self, prepare: Prepare, tell: Tell, number: int) -> None:
+    def __init__(self, prepare: Prepare, tell: Tell, threads: int, tasks: int) -> None:
+        number = min(worker_count(threads), tasks)
         self.where, self.room = f"{number} at a time", number
         self._prepare, self._tell = prepare, tell
         self._pools: list[ProcessPoolExecutor | None] = [None] * number

@@ -5,6 +5,8 @@ What else a run goes on from, as its mask, lies among the slots of its State.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,15 +52,15 @@ def drop_fraction(iteration: int, iterations: int) -> float:
 
 class DynamicTrainer(Trainer):
     """Drops the smallest weights every UPDATE_EVERY iterations, and lets as many others grow from
-    0: by the magnitude of their gradient (RigL, Evci et al. 2020), or random ones.
+    0: by the magnitude of their gradient (RigL, Evci et al. 2020), or random ones (SET, Mocanu et
+    al. 2018, as Evci et al. compare with it).
 
     The gradient is that of the batch that is trained on next.
     """
 
-    by_gradient = True
-
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, by_gradient: bool = True) -> None:
         super().__init__(*args)
+        self._by_gradient = by_gradient
         self._slots |= {f"mask/{name}": mask for name, mask in self._masks.items()}
         self._last = 0
         self._dense_gradient = tf.function(self._gradient_of_batch, autograph=False)
@@ -97,14 +99,14 @@ class DynamicTrainer(Trainer):
     def _change(self, order: Order, split: Split, iteration: int) -> None:
         fraction = drop_fraction(iteration, self._last)
         growth: dict[str, Any] = {}
-        if self.by_gradient:
+        if self._by_gradient:
             rows = order.batches(iteration, iteration + 1, len(split.train), self.train.batch_size)
             batch = split.train[rows[0]]
             images, labels = (tf.gather(of, batch) for of in (self._images, self._labels))
             growth = {n: np.abs(g) for n, g in self._dense_gradient(images, labels).items()}
         for name, mask in self._masks.items():
             drawn = stream(f"growth of {name}, {order.purpose}", order.seed, iteration)
-            scores = growth[name] if self.by_gradient else drawn.random(mask.shape, np.float32)
+            scores = growth[name] if self._by_gradient else drawn.random(mask.shape, np.float32)
             weights = self._variables[name].numpy()
             keep, new = change(mask.numpy() > 0, weights, scores, fraction)
             mask.assign(keep.astype(np.float32))
@@ -118,12 +120,6 @@ class DynamicTrainer(Trainer):
         if found.counts != mask.counts:
             raise InvariantBroken(f"{found.counts} weights survive, expected {mask.counts}")
         return found
-
-
-class SetTrainer(DynamicTrainer):
-    """Sparse evolutionary training (Mocanu et al. 2018), as Evci et al. 2020 compare with it."""
-
-    by_gradient = False
 
 
 class SupermaskTrainer(Trainer):
@@ -200,10 +196,10 @@ def _highest(score: Any, count: Any) -> Any:
     return tf.reshape(tf.cast(above | first, score.dtype), score.shape)
 
 
-TRAINERS = {
+TRAINERS: dict[str, Callable[..., Trainer]] = {
     "fixed": Trainer,
     "rigl": DynamicTrainer,
-    "set": SetTrainer,
+    "set": partial(DynamicTrainer, by_gradient=False),
     "edge_popup": SupermaskTrainer,
 }
 """How the mask of a run changes, to what trains it."""
