@@ -107,9 +107,17 @@ class Experiment:
             resumed = f"resumed at iteration {begun}, " if begun > run.start else ""
             how = f"{resumed}{facts['trained']} iterations"
         groups, facts = stored
-        named, by = (run.seed, run.variant, run.round), facts["determined by"]
-        where = (by["environment"], by["cpu"], fingerprint)
-        record = Record(*named, run.mask.weights_remaining, facts["history"], *where)
+        by = facts["determined by"]
+        record = Record(
+            seed=run.seed,
+            variant=run.variant,
+            round=run.round,
+            weights_remaining=run.mask.weights_remaining,
+            history=facts["history"],
+            environment=by["environment"],
+            cpu=by["cpu"],
+            fingerprint=fingerprint,
+        )
         last = record.history["iteration"][-1]
         _report(report, run, last, how + ", diverged" * record.diverged)
         return Result(record, groups.get("weights", {}), _kept(groups))
@@ -187,9 +195,17 @@ def _compute(
 
     resume = _checkpoint(fingerprint)
     began = time.perf_counter()
-    given = (run.weights, run.mask, Order(run.order, run.seed), split)
-    how = {"start": run.start, "iterations": run.iterations, "keep": run.keep, "resume": resume}
-    state = trainer.run(*given, **how, on_evaluation=on_evaluation)
+    state = trainer.run(
+        run.weights,
+        run.mask,
+        Order(run.order, run.seed),
+        split,
+        start=run.start,
+        iterations=run.iterations,
+        keep=run.keep,
+        resume=resume,
+        on_evaluation=on_evaluation,
+    )
     took = time.perf_counter() - began
     groups, facts = _stored(state)
     for name in ("slots",) if run.keep_trained else ("slots", "weights"):

@@ -106,10 +106,21 @@ def rewound_ticket(
     mask: Mask,
 ) -> Ticket:
     """The ticket of a mask that keeps the rewound weights; of round 0 the dense network."""
-    prune, train = params.prune, params.tickets_train() if round_ else params.train
-    of_seed = (seed, round_, mask, dense.rewound, dense.rewound, dense.rewound)
-    how = (prune.rewind_iteration, train, params.train, network, iterations)
-    return Ticket(*of_seed, *how, budget(prune, round_, iterations), prune.pattern)
+    return Ticket(
+        seed=seed,
+        round=round_,
+        mask=mask,
+        rewound=dense.rewound,
+        weights=dense.rewound,
+        unmasked=dense.rewound,
+        rewind_iteration=params.prune.rewind_iteration,
+        train=params.tickets_train() if round_ else params.train,
+        dense_train=params.train,
+        network=network,
+        iterations=iterations,
+        budget=budget(params.prune, round_, iterations),
+        pattern=params.prune.pattern,
+    )
 
 
 def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
