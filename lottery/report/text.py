@@ -277,8 +277,5 @@ def _range(values: pd.Series, decimals: int) -> str:
 
 
 def _interval(median: Median, scale: float, sign: str) -> str:
-    value, *bounds = (
-        "" if v is None else f"{v * scale:{sign}.2f}"
-        for v in (median.value, median.low, median.high)
-    )
+    value, *bounds = ("" if v is None else f"{v * scale:{sign}.2f}" for v in median)
     return f"{value} [{', '.join(bounds) if all(bounds) else 'too few seeds'}]"
