@@ -48,8 +48,16 @@ def styled(chart: Any) -> Any:
     )
 
 
+def _either(test: Any, yes: Any, no: Any) -> Any:
+    return alt.when(test).then(alt.value(yes)).otherwise(alt.value(no))
+
+
 def _opacity(visible: float) -> Any:
-    return alt.when(PICKED).then(alt.value(visible)).otherwise(alt.value(0.04))
+    return _either(PICKED, visible, 0.04)
+
+
+def _sized(chart: Any, title: str, height: float = 300) -> Any:
+    return chart.properties(title=title, width="container", height=height)
 
 
 def _legend(channel: Any, field: str) -> Any:
@@ -64,10 +72,7 @@ def _revisions(names: Sequence[str]) -> Any:
 
 
 def by_density(
-    table: pd.DataFrame | None,
-    labels: Labels,
-    digits: str,
-    revisions: Sequence[str] | None = None,
+    table: pd.DataFrame | None, labels: Labels, digits: str, revisions: Sequence[str] | None = None
 ) -> Any:
     """Means and range against weights remaining, tickets joined to the dense network at 100 %.
 
@@ -94,7 +99,7 @@ def by_density(
         variant="datum.variant === 'dense' ? 'ticket' : datum.variant",
     )
     marked = alt.Chart().encode(x=x).transform_filter("datum.variant !== 'pruning'")
-    thin = alt.when("datum.variant === 'pruning'").then(alt.value(0.7)).otherwise(alt.value(1.6))
+    thin = _either("datum.variant === 'pruning'", 0.7, 1.6)
     points = marked.mark_point(filled=True, size=60, strokeWidth=1.5).encode(
         y=y,
         fill=_legend(alt.Fill, "colour"),
@@ -112,8 +117,7 @@ def by_density(
         points.add_params(PICKED),
         data=data(table),
     )
-    chart = styled(chart).transform_filter("datum.weights_remaining > 0")
-    return chart.properties(title=labels[0], width="container", height=300)
+    return _sized(styled(chart).transform_filter("datum.weights_remaining > 0"), labels[0])
 
 
 def training_curves(
@@ -163,16 +167,14 @@ def training_curves(
     if runs is not None:
         columns = ["seed", "variant", "round", "iteration", "test_accuracy"]
         seeds = sorted({int(seed) for seed in runs["seed"]})
-        menu = alt.binding_select(
-            options=[None, *seeds], labels=["none", *map(str, seeds)], name="one seed, dotted "
-        )
-        one = rows.mark_line(clip=True, strokeDash=[2, 3]).encode(
-            y="test_accuracy:Q", color=BY_COLOUR
-        )
+        names = ["none", *map(str, seeds)]
+        menu = alt.binding_select(options=[None, *seeds], labels=names, name="one seed, dotted ")
+        dotted = rows.mark_line(clip=True, strokeDash=[2, 3])
+        one = dotted.encode(y="test_accuracy:Q", color=BY_COLOUR)
         one = of_round(one.properties(data=data(runs[columns])))
         chart = alt.layer(chart, one.transform_filter("datum.seed === seed"))
         chart = chart.add_params(alt.param("seed", bind=menu))
-    return chart.add_params(chosen).properties(title=labels[0], width="container", height=300)
+    return _sized(chart.add_params(chosen), labels[0])
 
 
 def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bool = False) -> Any:
@@ -180,9 +182,7 @@ def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bo
     the brighter half of the scale, else white.
     """
     wide = f"width > {30 * table['round'].nunique()}" if table is not None else "true"
-    fits = alt.when(wide).then(alt.value(1)).otherwise(alt.value(0))
     middle = "sqrt(datum.low * datum.high)" if log else "(datum.low + datum.high) / 2"
-    ink = alt.when(f"datum.value > {middle}").then(alt.value("black"))
     rows = alt.Chart().encode(
         x=alt.X("round:O", title=labels[1]).axis(labelAngle=0),
         y=alt.Y("layer:N", title=labels[2], sort=None),
@@ -194,8 +194,8 @@ def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bo
     )
     words = rows.mark_text(fontSize=9).encode(
         text=alt.Text("value:Q", format=digits),
-        color=ink.otherwise(alt.value("white")),
-        opacity=fits,
+        color=_either(f"datum.value > {middle}", "black", "white"),
+        opacity=_either(wide, 1, 0),
     )
     chart = alt.layer(cells, words, data=data(table))
     if table is None:
@@ -203,8 +203,7 @@ def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bo
     chart = chart.transform_joinaggregate(low="min(value)", high="max(value)")
     if table is None:
         return chart
-    height = 30 + 24 * table["layer"].nunique()
-    return chart.properties(title=labels[0], width="container", height=height)
+    return _sized(chart, labels[0], 30 + 24 * table["layer"].nunique())
 
 
 def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
@@ -221,15 +220,12 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
     rounds = [int(number) for number in sorted(set(means["round"]))]
     slider = alt.binding_range(min=rounds[0], max=rounds[-1], step=1, name="round ")
     share = alt.Color("weights_remaining:Q", title=None, scale=alt.Scale(scheme=SHADES))
-    chart = (
-        alt.Chart(data(means))
-        .mark_rect()
-        .encode(
-            x=alt.X("column:O", axis=None),
-            y=alt.Y("row:O", axis=None),
-            color=share.legend(format=".0%"),
-            tooltip=["row:O", "column:O", alt.Tooltip("weights_remaining:Q", format=".1%")],
-        )
+    chart = alt.Chart(data(means)).mark_rect()
+    chart = chart.encode(
+        x=alt.X("column:O", axis=None),
+        y=alt.Y("row:O", axis=None),
+        color=share.legend(format=".0%"),
+        tooltip=["row:O", "column:O", alt.Tooltip("weights_remaining:Q", format=".1%")],
     )
     chart = chart.add_params(alt.param("chosen", value=rounds[-1], bind=slider))
     chart = chart.transform_filter("datum.round == chosen")

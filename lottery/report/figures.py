@@ -46,14 +46,12 @@ def write(
         anchors: fitting() published results.
     """
     title = printable(title)
-    accuracy, stop = "test accuracy at early stop", "early-stop iteration"
+    against = against_weights_remaining
+    accuracy = ("test accuracy at early stop", f"Test accuracy: {title}", anchors)
+    stop = ("early-stop iteration", f"Early-stop iteration: {title}", anchors)
     makers: dict[str, Callable[[], Figure]] = {
-        "accuracy": lambda: against_weights_remaining(
-            plots["accuracy"], accuracy, f"Test accuracy: {title}", anchors, percent=True
-        ),
-        "early_stop": lambda: against_weights_remaining(
-            plots["early_stop"], stop, f"Early-stop iteration: {title}", anchors, percent=False
-        ),
+        "accuracy": lambda: against(plots["accuracy"], *accuracy, percent=True),
+        "early_stop": lambda: against(plots["early_stop"], *stop, percent=False),
         "training_curves": lambda: training_curves(plots["training_curves"], title),
         "density": lambda: density_map(plots["density"]),
         "cost": lambda: against_cost(plots["cost"], title),
@@ -91,10 +89,8 @@ def fitting(anchors: pd.DataFrame, model: Model, dataset: str) -> pd.DataFrame:
 
 def anchored(anchors: pd.DataFrame, dense: float, *, percent: bool) -> pd.DataFrame:
     """``label, density, value`` of published results, gains relative to this dense network."""
-    if percent:
-        value = anchors["accuracy"].fillna(dense + anchors["gain"])
-    else:
-        value = dense * anchors["early_stop_ratio"]
+    gained = anchors["accuracy"].fillna(dense + anchors["gain"])
+    value = gained if percent else dense * anchors["early_stop_ratio"]
     label = anchors["source"] + ", " + anchors["method"]
     return anchors.assign(label=label, value=value).dropna(subset="value")
 
@@ -105,25 +101,26 @@ def against_weights_remaining(
     """by_round() of a column: mean and range by variant, dense dashed, published ones hollow."""
     figure, axes = plt.subplots()
     table = table[table["weights_remaining"] > 0]
-    dense = table[table["variant"] == "dense"].iloc[0]
+    first = table[table["variant"] == "dense"]
+    dense, drawn_as = first.iloc[0], styles(table["variant"])
     handles = []
-    for variant, style in styles(table["variant"]).items():
+    for variant, (colour, marker, _, _) in drawn_as.items():
         rows = table[table["variant"] == variant].sort_values("round")
         if variant == "dense":
-            handles.append(axes.axhline(dense["mean"], color=style.colour, linestyle="--"))
-            axes.axhspan(dense["min"], dense["max"], color=style.colour, alpha=0.1, linewidth=0)
+            handles.append(axes.axhline(dense["mean"], color=colour, linestyle="--"))
+            axes.axhspan(dense["min"], dense["max"], color=colour, alpha=0.1, linewidth=0)
             continue
         if variant in ("ticket", "pruning"):
-            rows = pd.concat([table[table["variant"] == "dense"], rows])
-        x, mean = rows["weights_remaining"] * 100, rows["mean"]
+            rows = pd.concat([first, rows])
+        x, mean, low, high = 100 * rows["weights_remaining"], rows["mean"], rows["min"], rows["max"]
         if variant == "pruning":
-            handles += axes.plot(x, mean, color=style.colour, linewidth=0.7, alpha=0.7)
+            handles += axes.plot(x, mean, color=colour, linewidth=0.7, alpha=0.7)
             continue
         if len(rows) == 1:
-            axes.vlines(x, rows["min"], rows["max"], color=style.colour, linewidth=1.2)
-        axes.fill_between(x, rows["min"], rows["max"], color=style.colour, alpha=0.15, linewidth=0)
-        handles += axes.plot(x, mean, color=style.colour, marker=style.marker)
-    labels = [style.label for style in styles(table["variant"]).values()]
+            axes.vlines(x, low, high, color=colour, linewidth=1.2)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        handles += axes.plot(x, mean, color=colour, marker=marker)
+    labels = [style.label for style in drawn_as.values()]
     drawn = anchored(anchors, float(dense["mean"]), percent=percent)
     for marker, (label, rows) in zip(cycle("os^Dv*ph"), drawn.groupby("label", sort=False)):
         look: Any = {"color": "#333333", "marker": marker, "mfc": "none", "linestyle": ""}
@@ -158,28 +155,18 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
     """curves() of test accuracy: a panel a round, with the dense network."""
     rounds = sorted(set(table.loc[table["round"] > 0, "round"])) or [0]
     lines = -(-len(rounds) // 2)
-    figure, panels = plt.subplots(
-        lines,
-        min(len(rounds), 2),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        figsize=(7.0, 1.2 + 2.6 * lines),
-    )
+    shape = lines, min(len(rounds), 2)
+    figure, panels = plt.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    figure.set_size_inches(7.0, 1.2 + 2.6 * lines)
     drawn = styles(table["variant"])
     handles: dict[str, Any] = {}
     for axes, number in zip(panels.flat, rounds, strict=False):
-        for variant, style in drawn.items():
-            rows = table[(table["variant"] == variant) & table["round"].isin([0, number])]
-            if variant != "dense":
-                rows = rows[rows["round"] == number]
-            axes.fill_between(
-                rows["iteration"], rows["min"], rows["max"], color=style.colour, alpha=0.12, lw=0
-            )
-            dashes = "--" if variant == "dense" else "-"
-            (handles[variant],) = axes.plot(
-                rows["iteration"], rows["mean"], color=style.colour, linestyle=dashes
-            )
+        for variant, (colour, *_) in drawn.items():
+            which, dashes = (0, "--") if variant == "dense" else (number, "-")
+            rows = table[(table["variant"] == variant) & (table["round"] == which)]
+            x = rows["iteration"]
+            axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.12, lw=0)
+            (handles[variant],) = axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
         remaining = table.loc[table["round"] == number, "weights_remaining"]
         axes.set(xlabel="iteration", ylabel="test accuracy")
         axes.label_outer()
@@ -221,28 +208,25 @@ def density_map(table: pd.DataFrame) -> Figure:
 
 
 def against_cost(results: pd.DataFrame, title: str) -> Figure:
-    """Accuracy against FLOPs: the dense network, tickets with and without what finding them
-    takes.
-    """
+    """Accuracy against FLOPs: the dense network, tickets with and without what finds them."""
     figure, axes = plt.subplots()
     mean, low, high = (f"test_accuracy_{name}" for name in ("mean", "min", "max"))
     tickets = results[results["variant"] == "ticket"].sort_values("round")
     dense = results[results["variant"] == "dense"]
     together = tickets["finding_flops"] + tickets["training_flops"]
-    for rows, cost, style, inside, label in (
+    for rows, cost, (colour, marker, _, _), inside, label in (
         (dense, dense["training_flops"], STYLES["dense"], None, "dense network"),
         (tickets, tickets["training_flops"], STYLES["ticket"], "white", "ticket, its training"),
         (tickets, together, STYLES["ticket"], None, "ticket, found and trained"),
     ):
-        axes.vlines(cost, rows[low], rows[high], color=style.colour, linewidth=0.7)
-        look: Any = {"color": style.colour, "marker": style.marker, "markerfacecolor": inside}
-        axes.plot(cost, rows[mean], label=label, **look)
+        axes.vlines(cost, rows[low], rows[high], color=colour, linewidth=0.7)
+        axes.plot(cost, rows[mean], label=label, color=colour, marker=marker, mfc=inside)
         shown = spread_out(rows["round"].tolist(), 5)
-        for row, x in zip(rows.to_dict("records"), cost, strict=True):
+        above: Any = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
+        for x, (_, row) in zip(cost, rows.iterrows(), strict=True):
             if row["round"] in shown:
                 share = f"{100 * row['weights_remaining']:.3g} %"
-                top: Any = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
-                axes.annotate(share, (x, row[high]), rotation=90, size=8, **top)
+                axes.annotate(share, (x, row[high]), rotation=90, size=8, **above)
     axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

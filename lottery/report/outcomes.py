@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lottery.params import EarlyStopping
 
@@ -39,7 +40,7 @@ def outcomes(
         losses = run["validation_loss"].to_numpy()
         diverged = bool(np.isnan(losses[-1]))
         stop = len(losses) - 1 if diverged else int(losses.argmin())
-        ended = not diverged and stopping is not None and stopping.ends(losses)
+        ended = diverged or (stopping is not None and stopping.ends(losses))
         at, last = run.iloc[stop], run.iloc[-1]
         rows.append(
             {
@@ -50,7 +51,7 @@ def outcomes(
                 "test_accuracy": chance if diverged else at["test_accuracy"],
                 "final_test_accuracy": chance if diverged else last["test_accuracy"],
                 "initial_test_accuracy": run.iloc[0]["test_accuracy"],
-                "censored": stop == len(losses) - 1 and not ended and not diverged,
+                "censored": stop == len(losses) - 1 and not ended,
                 "diverged": diverged,
             }
         )
@@ -58,12 +59,9 @@ def outcomes(
 
 
 def learned(dense: pd.DataFrame, *, chance: float, test_images: int) -> pd.Series:
-    """Whether each dense network did better than a guess on the test images.
-
-    By a one-sided binomial test at 0.1 %.
+    """Whether each dense network did better than a guess on the test images, by a one-sided
+    binomial test at 0.1 %.
     """
-    from scipy import stats
-
     hits = (dense["test_accuracy"] * test_images).round()
     p = stats.binom.sf(hits - 1, test_images, chance)
     return pd.Series((p < 0.001) & ~dense["diverged"].to_numpy(), index=dense.index)
@@ -112,8 +110,8 @@ def plots(
     Args:
         pruning: outcomes of the networks trained while pruning, drawn beside those retrained.
     """
-    by_layer = density.groupby(["round", "layer"], sort=False)["weights_remaining"].mean()
     both = pd.concat([runs, pruning])
+    by_layer = density.groupby(["round", "layer"], sort=False)["weights_remaining"].mean()
     return {
         "accuracy": by_round(both, "test_accuracy"),
         "early_stop": by_round(both, "early_stop_iteration"),
@@ -159,8 +157,5 @@ def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
 
 def spread_out(rounds: Sequence[int], most: int) -> list[int]:
     """At most so many of the rounds, evenly spread, with the first and the last."""
-    rounds = sorted(rounds)
-    if len(rounds) <= most:
-        return list(rounds)
-    chosen = np.unique(np.linspace(0, len(rounds) - 1, most).round().astype(int))
-    return [rounds[i] for i in chosen]
+    rounds, count = sorted(rounds), min(len(rounds), most)
+    return [rounds[i] for i in np.linspace(0, len(rounds) - 1, count).round().astype(int)]

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from lottery.artifacts import files
 from lottery.params import Params
+from lottery.report import charts
 from lottery.report.text import alone, templates
 
 DVC = Path(".dvc")
@@ -24,7 +25,6 @@ HINT = (
     "Click a legend entry to show only that, others to add them; double-click to show all. "
     "Hover for values."
 )
-
 THIN = " The thin line: while pruning, every round."
 
 
@@ -107,14 +107,16 @@ def report(
         image_shape: height, width, channels; of what are no images any other.
     """
     makers = _charts(plots, history, masks, image_shape)
-    made: dict[str, dict[str, Any] | str] = {
-        name: alone(f"chart {name}", partial(_specification, make), str)
-        for name, make in makers.items()
-    }
+
+    def made(name: str) -> Any:
+        """The chart's specification, or why there is none."""
+        return alone(f"chart {name}", lambda: makers[name]().to_dict(), str)
+
+    specifications = {name: made(name) for name in makers}
 
     def place(name: str, static: str = "") -> str:
         """The chart, or why it could not be made."""
-        why = made[name]
+        why = specifications[name]
         if isinstance(why, str):
             return f"<p>The chart {name} could not be made: {html.escape(why)}.</p>{static}"
         hint = HINT if "shown" in json.dumps(why.get("params")) else ""
@@ -131,20 +133,11 @@ def report(
     parameters = io.StringIO()
     YAML(typ="safe").dump(params.model_dump(exclude={"data": {"source"}}), parameters)
     body = re.sub(figure, interactive, from_markdown(text))
-    body += _rendered(
-        "anatomy.html.j2",
-        charts=makers,
-        place=lambda name: Markup(place(name)),
-        parameters=parameters.getvalue(),
-    )
-    drawn = {name: spec for name, spec in made.items() if not isinstance(spec, str)}
+    places = {name: Markup(place(name)) for name in makers}
+    body += _rendered("anatomy.html.j2", charts=places, parameters=parameters.getvalue())
+    drawn = {name: spec for name, spec in specifications.items() if not isinstance(spec, str)}
     title = re.sub(r"\\(.)", r"\1", text.partition("\n")[0].removeprefix("# "))
     return page(title, body, drawn)
-
-
-def _specification(make: Callable[[], Any]) -> dict[str, Any] | str:
-    specification: dict[str, Any] = make().to_dict()
-    return specification
 
 
 def _charts(
@@ -154,45 +147,40 @@ def _charts(
     image_shape: list[int],
 ) -> dict[str, Callable[[], Any]]:
     """What makes each chart, by name; those that would show nothing are left out."""
-    from lottery.report import charts
 
     def means(table: pd.DataFrame, value: pd.Series) -> pd.DataFrame:
         """Over seeds and pairs of them."""
         groups = table.assign(value=value).groupby(["round", "layer"], sort=False)
         return groups["value"].mean().reset_index()
 
-    def heat(title: str, table: pd.DataFrame, digits: str) -> Any:
-        """A heat map by round and layer."""
-        return charts.by_layer(table, (title, "pruning round", "layer"), digits)
-
-    remaining = "weights remaining"
-    density = plots["density"].rename(columns={"weights_remaining": "value"})
-    units, overlap = masks["units"], masks["overlap"]
-    dead = means(units, units["dead"] / units["units"])
-    excess = means(overlap, overlap["jaccard"] - overlap["jaccard_by_chance"])
+    remaining, units, overlap = "weights remaining", masks["units"], masks["overlap"]
     accuracy = ("Test accuracy at early stop", remaining, "test accuracy")
     stop = ("Early-stop iteration", remaining, "early-stop iteration")
     training = ("Training curves", "iteration", "test accuracy")
-    makers: dict[str, Callable[[], Any]] = {
-        "accuracy": lambda: charts.by_density(plots["accuracy"], accuracy, ".1%"),
-        "early_stop": lambda: charts.by_density(plots["early_stop"], stop, ",.0f"),
-        "training_curves": lambda: charts.training_curves(
-            plots["training_curves"], training, history
-        ),
-        "density": lambda: heat("Weights remaining by layer and round", density, ".3~p"),
-        "first_layer": lambda: charts.first_layer(masks["first_layer"], image_shape),
-    }
+    density = plots["density"].rename(columns={"weights_remaining": "value"})
+    dead = means(units, units["dead"] / units["units"])
+    excess = means(overlap, overlap["jaccard"] - overlap["jaccard_by_chance"])
+    maps = {"density": ("Weights remaining by layer and round", density, ".3~p")}
     if dead["value"].any():
-        makers["units"] = lambda: heat("Dead units by layer and round", dead, ".1%")
+        maps["units"] = ("Dead units by layer and round", dead, ".1%")
     if excess["value"].abs().max() >= 0.0005:
-        makers["overlap"] = lambda: heat("Overlap of seeds, above chance", excess, ".1%")
-    return makers
+        maps["overlap"] = ("Overlap of seeds, above chance", excess, ".1%")
+    return {
+        "accuracy": partial(charts.by_density, plots["accuracy"], accuracy, ".1%"),
+        "early_stop": partial(charts.by_density, plots["early_stop"], stop, ",.0f"),
+        "training_curves": partial(
+            charts.training_curves, plots["training_curves"], training, history
+        ),
+        "first_layer": partial(charts.first_layer, masks["first_layer"], image_shape),
+        **{
+            name: partial(charts.by_layer, table, (title, "pruning round", "layer"), digits)
+            for name, (title, table, digits) in maps.items()
+        },
+    }
 
 
 def main() -> None:
     """Writes what DVC draws with, after a change of a chart: ``python -m lottery.report.page``."""
-    from lottery.report import charts
-
     for name, text in charts.templates().items():
         files.write(DVC / "plots" / name, text.encode())
     files.write(DVC / "plots.html", for_dvc().encode())

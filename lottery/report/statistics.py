@@ -8,10 +8,11 @@ on the bound, skewed ones too; what few seeds do is counted apart.
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from lottery.params import FEWEST
 
@@ -19,10 +20,8 @@ MOST_SEEDS = 1000
 POWER = 0.8
 
 
-@dataclass(frozen=True)
-class Median:
-    """The median of paired differences and its two-sided interval; None where the seeds are too few
-    for one."""
+class Median(NamedTuple):
+    """The median of paired differences and its two-sided interval; None from too few seeds."""
 
     value: float
     low: float | None
@@ -36,80 +35,63 @@ def median(values: np.ndarray, confidence: float, step: float) -> Median:
     interval reaches at least one step to either side.
     """
     middle = float(np.median(values))
-    interval = stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
-    if np.isnan(interval.low) or np.isnan(interval.high):
+    low, high = stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
+    if np.isnan(low) or np.isnan(high):
         return Median(middle, None, None)
-    return Median(
-        middle, min(float(interval.low), middle - step), max(float(interval.high), middle + step)
-    )
+    return Median(middle, min(float(low), middle - step), max(float(high), middle + step))
 
 
 @dataclass(frozen=True)
 class Criterion:
     """One of the things that must hold of the typical seed: that ``values`` are above ``bound``.
 
-    ``met`` and ``refuted`` say of each seed whether it satisfies the criterion, and whether it
-    counts against it; a seed of which the data do not tell is neither.
+    Compared with a tolerance of 1e-9. A seed of which the data do not tell neither meets nor
+    refutes it.
     """
 
     name: str
     values: np.ndarray  # float64 [seeds]
     bound: float
-    met: np.ndarray  # bool [seeds]
-    refuted: np.ndarray  # bool [seeds]
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        values: np.ndarray,
-        bound: float,
-        *,
-        fails: np.ndarray | bool = False,
-        untold: np.ndarray | bool = False,
-    ) -> "Criterion":
-        """A criterion by its values, compared with a tolerance of 1e-9.
-
-        Args:
-            fails: seeds that do not satisfy it, whatever their value.
-            untold: seeds whose value, where it is too low, refutes nothing.
-        """
-        met = (values > bound + 1e-9) & np.logical_not(fails)
-        return cls(name, values, bound, met, (values < bound - 1e-9) & np.logical_not(untold))
+    fails: np.ndarray | bool = False  # bool [seeds]: do not meet it, whatever their value
+    untold: np.ndarray | bool = False  # bool [seeds]: refute nothing, however low their value
 
     @property
     def seeds(self) -> int:
         """The number of seeds."""
-        return len(self.met)
+        return len(self.values)
+
+    @property
+    def met(self) -> int:
+        """Seeds that satisfy the criterion by themselves."""
+        return int(((self.values > self.bound + 1e-9) & np.logical_not(self.fails)).sum())
 
     @property
     def misses(self) -> int:
-        """Seeds that do not satisfy the criterion by themselves."""
-        return self.seeds - int(self.met.sum())
+        """Seeds that do not."""
+        return self.seeds - self.met
 
-    def p_above(self) -> float:
-        """The sign test's p-value for the median being above the bound; 1 from fewer than FEWEST
-        seeds."""
-        return _sign_test(int(self.met.sum()), self.seeds)
-
-    def p_below(self) -> float:
-        """The same, for the median being below the bound."""
-        return _sign_test(int(self.refuted.sum()), self.seeds)
+    @property
+    def refuted(self) -> int:
+        """Seeds that count against it."""
+        return int(((self.values < self.bound - 1e-9) & np.logical_not(self.untold)).sum())
 
 
-def _sign_test(successes: int, trials: int) -> float:
-    """The probability of so many successes or more, were a success a toss of a coin."""
+def sign_test(successes: int, trials: int) -> float:
+    """The probability of so many successes or more, were a success a toss of a coin.
+
+    Of seeds above a bound, the p-value for the median being above; 1 from fewer than FEWEST.
+    """
     return float(stats.binom.sf(successes - 1, trials, 0.5)) if trials >= FEWEST else 1.0
 
 
 def p_win(criteria: Sequence[Criterion]) -> float:
     """p-value for all criteria being met: an intersection-union test (Berger 1982)."""
-    return max(criterion.p_above() for criterion in criteria)
+    return max(sign_test(c.met, c.seeds) for c in criteria)
 
 
 def p_loss(criteria: Sequence[Criterion]) -> float:
     """p-value for at least one being refuted, Bonferroni-corrected for their number."""
-    return min(1.0, len(criteria) * min(criterion.p_below() for criterion in criteria))
+    return min(1.0, len(criteria) * min(sign_test(c.refuted, c.seeds) for c in criteria))
 
 
 def at_most(misses: int, seeds: int, confidence: float) -> float:
@@ -119,14 +101,11 @@ def at_most(misses: int, seeds: int, confidence: float) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests
-
     return [float(p) for p in multipletests(p_values, method="holm")[1]]
 
 
 def power(share: float, seeds: int, alpha: float) -> float:
-    """Probability that the sign test at ``alpha`` succeeds, where ``share`` of all seeds meet a
-    criterion."""
+    """Probability that a sign test at ``alpha`` succeeds, where a ``share`` of all seeds do."""
     if seeds < FEWEST:
         return 0.0
     needed = int(stats.binom.isf(alpha, seeds, 0.5)) + 1
@@ -145,8 +124,8 @@ def seeds_needed(
     n = criteria[0].seeds
     if n < 4:
         return None
-    shares = [(n - c.misses + 1) / (n + 2) for c in criteria]
-    against = max((int(c.refuted.sum()) + 1) / (n + 2) for c in criteria)
+    shares = [(c.met + 1) / (n + 2) for c in criteria]
+    against = max((c.refuted + 1) / (n + 2) for c in criteria)
     heading: Literal["win", "lose"] = "win" if min(shares) > 0.5 else "lose"
 
     def probability(seeds: int) -> float:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lottery.report.statistics import Median, at_most
+from lottery.report.statistics import Median, at_most, sign_test
 from lottery.report.verdict import Conclusion
 
 
@@ -13,22 +14,21 @@ def metrics(conclusion: Conclusion) -> dict[str, float | str]:
 
     ``vs_*`` are medians over seeds of the ticket's accuracy minus another's, in the same round.
     """
-    shown = conclusion.shown
     values: dict[str, float | str] = {
         "verdict": conclusion.verdict,
         "won": int(conclusion.won),
         "seeds": conclusion.seeds,
         "dense_accuracy": _rounded(100 * conclusion.dense_accuracy),
     }
-    if shown is not None:
+    if shown := conclusion.shown:
         values["ticket_weights"] = _rounded(100 * shown.weights_remaining)
         values["ticket_accuracy"] = _rounded(100 * shown.accuracy)
         values["early_stop_ratio"] = _rounded(shown.early_stop_ratio.value)
         others = {"vs_dense": "dense", "vs_reinit": "random_reinit", "vs_mask": "random_mask"}
-        for key, other in others.items():
-            if other in shown.compared:
+        for name, other in others.items():
+            if minus := shown.compared.get(other):
                 # in points; beyond four decimals is what rounding left of equal accuracies
-                values[key] = round(100 * shown.compared[other].value, 4) + 0.0
+                values[name] = round(100 * minus.value, 4) + 0.0
     return values
 
 
@@ -43,27 +43,27 @@ def results(runs: pd.DataFrame, conclusion: Conclusion) -> pd.DataFrame:
     accuracy minus this variant's in the same round, with its simultaneous interval; in the ticket's
     own rows minus the dense network's.
     """
-    compared = {j.round: j.compared for j in conclusion.rounds}
-    rows = []
-    for (variant, number), group in runs.groupby(["variant", "round"]):
-        row: dict[str, Any] = {
-            "variant": variant,
-            "round": number,
-            "weights_remaining": group["weights_remaining"].mean(),
-            "n": len(group),
-            "censored": int(group["censored"].sum()),
-            "diverged": int(group["diverged"].sum()),
-        }
-        for column in ("test_accuracy", "final_test_accuracy", "early_stop_iteration"):
-            for statistic in ("mean", "std", "min", "max"):
-                row[f"{column}_{statistic}"] = group[column].agg(statistic)
-        row["initial_test_accuracy_mean"] = group["initial_test_accuracy"].mean()
-        other = "dense" if variant == "ticket" else variant
-        minus = compared.get(int(number), {}).get(str(other))
-        for name in ("value", "low", "high"):
-            row[f"ticket_minus_{name}"] = getattr(minus, name, None)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    spread = {
+        f"{column}_{statistic}": (column, statistic)
+        for column in ("test_accuracy", "final_test_accuracy", "early_stop_iteration")
+        for statistic in ("mean", "std", "min", "max")
+    }
+    table = runs.groupby(["variant", "round"]).agg(
+        weights_remaining=("weights_remaining", "mean"),
+        n=("seed", "count"),
+        censored=("censored", "sum"),
+        diverged=("diverged", "sum"),
+        **spread,
+        initial_test_accuracy_mean=("initial_test_accuracy", "mean"),
+    )
+    compared = {
+        ("ticket" if name == "dense" else name, j.round): minus
+        for j in conclusion.rounds
+        for name, minus in j.compared.items()
+    }
+    minus = [compared.get(key, (None,) * 3) for key in table.index]
+    table[[f"ticket_minus_{name}" for name in Median._fields]] = np.array(minus, np.float64)
+    return table.reset_index()
 
 
 def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
                         "bound": c.bound,
                         "misses": c.misses,
                         "misses_at_most": _rounded(at_most(c.misses, c.seeds, confidence)),
-                        "p": _rounded(c.p_above()),
+                        "p": _rounded(sign_test(c.met, c.seeds)),
                     }
                     for c in j.criteria
                 ],
@@ -101,5 +101,4 @@ def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
 
 
 def _numbers(median: Median) -> list[float | None]:
-    values = (median.value, median.low, median.high)
-    return [None if v is None else _rounded(v) for v in values]
+    return [None if v is None else _rounded(v) for v in median]

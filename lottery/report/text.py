@@ -65,18 +65,21 @@ def in_order(variant: str) -> tuple[int, str]:
     return known.index(variant) if variant in known else len(known), variant
 
 
-def table(rows: list[dict[str, str]], *, words: int = 1) -> str:
-    """A Markdown table; the first so many columns hold words, the others numbers."""
-    columns = list(rows[0])
-    align = ["left"] * words + ["right"] * (len(columns) - words)
-    frame = pd.DataFrame(rows, columns=columns)
+def table(content: Any, *, words: int = 1) -> str:
+    """A Markdown table of rows, or of columns by name; the first so many hold words, the others
+    numbers."""
+    frame = pd.DataFrame(content)
+    align = ["left"] * words + ["right"] * (frame.shape[1] - words)
     return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
 
 
 def sentence(conclusion: Conclusion, params: Params) -> str:
     """The verdict in one or two sentences, of what was tested and no more."""
-    words: Any = templates().get_template("words.md.j2").module
-    return str(words.sentence(conclusion, params)).strip()
+    return str(_words().sentence(conclusion, params)).strip()
+
+
+def _words() -> Any:
+    return templates().get_template("words.md.j2").module
 
 
 def markdown(
@@ -104,61 +107,51 @@ def markdown(
         missing = "Left out, because it could not be written: {}.".format
         return alone(name, partial(make, *given), lambda why: missing(plain(why)))
 
-    rounds, confidence = conclusion.rounds, params.report.confidence
-    text = (
-        templates()
-        .get_template("report.md.j2")
-        .render(
-            params=params,
-            facts=facts,
-            environments=_distinct(environments),
-            conclusion=conclusion,
-            failed=failed,
-            training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
-            results=section(_results, runs),
-            by_flag={flag: _counts(runs, flag) for flag in ("censored", "diverged")},
-            cut_off=set(runs.loc[runs["censored"], "variant"]),
-            compared=section(_compared, conclusion) if rounds else "",
-            criteria=section(_criteria, rounds, confidence) if rounds else "",
-            stability="" if lines.empty else section(_stability, lines),
-            paths=section(_paths, results),
-            costs=section(_costs, results),
-            points_on_the_line=0 if lines.empty else lines["position"].nunique(),
-            stable=STABLE,
-            not_learned=NOT_LEARNED,
-            fewest=FEWEST,
-            power=POWER,
-        )
-    )
-    return text + "\n"
-
-
-def _distinct(environments: Mapping[str, list[dict[str, Any]]]) -> list[Any]:
-    """Each environment once, with the parts of the experiment that were computed in it."""
     every = [one for some in environments.values() for one in some]
     once = [one for number, one in enumerate(every) if one not in every[:number]]
-    return [(one, [part for part, some in environments.items() if one in some]) for one in once]
+    computed_on = [(e, [part for part, some in environments.items() if e in some]) for e in once]
+    rounds = conclusion.rounds
+    text = templates().get_template("report.md.j2")
+    written = text.render(
+        params=params,
+        facts=facts,
+        environments=computed_on,
+        conclusion=conclusion,
+        failed=failed,
+        training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
+        results=section(_results, runs),
+        by_flag={flag: _counts(runs, flag) for flag in ("censored", "diverged")},
+        cut_off=set(runs.loc[runs["censored"], "variant"]),
+        compared=section(_compared, conclusion) if rounds else "",
+        criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
+        stability="" if lines.empty else section(_stability, lines),
+        paths=section(_paths, results),
+        costs=section(_costs, results),
+        points_on_the_line=0 if lines.empty else lines["position"].nunique(),
+        stable=STABLE,
+        not_learned=NOT_LEARNED,
+        fewest=FEWEST,
+        power=POWER,
+    )
+    return written + "\n"
 
 
 def _results(runs: pd.DataFrame) -> str:
     """A row per variant and round."""
-    groups = {
-        (str(variant), number): g for (variant, number), g in runs.groupby(["variant", "round"])
-    }
-    rows = []
-    for variant, number in sorted(groups, key=lambda key: (in_order(key[0]), key[1])):
-        group = groups[variant, number]
-        rows.append(
-            {
-                "variant": plain(variant),
-                "round": str(number),
-                "weights remaining": f"{group['weights_remaining'].mean():.2%}",
-                "test accuracy (%)": _range(100 * group["test_accuracy"], 2),
-                "at the end (%)": f"{100 * group['final_test_accuracy'].mean():.2f}",
-                "untrained (%)": f"{100 * group['initial_test_accuracy'].mean():.1f}",
-                "early-stop iteration": _range(group["early_stop_iteration"], 0),
-            }
-        )
+    groups = runs.groupby(["variant", "round"])
+    in_legends = sorted(groups, key=lambda found: (in_order(found[0][0]), found[0][1]))
+    rows = [
+        {
+            "variant": plain(variant),
+            "round": number,
+            "weights remaining": f"{group['weights_remaining'].mean():.2%}",
+            "test accuracy (%)": _range(100 * group["test_accuracy"], 2),
+            "at the end (%)": f"{100 * group['final_test_accuracy'].mean():.2f}",
+            "untrained (%)": f"{100 * group['initial_test_accuracy'].mean():.1f}",
+            "early-stop iteration": _range(group["early_stop_iteration"], 0),
+        }
+        for (variant, number), group in in_legends
+    ]
     return table(rows)
 
 
@@ -176,7 +169,7 @@ def _compared(conclusion: Conclusion) -> str:
     others = sorted({name for j in conclusion.rounds for name in j.compared}, key=in_order)
     rows = []
     for j in conclusion.rounds:
-        row = {"round": str(j.round), "weights remaining": f"{j.weights_remaining:.2%}"}
+        row: dict[str, Any] = {"round": j.round, "weights remaining": f"{j.weights_remaining:.2%}"}
         for name in others:
             minus = j.compared.get(name)
             row[f"− {plain(name)}"] = _interval(minus, 100, "+") if minus else "not trained"
@@ -195,11 +188,11 @@ def _outcome(j: Judgement) -> str:
     return f"open: {f'about {seeds}' if seeds else f'over {MOST_SEEDS:,}'} seeds to {heading}"
 
 
-def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
+def _criteria(rounds: list[Judgement], confidence: float) -> str:
     """Seeds that miss each criterion by themselves, with an upper bound of their share."""
     rows = []
     for j in rounds:
-        row = {"round": str(j.round)}
+        row: dict[str, Any] = {"round": j.round}
         for c in j.criteria:
             bound = at_most(c.misses, c.seeds, confidence)
             row[f"seeds that miss: {c.name}"] = f"{c.misses} of {c.seeds} (at most {bound:.0%})"
@@ -209,66 +202,47 @@ def _criteria(rounds: tuple[Judgement, ...], confidence: float) -> str:
 
 def _stability(lines: pd.DataFrame) -> str:
     """Instability and barrier by round."""
-    rows = []
-    for (between, number, remaining), group in instabilities(lines).groupby(
-        ["between", "round", "weights_remaining"]
-    ):
-        values = group["instability"]
-        rows.append(
-            {
-                "from": BEGINNINGS[between],
-                "to round": str(number),
-                "weights remaining": f"{remaining:.2%}",
-                "instability (points)": _range(100 * values, 2),
-                "stable seeds": f"{int((values < STABLE).sum())} of {len(values)}",
-                "barrier (nats)": _range(group["barrier"], 3),
-            }
-        )
+    groups = instabilities(lines).groupby(["between", "round", "weights_remaining"])
+    rows = [
+        {
+            "from": BEGINNINGS[between],
+            "to round": number,
+            "weights remaining": f"{remaining:.2%}",
+            "instability (points)": _range(100 * group["instability"], 2),
+            "stable seeds": f"{(group['instability'] < STABLE).sum()} of {len(group)}",
+            "barrier (nats)": _range(group["barrier"], 3),
+        }
+        for (between, number, remaining), group in groups
+    ]
     return table(rows, words=2)
 
 
 def _paths(results: pd.DataFrame) -> str:
-    """Of each ticket, how many survivors are of use; a warning where they are few, or a layer is
-    empty.
-    """
-    lines, tickets = [], results[results["variant"] == "ticket"]
-    for row in tickets.to_dict("records"):
-        share = row["effective_weights_remaining"] / row["weights_remaining"]
-        line = f"round {row['round']} {share:.1%}"
-        if row["empty_layers"]:
-            line += f" (**{row['empty_layers']:.0f} layers are empty** in some seed)"
-        elif share < DEAD:
-            line += (
-                f" (**compare it at {row['effective_weights_remaining']:.2%} of the weights**: "
-                "the others are of no use, however they were chosen)"
-            )
-        lines.append(line)
-    return ", ".join(lines)
+    """Of each ticket, how many survivors are of use."""
+    tickets = results[results["variant"] == "ticket"].to_dict("records")
+    return str(_words().paths(tickets, DEAD)).strip()
 
 
 def _costs(results: pd.DataFrame) -> str:
     """Operations of the dense network and of each ticket."""
 
-    def digits(value: float) -> str:
-        """Three of them."""
-        return f"{float(f'{value:.3g}'):,g}" if value == value else "unknown"
+    def digits(operations: pd.Series) -> pd.Series:
+        """Three of each."""
+        return operations.map(lambda v: f"{float(f'{v:.3g}'):,g}" if v == v else "unknown")
 
     counted = results[results["variant"].isin(["dense", "ticket"])]
-    dense = counted.loc[counted["variant"] == "dense", "training_flops"].item()
-    return table(
-        [
-            {
-                "variant": row["variant"],
-                "round": str(row["round"]),
-                "weights remaining": f"{row['weights_remaining']:.2%}",
-                "inference (MFLOPs)": digits(row["inference_flops"] / 1e6),
-                "training (TFLOPs)": digits(row["training_flops"] / 1e12),
-                "finding (TFLOPs)": digits(row["finding_flops"] / 1e12),
-                "together / dense": digits((row["finding_flops"] + row["training_flops"]) / dense),
-            }
-            for row in counted.to_dict("records")
-        ]
-    )
+    finding, training = counted["finding_flops"], counted["training_flops"]
+    dense = training[counted["variant"] == "dense"].item()
+    columns = {
+        "variant": counted["variant"],
+        "round": counted["round"],
+        "weights remaining": counted["weights_remaining"].map("{:.2%}".format),
+        "inference (MFLOPs)": digits(counted["inference_flops"] / 1e6),
+        "training (TFLOPs)": digits(training / 1e12),
+        "finding (TFLOPs)": digits(finding / 1e12),
+        "together / dense": digits((finding + training) / dense),
+    }
+    return table(columns)
 
 
 def _range(values: pd.Series, decimals: int) -> str:
@@ -277,8 +251,5 @@ def _range(values: pd.Series, decimals: int) -> str:
 
 
 def _interval(median: Median, scale: float, sign: str) -> str:
-    value, *bounds = (
-        "" if v is None else f"{v * scale:{sign}.2f}"
-        for v in (median.value, median.low, median.high)
-    )
+    value, *bounds = ("" if v is None else f"{v * scale:{sign}.2f}" for v in median)
     return f"{value} [{', '.join(bounds) if all(bounds) else 'too few seeds'}]"

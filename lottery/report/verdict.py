@@ -6,34 +6,45 @@ order fixed beforehand, so that it comes out the same when somebody repeats it w
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from lottery.errors import LotteryError
-from lottery.params import FEWEST, Params
-from lottery.report.claims import Claim, claim_of
+from lottery.params import Params, Prune
+from lottery.report import statistics
 from lottery.report.outcomes import learned
-from lottery.report.statistics import (
-    MOST_SEEDS,
-    POWER,
-    Criterion,
-    Median,
-    holm,
-    median,
-    p_loss,
-    p_win,
-    seeds_needed,
-)
+from lottery.report.statistics import MOST_SEEDS, POWER, Criterion, Median, median
 
 Outcome = Literal["wins", "loses", "open", "not tested"]
 NOT_LEARNED = "the dense network did not learn"
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Claim(NamedTuple):
+    """What is tested, and the words for it."""
+
+    won: str
+    lost: str
+    subject: str
+    iterations: bool = False  # whether it must not stop later than the dense network
+
+
+def claim_of(prune: Prune) -> Claim:
+    """What an experiment with these parameters can show."""
+    if prune.strategy != "rewind":  # Renda et al. 2020: the survivors keep their trained values
+        matches = "the pruned network {} the dense one".format
+        return Claim(matches("matches"), matches("does not match"), "pruned network")
+    if prune.at_initialisation:  # Frankle et al. 2021, section 5: which are kept, and their values
+        checks = "pruning at initialisation {} its sanity checks".format
+        return Claim(checks("passes"), checks("fails"), "network pruned at initialisation")
+    if prune.rewind_iteration:  # Frankle et al. 2020, section 2: to an early iteration
+        return Claim("matching subnetwork", "no matching subnetwork", "subnetwork", True)
+    # Frankle & Carbin 2019, section 1; better than re-initialised after Ma et al. 2021, section 3
+    return Claim("winning ticket", "no winning ticket", "ticket", True)
+
+
+class Judgement(NamedTuple):
     """What the seeds say of one round.
 
     ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and
@@ -46,8 +57,8 @@ class Judgement:
     accuracy: float
     compared: Mapping[str, Median]
     early_stop_ratio: Median
-    criteria: tuple[Criterion, ...]
-    missing: tuple[str, ...]  # controls that the claim needs and that were not trained
+    criteria: list[Criterion]
+    missing: bool  # whether a control that the claim needs was not trained
     p_win: float
     p_loss: float
     outcome: Outcome
@@ -66,10 +77,8 @@ class Judgement:
         return [c.name for c in met if (low := lows[c.name]) is not None and low <= c.bound]
 
 
-@dataclass(frozen=True)
-class Conclusion:
-    """The verdict, why (where it is not a win), and what led to it; rounds in the order of
-    testing."""
+class Conclusion(NamedTuple):
+    """The verdict, why where it is not a win, and what led to it; rounds as they are tested."""
 
     verdict: str
     reason: str
@@ -77,7 +86,7 @@ class Conclusion:
     seeds: int
     learned: int  # seeds whose dense network did better than a guess
     dense_accuracy: float
-    rounds: tuple[Judgement, ...]
+    rounds: list[Judgement]
 
     @property
     def won(self) -> bool:
@@ -87,7 +96,7 @@ class Conclusion:
     @property
     def shown(self) -> Judgement | None:
         """The winning round with the fewest weights, else the sparsest of those listed."""
-        some = [j for j in self.rounds if j.outcome == "wins"] or list(self.rounds)
+        some = [j for j in self.rounds if j.outcome == "wins"] or self.rounds
         return min(some, key=lambda j: j.weights_remaining, default=None)
 
 
@@ -113,33 +122,32 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
 
     Raises LotteryError where ``report.iteration_margin`` is below the noise floor, one evaluation.
     """
-    claim, confidence = claim_of(params.prune), params.report.confidence
+    claim, alpha = claim_of(params.prune), 1 - params.report.confidence
     tables = {
         (str(variant), int(number)): table.set_index("seed").sort_index()
         for (variant, number), table in runs.groupby(["variant", "round"])
     }
     dense = tables["dense", 0]
     good = learned(dense, chance=chance, test_images=test_images)
-    seeds, accuracy = len(dense), float(dense["test_accuracy"].mean())
-
-    def conclusion(verdict: str, reason: str, rounds: Sequence[Judgement] = ()) -> Conclusion:
-        """With what is known of the dense network."""
-        return Conclusion(verdict, reason, claim, seeds, int(good.sum()), accuracy, tuple(rounds))
-
+    known = claim, len(dense), int(good.sum()), float(dense["test_accuracy"].mean())
     if not good.any():
-        return conclusion(NOT_LEARNED, f"at {accuracy:.2%} it is not above a guess in any seed")
+        why = f"at {known[-1]:.2%} it is not above a guess in any seed"
+        return Conclusion(NOT_LEARNED, why, *known, [])
     listed = [number for number in params.retrain_rounds() if ("ticket", number) in tables]
     if not listed:
-        reason = "no ticket was retrained: `ticket` is not among retrain.variants"
-        return conclusion("inconclusive", reason)
+        return Conclusion("inconclusive", params.missing(), *known, [])
     if claim.iterations:
         _check_noise_floor(params, float(dense.loc[good, "early_stop_iteration"].median()))
-    judged = [
-        _judge(tables, number, good, params, 1 / test_images, len(listed)) for number in listed
-    ]
-    every = params.retrain.rounds == "all"
-    rounds = _in_sequence(judged, 1 - confidence, every=every)
-    return conclusion(*_overall(rounds, claim, seeds, confidence), rounds)
+    judged = [_judge(tables, n, good, params, 1 / test_images, len(listed)) for n in listed]
+    rounds = _in_sequence(judged, alpha, every=params.retrain.rounds == "all")
+    if any(j.outcome == "wins" for j in rounds):
+        return Conclusion(claim.won, "", *known, rounds)
+    if all(j.outcome == "loses" for j in rounds):
+        why = f"the {claim.subject} of each round fails one of the criteria"
+        return Conclusion(claim.lost, why, *known, rounds)
+    first = next(j for j in rounds if j.outcome != "loses")
+    why = f"{len(dense)} seeds do not tell, at {1 - alpha:.0%} confidence{_hope(first)}"
+    return Conclusion("inconclusive", params.missing() or why, *known, rounds)
 
 
 def _check_noise_floor(params: Params, stop: float) -> None:
@@ -170,48 +178,38 @@ def _judge(
         step: between two accuracies.
         rounds: how many are judged.
     """
-    claim, alpha, margin = (
-        claim_of(params.prune),
-        1 - params.report.confidence,
-        params.report.margin,
-    )
+    margin, alpha = params.report.margin, 1 - params.report.confidence
     ticket, dense = tables["ticket", number], tables["dense", 0]
     gain = {
         variant: (ticket["test_accuracy"] - table["test_accuracy"]).to_numpy()
         for (variant, of_round), table in tables.items()
         if of_round in (0, number) and variant != "ticket"
     }
-    stop = dense["early_stop_iteration"]
-    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(np.inf).to_numpy()
-    bad = ~good.to_numpy()
-
-    criteria = [Criterion.of("accuracy", gain["dense"], -margin, fails=bad, untold=bad)]
-    if claim.iterations:
+    stop, bad = dense["early_stop_iteration"], ~good.to_numpy()
+    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(1e9).to_numpy()
+    criterion = partial(Criterion, fails=bad, untold=bad)
+    criteria = [criterion("accuracy", gain["dense"], -margin)]
+    if claim_of(params.prune).iterations:
         late = bad | ticket["censored"].to_numpy() | ticket["diverged"].to_numpy()
         untold = bad | dense["censored"].to_numpy()
         bound = -1 - params.report.iteration_margin
-        criteria.append(Criterion.of("iterations", -ratio, bound, fails=late, untold=untold))
-    criteria += [
-        Criterion.of(f"gain over {name}", gain[name], margin, fails=bad, untold=bad)
-        for name in params.prune.controls
-        if name in gain
-    ]
-    missing = tuple(name for name in params.prune.controls if name not in gain)
-    level = 1 - alpha / rounds
-    loses = min(1.0, rounds * p_loss(criteria))
-    finite = np.where(np.isfinite(ratio), ratio, 1e9)
+        criteria.append(Criterion("iterations", -ratio, bound, late, untold))
+    trained = [name for name in params.prune.controls if name in gain]
+    criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
+    missing = len(trained) < len(params.prune.controls)
+    level, loses = 1 - alpha / rounds, min(1.0, rounds * statistics.p_loss(criteria))
     return Judgement(
         number,
         float(ticket["weights_remaining"].mean()),
         float(ticket["test_accuracy"].mean()),
         {name: median(values, level, step) for name, values in gain.items()},
-        median(finite, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
-        tuple(criteria),
+        median(ratio, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
+        criteria,
         missing,
-        1.0 if missing else p_win(criteria),
+        1.0 if missing else statistics.p_win(criteria),
         loses,
         "loses" if loses < alpha else "open",
-        seeds_needed(criteria, alpha, alpha / (rounds * len(criteria))),
+        statistics.seeds_needed(criteria, alpha, alpha / (rounds * len(criteria))),
     )
 
 
@@ -219,38 +217,19 @@ def _in_sequence(judged: Sequence[Judgement], alpha: float, *, every: bool) -> l
     """With their outcomes: each at full level until one fails, or all by Holm's correction."""
     p_values = [j.p_win for j in judged]
     rounds, going = [], True
-    for judgement, p in zip(judged, holm(p_values) if every else p_values, strict=True):
+    for judgement, p in zip(judged, statistics.holm(p_values) if every else p_values, strict=True):
         outcome = judgement.outcome
         if p < alpha and going:
             outcome = "wins"
         elif outcome == "open" and not going:
             outcome = "not tested"
         going = every or (going and outcome == "wins")
-        rounds.append(replace(judgement, p_win=p, outcome=outcome))
+        rounds.append(judgement._replace(p_win=p, outcome=outcome))
     return rounds
 
 
-def _overall(
-    rounds: Sequence[Judgement], claim: Claim, seeds: int, confidence: float
-) -> tuple[str, str]:
-    """The verdict and its reason."""
-    if any(j.outcome == "wins" for j in rounds):
-        return claim.won, ""
-    if all(j.outcome == "loses" for j in rounds):
-        return claim.lost, f"the {claim.subject} of each round fails one of the criteria"
-    if missing := rounds[0].missing:
-        reason = f"add to retrain.variants: {', '.join(missing)}"
-    elif seeds < FEWEST:
-        reason = f"{seeds} seed{'s' * (seeds != 1)} cannot tell: {FEWEST} are the fewest that can"
-    else:
-        first = next(j for j in rounds if j.outcome != "loses")
-        reason = f"{seeds} seeds do not tell, at {confidence:.0%} confidence{_hope(first)}"
-    return "inconclusive", reason
-
-
 def _hope(judgement: Judgement) -> str:
-    """The number of seeds that would decide the first open round, for the reader's next
-    experiment."""
+    """The number of seeds that would decide a round, for the reader's next experiment."""
     if judgement.needed is None:
         return ""
     heading, seeds = judgement.needed

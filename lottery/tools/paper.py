@@ -2,9 +2,8 @@
 
 Writes ``reports/paper/``: ``accuracy.pdf``, ``early_stop.pdf`` and, where such lines were computed,
 ``linear_mode_connectivity.pdf``, ``from_round_before.pdf`` and ``from_dense.pdf``, each a column
-wide with its fonts embedded; ``results.tex``, a
-table for LaTeX's package booktabs; ``runs.csv``, one row a run. Spread is the standard deviation
-over seeds.
+wide with its fonts embedded; ``results.tex``, a table for LaTeX's package booktabs; ``runs.csv``,
+one row a run. Spread is the standard deviation over seeds.
 """
 
 import argparse
@@ -23,6 +22,11 @@ from lottery.report.styles import STYLE, styles
 
 COLUMN = 3.25  # inches
 PDF = {".pdf": {"CreationDate": None}}
+CONNECTIVITY = {
+    "copies": "linear_mode_connectivity",
+    "round before": "from_round_before",
+    "dense": "from_dense",
+}
 LOOK = [
     *STYLE,
     {
@@ -59,16 +63,12 @@ def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
         lines: the content of ``stability.csv``.
     """
     with files.folder_written_whole(path) as folder:
-        for name, column, label, scale in (
-            ("accuracy", "test_accuracy", "test accuracy (%)", 100),
-            ("early_stop", "early_stop_iteration", "early-stop iteration", 1),
-        ):
-            make = partial(_by_round, runs, column, label, scale)
-            figures.save(make, folder / name, LOOK, PDF)
+        accuracy = partial(_by_round, runs, "test_accuracy", "test accuracy (%)", 100)
+        stop = partial(_by_round, runs, "early_stop_iteration", "early-stop iteration", 1)
+        makers = {"accuracy": accuracy, "early_stop": stop}
         for between, rows in lines.groupby("between"):
-            make, name = partial(_connectivity, rows), f"from_{between}".replace(" ", "_")
-            if between == "copies":
-                name = "linear_mode_connectivity"
+            makers[CONNECTIVITY[between]] = partial(_connectivity, rows)
+        for name, make in makers.items():
             figures.save(make, folder / name, LOOK, PDF)
         tables.write_table(folder / "runs.csv", runs)
         files.write(folder / "results.tex", latex(runs).encode())
@@ -118,7 +118,6 @@ def latex(runs: pd.DataFrame) -> str:
         mean, spread = f"{values.mean():.{digits}f}", f"{values.std():.{digits}f}"
         return f"${mean} \\pm {spread}$" if len(values) > 1 else f"${mean}$"
 
-    groups = dict(list(runs.groupby(["variant", "round"])))
     rows = [
         {
             "network": style.label,
@@ -130,8 +129,7 @@ def latex(runs: pd.DataFrame) -> str:
             "seeds": len(group),
         }
         for variant, style in styles(runs["variant"]).items()
-        for (name, number), group in groups.items()
-        if name == variant
+        for number, group in runs[runs["variant"] == variant].groupby("round")
     ]
     table = pd.DataFrame(rows).style.hide(axis="index").format(subset="network", escape="latex")
     return str(table.to_latex(hrules=True, column_format="lrrrrrr"))
