@@ -196,11 +196,8 @@ def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout
     before = json.loads(metrics.read_text())
     metrics.write_text(json.dumps({**before, "verdict": "another"}, indent=2))
     lock = checkout.path / "dvc.lock"
-    lock.write_text(
-        re.sub(
-            r"(path: data/dense\n +hash: md5\n +md5: )\w+", r"\g<1>" + 32 * "0", lock.read_text()
-        )
-    )
+    dense = r"(path: data/dense\n +hash: md5\n +md5: )\w+"
+    lock.write_text(re.sub(dense, r"\g<1>" + 32 * "0", lock.read_text()))
     write(checkout.path / "reports/report.md", "")
     assert list(differences(checkout.path)) == [
         "train_dense wrote another data/dense",

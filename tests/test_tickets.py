@@ -68,10 +68,7 @@ def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
         project.stage(stage)
     history = tables.read(project.path / files.PRUNED / "history.csv")
     assert len(history) == 0
-    masks, retrained = (
-        bytes_of(project.path / files.MASKS),
-        bytes_of(project.path / files.RETRAINED),
-    )
+    masks, retrained = (bytes_of(project.path / of) for of in (files.MASKS, files.RETRAINED))
     assert retrained == before[1]
     tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
     assert tables_of[0] == tables_of[1]
@@ -106,9 +103,7 @@ def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag
     (project.path / "tickets/tiny").rename(project.path / "tickets/default")
     project.commit("tickets")
     project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
-    project.run(
-        "dvc", "artifacts", "get", str(project.path), "tickets", "-o", str(tmp_path / "got")
-    )
+    project.run(*f"dvc artifacts get {project.path} tickets -o {tmp_path / 'got'}".split())
     assert bytes_of(tmp_path / "got") == bytes_of(project.path / "tickets/default")
 
 
