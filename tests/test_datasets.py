@@ -194,9 +194,8 @@ def write_original(folder, name, form):
     inner = folder / "batches-bin"
     inner.mkdir()
     names = [f"data_batch_{n}" for n in range(1, 6)] if name == "cifar10" else ["train"]
-    for file, *batch in zip(
-        names, np.split(images, len(names)), np.split(labels, len(names)), strict=True
-    ):
+    batches = (np.split(array, len(names)) for array in (images, labels))
+    for file, *batch in zip(names, *batches, strict=True):
         (inner / f"{file}.bin").write_bytes(records_of(*batch, label_bytes))
     test = "test_batch.bin" if name == "cifar10" else "test.bin"
     (inner / test).write_bytes(records_of(test_images, test_labels, label_bytes))
@@ -209,12 +208,10 @@ def small(monkeypatch):
     """Makes the catalogue expect the small datasets; their sha256 is then what they have."""
     for name in ("mnist", "fashion_mnist", "cifar10", "cifar100"):
         (images, labels), (test_images, test_labels) = parts_of(name)
-        known = replace(
-            DATASETS[name], images=len(images) + len(test_images), test=len(test_images)
-        )
+        counts = {"images": len(images) + len(test_images), "test": len(test_images)}
         together = [np.concatenate(both) for both in ((images, test_images), (labels, test_labels))]
         sha256 = loading.fingerprint(together[0], together[1].astype(np.int32))
-        monkeypatch.setitem(DATASETS, name, replace(known, sha256=sha256))
+        monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], sha256=sha256, **counts))
 
 
 FORMS = [

@@ -119,9 +119,8 @@ def test_initial_tickets_and_dense_networks_are_those_that_the_pipeline_evaluate
         assert "accepted within 0.00%" in card  # recorded on this machine: equal
     assert "# Ticket of seed 0, round 1, before training\n" in card
     finetuned = loaded.prune.model_copy(update={"strategy": "finetune"})
-    other = export.read_ticket(
-        loaded.model_copy(update={"prune": finetuned}), 0, 1, initial=True
-    )  # tickets did not begin there
+    changed = loaded.model_copy(update={"prune": finetuned})  # tickets did not begin there
+    other = export.read_ticket(changed, 0, 1, initial=True)
     assert "The pipeline recorded no accuracy" in written(loaded, other, tmp_path / "out")[0]
 
 
@@ -191,16 +190,15 @@ def test_other_logits_another_model_and_a_diverged_run_are_refused(loaded, tmp_p
 
 
 def test_an_export_replaces_its_own_folder_and_nothing_else(exported, tmp_path):
-    for number, change in enumerate(
-        (
-            lambda out: (out / "notes.txt").write_text("mine"),
-            lambda out: (out / "savedmodel" / "mine").mkdir(),
-            lambda out: (out / "ticket.onnx").write_bytes(b"mine"),
-            lambda out: (out / "link").symlink_to(tmp_path),
-            lambda out: (out / "export.json").write_text('{"other": "program"}'),
-            lambda out: (out / "export.json").unlink(),
-        )
-    ):
+    changes = (
+        lambda out: (out / "notes.txt").write_text("mine"),
+        lambda out: (out / "savedmodel" / "mine").mkdir(),
+        lambda out: (out / "ticket.onnx").write_bytes(b"mine"),
+        lambda out: (out / "link").symlink_to(tmp_path),
+        lambda out: (out / "export.json").write_text('{"other": "program"}'),
+        lambda out: (out / "export.json").unlink(),
+    )
+    for number, change in enumerate(changes):
         out = tmp_path / str(number)
         shutil.copytree(exported[0], out)
         export.check_out(out)

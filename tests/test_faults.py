@@ -16,9 +16,10 @@ from clones import ROOT, STAGES, Clone
 
 from benchmarks.faults import faulty_clone, reproduce
 from lottery import code
+from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.running import machine, store
-from lottery.tools.runs import kept, main
+from lottery.tools.runs import kept
 
 UNSHARE = ["unshare", "-rm"]
 CANNOT = shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"]).returncode
@@ -226,7 +227,7 @@ def test_the_store_is_listed_and_pruned(clone, monkeypatch, capsys):
 
     def listed(*options):
         capsys.readouterr()
-        main(list(options))
+        main(["runs", *options])
         return capsys.readouterr().out
 
     heading = r"RUN +SIZE +AGE +USED +STATUS +NAME\ndigits, lenet_300_100:\n"

@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 
 MIB = 2**20
 MOST_FILES = 200_000
@@ -73,8 +73,9 @@ def _unzip(path: Path, into: Path, where: str, most: int) -> None:
     unclear = [m.filename for m in members if not (m.flag_bits & 0x800 or m.filename.isascii())]
     if unclear:
         say(
-            f"{where}: its names do not say their encoding; they are read as {encoding}, such as "
-            f"{shown(unclear[0])}; where that is wrong, pack it anew with names in UTF-8"
+            f"fetch: {where}: its names do not say their encoding; read as {encoding}, such as "
+            f"{shown(unclear[0])}; where that is wrong, pack it anew with names in UTF-8",
+            sys.stderr,
         )
 
 
@@ -121,8 +122,3 @@ def shown(name: str) -> str:
     """A name for a message: quoted where it is odd, shortened where it is long."""
     text = name if name.isprintable() else ascii(name)
     return text if len(text) <= 100 else f"{text[:50]}…{text[-47:]}"
-
-
-def say(line: str) -> None:
-    """A line on standard error: something that the user may want to know, no mistake."""
-    print(f"fetch: {line}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ Names as in the npz files of tf.keras: ``x_train`` and ``y_train``, perhaps ``x_
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,7 @@ def read(folder: Path, where: str) -> Images:
                 f"{where}: {shown(name)}: damaged, or holds other than numbers and text "
                 f"({type(error).__name__}: {error}); write it again"
             ) from None
-    if why := next(_mistakes(found), None):
-        raise LotteryError(f"{where}: {why}")
-    return _together(found)
+    return _together(found, lambda why: LotteryError(f"{where}: {why}"))
 
 
 def called(name: str) -> Images:
@@ -60,9 +59,7 @@ def called(name: str) -> Images:
         raise
     except Exception as error:
         raise parts.mistake(name, error) from None
-    if why := next(_mistakes(found), None):
-        raise parts.mistake(name, why)
-    return _together(found)
+    return _together(found, partial(parts.mistake, name))
 
 
 def _mistakes(arrays: Mapping[str, Any]) -> Iterator[str]:
@@ -115,9 +112,9 @@ def _names(arrays: Mapping[str, Any]) -> list[Any]:
     return np.atleast_1d(arrays.get("class_names", [])).tolist()
 
 
-def _together(arrays: Mapping[str, Any]) -> Images:
+def _together(arrays: Mapping[str, Any], mistake: Callable[[str], LotteryError]) -> Images:
+    if why := next(_mistakes(arrays), None):
+        raise mistake(why)
     images = np.concatenate([arrays[name] for name in ("x_train", "x_test") if name in arrays])
-    labels = _labels(arrays).astype(np.int32)
-    return Images(
-        np.ascontiguousarray(images), labels, len(arrays["x_train"]), tuple(_names(arrays))
-    )
+    labels, training = _labels(arrays).astype(np.int32), len(arrays["x_train"])
+    return Images(np.ascontiguousarray(images), labels, training, tuple(_names(arrays)))

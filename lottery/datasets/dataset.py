@@ -12,8 +12,6 @@ from lottery.artifacts import files
 from lottery.datasets.split import Part, Split, split
 from lottery.params import Data, Size
 
-FOLDER = files.DATASET
-
 
 class Dataset(NamedTuple):
     """All images, memory-mapped, those of its own test set last; what ``dataset.json`` holds.
@@ -85,7 +83,7 @@ def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: A
     files.write_json(folder / "dataset.json", {**facts, "class_counts": counts, "files": checksums})
 
 
-def open_dataset(folder: Path = FOLDER) -> Dataset:
+def open_dataset(folder: Path = files.DATASET) -> Dataset:
     """Raises LotteryError naming the file that is missing, damaged, changed or of another shape."""
     path = folder / "dataset.json"
     facts = files.read_json(path)
@@ -95,18 +93,15 @@ def open_dataset(folder: Path = FOLDER) -> Dataset:
         if not 0 < facts["test"] < shape[0] or not isinstance(facts["own_test"], bool):
             raise ValueError("test, own_test")
         sha256 = facts["files"]
-        images = _open_array(folder / "images.npy", dtype, shape, sha256["images.npy"])
-        labels = _open_array(
-            folder / "labels.npy", np.dtype(np.int32), shape[:1], sha256["labels.npy"]
-        )
+        images = _open_array(folder / "images.npy", dtype, shape, sha256)
+        labels = _open_array(folder / "labels.npy", np.dtype(np.int32), shape[:1], sha256)
         return Dataset(images, labels, facts)
     except (KeyError, TypeError, ValueError) as error:
-        raise files.broken(
-            path, f"lacks a field or has one of another kind ({type(error).__name__}: {error})"
-        ) from None
+        why = f"lacks a field or has one of another kind ({type(error).__name__}: {error})"
+        raise files.broken(path, why) from None
 
 
-def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: str) -> np.ndarray:
+def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: Any) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
@@ -114,10 +109,9 @@ def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...], sha256: str
     except Exception as error:  # numpy evaluates the header: a damaged one raises nearly anything
         raise files.broken(path, f"cannot be read as an array, or truncated ({error})") from None
     if array.dtype != dtype or array.shape != shape:
-        raise files.broken(
-            path, f"holds {array.dtype} {list(array.shape)}, expected {dtype} {list(shape)}"
-        )
+        got = f"{array.dtype} {list(array.shape)}"
+        raise files.broken(path, f"holds {got}, expected {dtype} {list(shape)}")
     with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256[path.name]:
             raise files.broken(path, "its sha256 is not the one in dataset.json")
     return array

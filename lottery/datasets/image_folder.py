@@ -5,6 +5,7 @@ only as PNG or JPEG, whatever they are called.
 """
 
 import re
+import sys
 import unicodedata
 import warnings
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from lottery.datasets.archives import say, shown
+from lottery.datasets.archives import shown
 from lottery.datasets.sources import file_names
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 
 MOST_DECODED = 4 * 2**30
 """Bytes of all images together, decoded."""
@@ -86,7 +87,8 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
                 raise LotteryError(f"{where}: {part}/{name}/ holds no image; fill or remove it")
             files.sort(key=lambda file: file.rpartition("/")[2])
     if strays:
-        say(f"{where}: {len(strays)} files are no images, passed over, such as {shown(strays[0])}")
+        said = f"{len(strays)} files are no images, passed over, such as {shown(strays[0])}"
+        say(f"fetch: {where}: {said}", sys.stderr)
     return parts["train"], parts["test"]
 
 

@@ -10,6 +10,7 @@ from lottery import parts
 from lottery.datasets import arrays, image_folder, originals, packaged, sources
 from lottery.datasets.catalogue import DATASETS, Known
 from lottery.datasets.dataset import Dataset
+from lottery.datasets.image_folder import Images
 from lottery.errors import LotteryError
 from lottery.params import Data
 
@@ -50,14 +51,9 @@ def obtain(data: Data) -> Dataset:
         found = found._replace(class_names=found.class_names or known.class_names)
         is_original = sha256 == known.sha256 or source.sha256 == known.files
         title = known.title if is_original else f"{known.title}, from {source.name}"
-    origin = {
-        "title": title,
-        "source": source.name,
-        "source_sha256": source.sha256,
-        **({"source_version": source.version} if source.version else {}),
-        "sha256": sha256,
-    }
-    return _dataset(data, found, source.where, origin)
+    origin = {"title": title, "source": source.name, "source_sha256": source.sha256}
+    origin |= {"source_version": source.version} if source.version else {}
+    return _dataset(data, found, source.where, origin | {"sha256": sha256})
 
 
 def _own(data: Data) -> Dataset:
@@ -73,16 +69,9 @@ def _own(data: Data) -> Dataset:
 
 
 def _dataset(
-    data: Data,
-    found: image_folder.Images,
-    where: str,
-    origin: dict[str, Any],
-    set_aside: int | None = None,
+    data: Data, found: Images, where: str, origin: dict[str, Any], set_aside: int | None = None
 ) -> Dataset:
-    """With what is known of it; ``origin`` is where it came from.
-
-    ``set_aside``: so many test images of one without a test set, by default 1 of TEST_SHARE.
-    """
+    """With its origin; where there is no test set, ``set_aside`` images or 1 of TEST_SHARE are."""
     images, labels, training, names = found
     classes = int(labels.max()) + 1
     test = len(labels) - training or set_aside or len(labels) // TEST_SHARE
@@ -110,7 +99,7 @@ def _packaged(data: Data, known: Known) -> Dataset:
     sha256 = fingerprint(images, labels)
     package, expected = f"the {known.package} package", data.sha256 or str(known.sha256)
     _compare(data.name, package, sha256, expected, "install the locked packages again")
-    found = image_folder.Images(images, labels, len(labels), ())
+    found = Images(images, labels, len(labels), ())
     origin = {"title": known.title, "source": package, "sha256": sha256}
     return _dataset(data, found, package, origin, known.test)
 
@@ -123,14 +112,12 @@ def _compare(name: str, whence: str, found: str, expected: str, advice: str) -> 
         )
 
 
-def _check(where: str, found: image_folder.Images, known: Known) -> None:
+def _check(where: str, found: Images, known: Known) -> None:
     """Counts, shape, labels and class names are those of the dataset."""
     images, labels, training, names = found
     if names and known.class_names not in ((), names):
-        raise LotteryError(
-            f"{where}: holds the classes {', '.join(names)}; accepted: "
-            f"{', '.join(known.class_names)}"
-        )
+        got, accepted = ", ".join(names), ", ".join(known.class_names)
+        raise LotteryError(f"{where}: holds the classes {got}; accepted: {accepted}")
     used = [np.unique(part).tolist() for part in (labels[:training], labels[training:])]
     if (images.shape, training) != ((known.images, *known.image_shape), known.training) or (
         used != [list(range(known.classes))] * 2

@@ -58,11 +58,8 @@ def asked_again(data: Data) -> tuple[bool, str]:
         answer.raise_for_status()
     except (requests.RequestException, ValueError) as error:
         return False, f"{where}, and its server could not be asked ({type(error).__name__})"
-    changes = [
-        f"its {kind} was {was} when it was fetched, now {now}"
-        for kind, was in before.items()
-        if (now := answer.headers.get(kind, "none")) != was
-    ]
-    if not changes:
-        return False, ""
-    return True, f"{where}: {'; '.join(changes)}: `dvc repro --force fetch`"
+    for kind, was in before.items():
+        if (now := answer.headers.get(kind, "none")) != was:
+            changed = f"its {kind} was {was} when it was fetched, now {now}"
+            return True, f"{where}: {changed}: `dvc repro --force fetch`"
+    return False, ""

@@ -5,9 +5,9 @@ into a temporary folder.
 """
 
 import contextlib
-import io
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,12 @@ from urllib.parse import unquote, urlsplit
 
 import pooch
 import requests
+from tqdm import tqdm
 
 from lottery.artifacts import files
-from lottery.datasets.archives import MOST_BYTES, say, shown, unpack
+from lottery.datasets.archives import MOST_BYTES, shown, unpack
 from lottery.datasets.catalogue import DATASETS, Known
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, say
 from lottery.params import Data
 
 OWN = files.DATASET.parent / "own"
@@ -104,7 +105,8 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
             "data.sha256"
         )
     if given is None and sha256 is None:
-        say(f"{where}: it is not pinned: set data.sha256 to {found}, to be told where it changes")
+        pin = f"it is not pinned: set data.sha256 to {found}, to be told where it changes"
+        say(f"fetch: {where}: {pin}", sys.stderr)
     folder = temporary / "unpacked"
     folder.mkdir()
     if name.lower().endswith(".safetensors"):
@@ -188,40 +190,24 @@ def download(
 
 def _download(version: dict[str, str], url: str, path: str, _: Any) -> None:
     """What pooch calls to download: over http, the bytes as they are, up to a limit, with a bar."""
-
-    def note(answer: requests.Response, **_: Any) -> None:
-        """Keeps what the server says of the version."""
-        version.clear()  # of the server that redirected
+    whole = {"Accept-Encoding": "identity"}
+    with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS, headers=whole) as answer:
+        answer.raise_for_status()
         version.update({name: answer.headers[name] for name in VERSION if name in answer.headers})
-
-    get = pooch.HTTPDownloader(
-        progressbar=sys.stderr.isatty(),
-        chunk_size=2**16,
-        timeout=TIMEOUT_SECONDS,
-        headers={"Accept-Encoding": "identity"},
-        hooks={"response": note},
-    )
-    with _Bounded(io.FileIO(path, "w")) as file:
-        get(url, file, None)
-
-
-class _Bounded(io.BufferedWriter):
-    """A file that does not grow beyond a limit."""
-
-    def write(self, content: Any, /) -> int:
-        """Appends; ValueError beyond MOST_BYTES."""
-        if self.tell() + len(content) > MOST_BYTES:
-            raise ValueError(f"sends more than the {MOST_BYTES:,} bytes accepted")
-        return super().write(content)
+        size = int(answer.headers.get("Content-Length", 0)) or None
+        with (
+            open(path, "wb") as file,
+            tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
+        ):
+            for content in answer.iter_content(2**16):
+                bar.update(file.write(content))
+                if file.tell() > MOST_BYTES:
+                    raise ValueError(f"sends more than the {MOST_BYTES:,} bytes accepted")
 
 
 def without_secrets(url: str) -> str:
     """A URL for messages and results: without user name, password, query and fragment."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return re.sub(r"(?s)^(.*?://)([^/?#]*@)?([^?#]*).*", r"\1\3", url)
 
 
 def _last_part(url: str) -> str:

@@ -7,19 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lottery.params.reading import Refusal, read_yaml, refuse, refused, typed
-from lottery.params.sections import Params, Prune
+from lottery.params.sections import ARCHITECTURES, Params, Prune
 from lottery.parts import is_own
 
 PARAMS_FILE = Path("params.yaml")
 
-SMALLEST_IMAGE = {
-    "lenet_300_100": 0,
-    "conv2": 2,
-    "conv4": 4,
-    "conv6": 8,
-    "resnet20": 1,
-    "vgg16": 16,
-}
+SMALLEST_IMAGE = dict(zip(ARCHITECTURES, (0, 2, 4, 8, 1, 16), strict=True))
 """The smallest image side, in pixels, that each model's pooling leaves something of; 0: it takes
 what are no images too."""
 
@@ -99,22 +92,23 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield from _contradictions_of_pruning(p.prune)
     if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":
         yield "prune.strategy", "rewind with retrain.masks: they come without trained weights"
-    along = p.retrain and p.retrain.analysis == "connectivity_of_pruning"
-    if p.prune and p.retrain and along and (p.retrain.masks or not p.prune.trains):
-        accepted = "none or linear_mode_connectivity: the rounds here are not trained"
-        yield "retrain.analysis", accepted
-    if p.prune and p.retrain and p.prune.pattern != "weight":
-        for variant in set(OF_SINGLE_WEIGHTS).intersection(p.retrain.variants):
-            yield "retrain.variants", f"without {variant}, or with prune.pattern weight"
-    if p.prune and p.retrain and max(p.retrain_rounds()) > p.prune.rounds:
-        yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
+    if p.prune and p.retrain:
+        along = p.retrain.analysis == "connectivity_of_pruning"
+        if along and (p.retrain.masks or not p.prune.trains):
+            untrained = "none or linear_mode_connectivity: the rounds here are not trained"
+            yield "retrain.analysis", untrained
+        if p.prune.pattern != "weight":
+            for variant in set(OF_SINGLE_WEIGHTS).intersection(p.retrain.variants):
+                yield "retrain.variants", f"without {variant}, or with prune.pattern weight"
+        if max(p.retrain_rounds()) > p.prune.rounds:
+            yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"
 
 
 def _contradictions_of_pruning(prune: Prune) -> Iterator[Refusal]:
     pruned = {rate for rate in prune.rates.model_dump().values() if rate}
     if prune.scope != "layerwise" and len(pruned) > 1:
-        accepted = f"with prune.scope {prune.scope} one rate for all kinds, or 0: left whole"
-        yield "prune.rates", accepted
+        whole = f"with prune.scope {prune.scope} one rate for all kinds, or 0: left whole"
+        yield "prune.rates", whole
     if prune.pattern != "weight" and prune.scope != "layerwise":
         yield "prune.scope", "layerwise with a prune.pattern other than weight"
     if prune.pattern == "unit" and prune.rates.output:

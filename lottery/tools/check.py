@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,18 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
             if not isinstance(entry, dict):
                 yield stage, f"its {str(entry).removeprefix('changed ')} in dvc.yaml has changed"
                 continue
-            for path, how in {
-                **entry.get("changed deps", {}),
-                **entry.get("changed outs", {}),
-            }.items():
+            changed = entry.get("changed deps", {}) | entry.get("changed outs", {})
+            for path, how in changed.items():
                 if isinstance(how, dict):
                     before = locked[stage].get("params", {}).get(path, {})
                     for key in how:
                         for line in differences(key, _at(before, key), _at(params, key)):
                             yield stage, f"{path}: {line}"
+                elif how == "modified" and path.startswith("reports/"):
+                    yield stage, f"{path}: is not what the stage wrote"
                 elif how not in ABSENT:
-                    yield stage, f"{path}: {_said(path, how)}"
+                    what = "has changed" if how == "modified" else how
+                    yield stage, f"{path}: {what} since the stage ran"
                 elif not path.startswith(ARTIFACTS):
                     yield stage, f"{path}: not there"
 
@@ -96,15 +98,6 @@ def name_of(entry: Any) -> str:
     return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
 
 
-def _said(path: str, how: str) -> str:
-    what = (
-        "is not what the stage wrote"
-        if path.startswith("reports/")
-        else "has changed since the stage ran"
-    )
-    return what if how == "modified" else f"{how} since the stage ran"
-
-
 def _at(values: Any, key: str) -> Any:
     """The value of a dotted key; dvc.lock holds such keys whole."""
     if isinstance(values, dict) and key in values:
@@ -117,16 +110,12 @@ def _at(values: Any, key: str) -> Any:
 def differences(key: str, before: Any, now: Any) -> Iterator[str]:
     """``key: before, now after`` for each value that differs, by its full key."""
     if isinstance(before, dict) and isinstance(now, dict):
-        for name in {**before, **now}:
-            yield from differences(
-                f"{key}.{name}", before.get(name, MISSING), now.get(name, MISSING)
-            )
+        for name in before | now:
+            values = (of.get(name, MISSING) for of in (before, now))
+            yield from differences(f"{key}.{name}", *values)
     elif before != now:
-        yield f"{key} was {_short(before)} when the stage ran, now {_short(now)}"
-
-
-def _short(value: Any) -> str:
-    return value if value is MISSING else json.dumps(value)
+        was, is_ = (v if v is MISSING else json.dumps(v) for v in (before, now))
+        yield f"{key} was {was} when the stage ran, now {is_}"
 
 
 def status(deep: bool) -> dict[str, list[Any]]:
@@ -168,41 +157,27 @@ def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> I
 
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery check``. Raises LotteryError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lottery check",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--params", action="store_true", help="only what DVC would not explain, before it runs"
-    )
-    parser.add_argument(
-        "--deep", action="store_true", help="hash all files, even of unchanged size and time"
-    )
+    parser = argparse.ArgumentParser(prog="python -m lottery check", description=__doc__)
+    add = partial(parser.add_argument, action="store_true")
+    add("--params", help="only what DVC would not explain, before it runs")
+    add("--deep", help="hash all files, even of unchanged size and time")
     options = parser.parse_args(arguments)
     params = read_params()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
-    pipeline, locked = (
-        read_yaml(file)["stages"] if file.exists() else None for file in (PIPELINE, LOCK)
-    )
+    files = (PIPELINE, LOCK)
+    pipeline, locked = (read_yaml(file)["stages"] if file.exists() else None for file in files)
     if options.params:
         return
+    advice = f"`dvc repro`, then commit {LOCK} and reports/"
     if pipeline is None:
         raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
     if locked is None:
-        raise LotteryError(
-            f"no {LOCK} here: the pipeline has not run: `dvc repro`, then commit {LOCK} and "
-            "reports/"
-        )
-    found = list(dict.fromkeys(causes(params, pipeline, locked, deep=options.deep)))
+        raise LotteryError(f"no {LOCK} here: the pipeline has not run: {advice}")
+    found = dict.fromkeys(causes(params, pipeline, locked, deep=options.deep))
     for stage, cause in found:
         print(f"{stage}: {cause}")
     if found:
-        stages = list(dict.fromkeys(stage for stage, _ in found))
-        parser.exit(
-            1,
-            f"check: out of date: {', '.join(stages)}: `dvc repro`, then commit dvc.lock "
-            "and reports/\n",
-        )
+        stages = dict.fromkeys(stage for stage, _ in found)
+        raise LotteryError(f"out of date: {', '.join(stages)}: {advice}")
     print("dvc.lock and reports/ belong to the parameters and the code")

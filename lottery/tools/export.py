@@ -74,8 +74,8 @@ def agreement(
 ) -> str:
     """The accuracy that the pipeline recorded and that of now; LotteryError where they differ.
 
-    On one machine they are equal. Elsewhere images may change their class whose two highest logits
-    are no further apart than twice the rounding; ``logits``: of test images, float32 [n, classes].
+    Images may change their class whose two highest logits (of test images, float32 ``[n,
+    classes]``) are no further apart than twice the rounding.
     """
     from lottery.training import trainer
 
@@ -187,17 +187,11 @@ def _units(before: Mask, masks: dict[str, np.ndarray]) -> dict[str, tuple[int, i
 def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[str, Any]) -> str:
     """The model card; names of classes, layers and datasets are text there, never markup."""
     finite = ticket.evaluations.dropna(subset="validation_loss")["test_accuracy"]
-    return (
-        templates("lottery.tools")
-        .get_template("model_card.md.jinja")
-        .render(
-            facts,
-            dataset=dataset.facts,
-            recipe=loaded.model_dump(include={"model", "train", "prune"}),
-            accuracies=finite.describe().to_dict(),
-            diverged=len(ticket.evaluations) - len(finite),
-        )
-    )
+    recipe = loaded.model_dump(include={"model", "train", "prune"})
+    accuracies, diverged = finite.describe().to_dict(), len(ticket.evaluations) - len(finite)
+    template = templates("lottery.tools").get_template("model_card.md.jinja")
+    of = {"dataset": dataset.facts, "recipe": recipe, "accuracies": accuracies}
+    return template.render(facts, **of, diverged=diverged)
 
 
 def digest(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from lottery.artifacts import files
 from lottery.datasets.split import Part, scaled
@@ -81,9 +82,8 @@ def onnx(exported: Exported, path: Path) -> Logits:
     import tf2onnx.convert
 
     images = tf.TensorSpec(exported.model.input_shape, tf.float32, "images")
-    model = tf.function(
-        lambda images: {"logits": exported.model(images, training=False)}, autograph=False
-    )
+    named = lambda images: {"logits": exported.model(images, training=False)}  # noqa: E731
+    model = tf.function(named, autograph=False)
     converted, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
     standard.helper.set_model_props(converted, {"lottery": json.dumps(exported.facts)})
     for tensor in (*converted.graph.input, *converted.graph.output):
@@ -144,9 +144,9 @@ def in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
 def written(
     name: str, exported: Exported, folder: Path, test: Part, expected: np.ndarray
 ) -> dict[str, Any]:
-    """Writes a format and measures it: a row of the table; LotteryError where that fails.
+    """Writes a format and measures it: a row of the table.
 
-    That is where it cannot hold the network, or gives other logits than ``expected``.
+    Raises LotteryError where it cannot hold the network, or gives other logits than ``expected``.
     """
     file, title, write, exact = FORMATS[name]
     with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
@@ -167,8 +167,7 @@ def content(path: Path) -> bytes:
 
 
 def measured(logits: Logits, stored: bytes, test: Part, expected: np.ndarray) -> dict[str, Any]:
-    """What a file's content costs, and gives where ``expected``, float32 ``[n, classes]``, is
-    right.
+    """What a file costs, and gives where ``expected``, float32 ``[n, classes]``, is right.
 
     ``distance`` is that of the logits, as a share of the largest.
     """
@@ -186,15 +185,11 @@ def measured(logits: Logits, stored: bytes, test: Part, expected: np.ndarray) ->
 def latencies(
     networks: Mapping[str, Any], names: Iterable[str], exported: Exported, images: np.ndarray
 ) -> list[dict[str, Any]]:
-    """How large and how fast networks are in each format that has a runtime of its own.
+    """How large and how fast Keras models are in each format that has a runtime of its own.
 
-    A row a format and network: ``bytes`` of its files, and milliseconds a call, of the first image
-    (``one_image``) and of all (``batch``), in one thread unless TensorFlow was given more.
-
-    Args:
-        networks: Keras models by name; the first is what others are compared with.
-        exported: what goes with them; its own model is not looked at.
-        images: float32 ``[n, …]``.
+    A row a format and network: ``bytes`` of its files, milliseconds a call of the first image
+    (``one_image``) and of all (``batch``), float32 ``[n, …]``, in one thread unless TensorFlow was
+    given more. The first network is what others are compared with.
     """
     rows = []
     for name in names:
@@ -206,24 +201,13 @@ def latencies(
             attempt(f"--formats {name}: not timed; leave it out, or --no-latency"),
         ):
             paths = {of: Path(folder) / f"{i}-{file}" for i, of in enumerate(networks)}
-            logits = {
-                of: write(exported._replace(model=model), paths[of])
-                for of, model in networks.items()
-            }
-            one_image, batch = (milliseconds(logits, some) for some in (images[:1], images))
-            sizes = {of: len(content(path)) for of, path in paths.items()}
-        dense = next(iter(batch.values()))
-        rows += [
-            {
-                "format": title,
-                "network": of,
-                "bytes": sizes[of],
-                "one_image": one_image[of],
-                "batch": batch[of],
-                "times_as_fast": dense / batch[of],
-            }
-            for of in networks
-        ]
+            logits = {of: write(exported._replace(model=networks[of]), paths[of]) for of in paths}
+            table = pd.DataFrame({"bytes": {of: len(content(paths[of])) for of in paths}})
+            table["one_image"] = milliseconds(logits, images[:1])
+            table["batch"] = milliseconds(logits, images)
+        table["times_as_fast"] = table["batch"].iloc[0] / table["batch"]
+        values = table.to_dict("index")
+        rows += [{"format": title, "network": of, **values[of]} for of in networks]
     return rows
 
 

@@ -31,14 +31,7 @@ from lottery.tickets import own
 from lottery.tickets.ticket import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
-SETS_THE_PACE = {  # of the section train
-    "optimizer",
-    "batch_size",
-    "precision",
-    "jit_compile",
-    "evaluate_every",
-    "threads",
-}
+SETS_THE_PACE = {"optimizer", "batch_size", "precision", "jit_compile", "evaluate_every", "threads"}
 TIMED = 8.0  # seconds that a training is timed for
 
 

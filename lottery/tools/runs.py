@@ -3,15 +3,17 @@
 import argparse
 import contextlib
 import time
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
 
 from lottery.errors import LotteryError
 from lottery.running import store
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """One run of the store, for people."""
 
     fingerprint: str
@@ -56,17 +58,11 @@ def kept() -> list[Kept]:
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery runs``: lists the run store, or removes runs from it."""
     parser = argparse.ArgumentParser(prog="python -m lottery runs", description=main.__doc__)
-    parser.add_argument(
-        "--older-than", metavar="AGE", type=_age, help="remove runs last used longer ago: 12h, 30d"
-    )
-    parser.add_argument(
-        "--keep-used",
-        action="store_true",
-        help="remove runs that the latest results of no folder use",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what would be removed, and remove nothing"
-    )
+    older = "remove runs last used longer ago: 12h, 30d"
+    parser.add_argument("--older-than", metavar="AGE", type=_age, help=older)
+    add = partial(parser.add_argument, action="store_true")
+    add("--keep-used", help="remove runs that the latest results of no folder use")
+    add("--dry-run", help="say what would be removed, and remove nothing")
     options = parser.parse_args(arguments)
     try:
         all_runs, used = kept(), store.used()
@@ -82,32 +78,24 @@ def main(arguments: list[str] | None = None) -> None:
         _list(going, used)
         for path in (p for run in going for p in run.files if not options.dry_run):
             path.unlink(missing_ok=True)  # a stage may have finished the run meanwhile
-        print(
-            "nothing was removed (--dry-run)" if options.dry_run else f"{len(going)} runs removed"
-        )
-    except (LotteryError, OSError) as error:
-        parser.exit(1, f"lottery runs: {error}\n")
+        removed = "nothing was" if options.dry_run else f"{len(going)} runs"
+        print(f"{removed} removed" + " (--dry-run)" * options.dry_run)
+    except OSError as error:
+        raise LotteryError(str(error)) from None
 
 
 def _list(runs: list[Kept], used: set[str]) -> None:
-    row = "{:8}  {:>8}  {:>5}  {:4}  {:<20} {}".format
+    row, size = "{:8}  {:>8}  {:>5}  {:4}  {:<20} {}".format, tqdm.format_sizeof
     print(row("RUN", "SIZE", "AGE", "USED", "STATUS", "NAME"))
     for experiment in dict.fromkeys(run.experiment for run in runs):
         print(f"{experiment}:")
         for run in runs:
             if run.experiment == experiment:
                 used_ = "yes" if run.fingerprint in used else "no"
-                of = run.fingerprint[:8], _bytes(run.bytes), _since(run.age), used_
+                of = run.fingerprint[:8], size(run.bytes, "B"), _since(run.age), used_
                 print(row(*of, run.status, run.name))
-    print(f"{len(runs)} runs, {_bytes(sum(run.bytes for run in runs))}, in {store.folder()}")
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000 or unit == "GB":
-            break
-        number /= 1000
-    return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+    total = size(sum(run.bytes for run in runs), "B")
+    print(f"{len(runs)} runs, {total}, in {store.folder()}")
 
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -124,7 +112,6 @@ def _age(text: str) -> float:
     except (KeyError, ValueError):
         seconds = -1.0
     if not seconds >= 0:
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}; accepted: a number and s, m, h or d, as in 30d"
-        )
+        why = f"got {text!r}; accepted: a number and s, m, h or d, as in 30d"
+        raise argparse.ArgumentTypeError(why)
     return seconds

@@ -9,6 +9,7 @@ with an empty run store, and compares what it reaches.
 import argparse
 import hashlib
 import io
+import json
 import tempfile
 from pathlib import Path
 
@@ -26,12 +27,12 @@ from lottery.tickets import given
 from lottery.tools.verify import reproduced
 
 FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
+COLUMNS = ["seed", "round", "weights_remaining", "early_stop_iteration", "test_accuracy"]
+COLUMNS += ["start_sha256"]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """``python -m lottery tickets NAME``: publishes the tickets of the present results, or verifies
-    published ones. Raises LotteryError.
-    """
+    """``python -m lottery tickets NAME``: publishes tickets, or verifies published ones."""
     parser = argparse.ArgumentParser(prog="python -m lottery tickets", description=__doc__)
     parser.add_argument("name", help="of the folder in tickets/; one that is there is replaced")
     parser.add_argument("--verify", action="store_true", help="retrain a ticket that is published")
@@ -54,26 +55,18 @@ def publish(loaded: Params, name: str) -> Path:
     Raises LotteryError where the pipeline has not finished.
     """
     facts = files.read_json(files.DATASET / "dataset.json")
-    runs = reached(files.RETRAINED, loaded, facts).set_index(["seed", "round"])
+    runs = reached(files.RETRAINED, loaded, facts).drop(columns="weights_remaining")
     with files.folder_written_whole(FOLDER / name) as folder:
         rows = []
         for seed in loaded.seeds:
-            dense = files.seed_folder(files.DENSE, seed)
-            start, _ = files.read_tensors(dense / "rewind.safetensors")
+            start = files.seed_folder(files.DENSE, seed) / "rewind.safetensors"
+            sha256 = sha256_of(files.read_tensors(start)[0])
             for number in sorted(loaded.retrain_rounds()):
                 mask, _ = files.read_mask(files.round_file(files.MASKS, seed, number))
                 given.write_file(given.round_file(folder, seed, number), mask)
-                rows.append(
-                    {
-                        "seed": seed,
-                        "round": number,
-                        "weights_remaining": mask.weights_remaining,
-                        "early_stop_iteration": runs["early_stop_iteration"].get((seed, number)),
-                        "test_accuracy": runs["test_accuracy"].get((seed, number)),
-                        "start_sha256": sha256_of(start),
-                    }
-                )
-        table = pd.DataFrame(rows)
+                rows.append([seed, number, mask.weights_remaining, sha256])
+        table = pd.DataFrame(rows, columns=["seed", "round", "weights_remaining", "start_sha256"])
+        table = table.merge(runs, "left")[COLUMNS]
         tables.write_table(folder / TABLE, table)
         recipe = loaded.model_dump(mode="json")
         recipe["data"] |= {"source": None, "sha256": None}
@@ -103,9 +96,7 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
     """
     recipe, row, others = ticket(name, seed, round_, source)
     with tempfile.TemporaryDirectory(prefix="lottery-tickets-") as folder:
-        written = io.StringIO()
-        YAML().dump(recipe, written)
-        project = reproduced(Path(folder), written.getvalue(), "retrain")
+        project = reproduced(Path(folder), json.dumps(recipe), "retrain")
         facts = files.read_json(project / files.DATASET / "dataset.json")
         runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
     return compared(row, others, float(runs["test_accuracy"].iloc[0]))
@@ -162,15 +153,8 @@ def card(name: str, loaded: Params, facts: dict, table: pd.DataFrame) -> str:
         stop=("early_stop_iteration", "median"),
         seeds=("test_accuracy", "count"),
     )
-    return (
-        templates("lottery.tools")
-        .get_template("tickets_card.md.jinja")
-        .render(
-            name=name,
-            dataset=facts,
-            params=loaded,
-            recipe=loaded.model_dump(mode="json", include={"model", "train", "prune"}),
-            rounds=rounds.reset_index().to_dict("records"),
-            first=table.iloc[0].to_dict(),
-        )
-    )
+    recipe = loaded.model_dump(mode="json", include={"model", "train", "prune"})
+    about = {"name": name, "dataset": facts, "params": loaded, "recipe": recipe}
+    by_round, first = rounds.reset_index().to_dict("records"), table.iloc[0].to_dict()
+    template = templates("lottery.tools").get_template("tickets_card.md.jinja")
+    return template.render(about, rounds=by_round, first=first)

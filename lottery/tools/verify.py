@@ -24,11 +24,7 @@ LOCK = "dvc.lock"
 
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery verify``: reproduces the last commit's results and compares."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lottery verify",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(prog="python -m lottery verify", description=__doc__)
     parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="lottery-verify-") as folder:
@@ -78,10 +74,8 @@ def differences(project: Path) -> Iterator[str]:
                 yield f"{stage} has other parameters: `python -m lottery check` says which"
     yield from (f"{name}: differs" for name in names if not name.endswith(LOCK))
     if any(name.endswith(METRICS) for name in names):
-        before, now = (
-            json.loads(_git(project, "show", f"HEAD:./{METRICS}")),
-            json.loads((project / METRICS).read_text(encoding="utf-8")),
-        )
+        before = json.loads(_git(project, "show", f"HEAD:./{METRICS}"))
+        now = json.loads((project / METRICS).read_text(encoding="utf-8"))
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 yield f"  {key}: committed {before.get(key)}, now {now.get(key)}"
