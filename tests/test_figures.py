@@ -11,10 +11,9 @@ import matplotlib
 import pandas as pd
 import pytest
 import vl_convert
-from clones import ROOT, TINY
+from clones import ROOT, tiny
 from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from lottery import params
 from lottery.artifacts import tables
@@ -76,12 +75,8 @@ def test_figures_are_the_same_bytes_whatever_the_settings_of_the_user(tmp_path):
     for folder, size in (("a", 10), ("b", 30)):
         with matplotlib.rc_context({"font.size": size}):
             failed = figures.write(tmp_path / folder, plots, "a title", NONE)
-        assert set(failed) == {
-            "early_stop",
-            "training_curves",
-            "density",
-            "cost",
-        }  # each fails alone
+        # each fails alone
+        assert set(failed) == {"early_stop", "training_curves", "density", "cost"}
     for name in ("accuracy.svg", "accuracy.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -91,18 +86,16 @@ def test_published_results_are_drawn_where_network_and_data_fit():
     network = params.Model(name="conv4", initializer="glorot_normal")
     fitting = figures.fitting(anchors, network, "CIFAR-10")
     drawn = figures.anchored(fitting, 0.75, percent=True).set_index("label")["value"]
-    assert drawn["Frankle & Carbin 2019, winning ticket"] == pytest.approx(
-        0.785
-    )  # 3.5 points above
+    gained = 0.785  # 3.5 points above
+    assert drawn["Frankle & Carbin 2019, winning ticket"] == pytest.approx(gained)
     assert drawn["TensorFlow 2 notebook, winning ticket"] == 0.7629
     stops = figures.anchored(fitting, 1000, percent=False)
     assert stops[["density", "value"]].values.tolist() == [[0.092, 286.0]]
     assert figures.fitting(anchors, network, "CIFAR-100").empty
 
 
-NAMES = st.sampled_from(
-    ["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"]
-)
+LEGAL = ["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"]
+NAMES = st.sampled_from(LEGAL)
 SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 
@@ -110,9 +103,8 @@ SHARES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 def results(draw):
     """Histories and mask tables of legal runs; of each a few seeds, rounds and evaluations."""
     seeds, rounds = draw(st.integers(1, 6)), draw(st.sampled_from([[1], [1, 2], [2, 1, 3]]))
-    variants = draw(
-        st.lists(st.sampled_from(["ticket", "random_reinit", *OWN]), unique=True, min_size=1)
-    )
+    known = st.sampled_from(["ticket", "random_reinit", *OWN])
+    variants = draw(st.lists(known, unique=True, min_size=1))
     losses = st.sampled_from([0.1, 1.0, 2.0, math.nan])
     layers = draw(st.lists(NAMES, unique=True, min_size=1, max_size=3))
 
@@ -128,23 +120,19 @@ def results(draw):
     retrained = [(v, r) for v in variants for r in rounds]
     pruned = draw(st.sampled_from([[], [("pruning", r) for r in rounds]]))
     history, pruning = (
-        pd.DataFrame(runs(names), columns=[*columns, "test_accuracy"]).assign(
-            validation_accuracy=0.5
-        )
+        pd.DataFrame(runs(names), columns=[*columns, "test_accuracy"])
         for names in ([("dense", 0), *retrained], pruned)
     )
+    both = (table.assign(validation_accuracy=0.5) for table in (history, pruning))
     cells = [(r, layer) for r in sorted(rounds) for layer in layers]
     masks = pd.DataFrame(cells, columns=["round", "layer"])
     shares = [draw(SHARES) for _ in cells]
-    masks = masks.assign(
-        weights_remaining=shares, units=3, dead=0, jaccard=0.5, jaccard_by_chance=shares
-    )
-    inputs = pd.DataFrame(
-        [(r, i, 0.5) for r in rounds for i in range(6)],
-        columns=["round", "input", "weights_remaining"],
-    )
+    masks = masks.assign(weights_remaining=shares, units=3, dead=0)
+    masks = masks.assign(jaccard=0.5, jaccard_by_chance=shares)
+    inputs = pd.DataFrame([(r, i) for r in rounds for i in range(6)], columns=["round", "input"])
+    inputs["weights_remaining"] = 0.5
     tables_ = {"density": masks, "units": masks, "overlap": masks, "first_layer": inputs}
-    return rounds, variants, history, pruning, tables_
+    return rounds, variants, *both, tables_
 
 
 @pytest.mark.filterwarnings("error")
@@ -158,11 +146,8 @@ def results(draw):
 @given(results(), NAMES)
 def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, capsys, found, title):
     rounds, variants, history, pruning, masks = found
-    content = YAML(typ="safe").load(TINY)
-    content["prune"]["rounds"] = 3
-    content["retrain"] = {"variants": variants, "rounds": rounds}
-    content["report"]["iteration_margin"] = 0.99
-    p = params.Params.model_validate(content)
+    changes = {"prune.rounds": 3, "retrain.variants": variants, "retrain.rounds": rounds}
+    p = params.Params.model_validate(tiny(changes | {"report.iteration_margin": 0.99}))
     facts = {"title": title, "source": title, "test": 10, "class_counts": [10] * 10}
     facts |= {"own_test": False, "image_shape": [8, 8, 1], "sha256": "0" * 64}
     runs, while_pruning = (outcomes.outcomes(h, chance=0.1) for h in (history, pruning))

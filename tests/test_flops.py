@@ -39,12 +39,8 @@ def costs(network=LENET, **changes):
         runs += [("pruning", 1, 10, 40), ("pruning", 2, 10, 40)][: changes.pop("searched", 2)]
     history = [(s, v, r, i) for s in (0, 1) for v, r, *ends in runs for i in ends]
     table = pd.DataFrame(history, columns=["seed", "variant", "round", "iteration"])
-    found = flops(
-        density,
-        layers,
-        table,
-        params_of({key.replace("__", "."): value for key, value in changes.items()}),
-    )
+    params = params_of({key.replace("__", "."): value for key, value in changes.items()})
+    found = flops(density, layers, table, params)
     assert found["variant"].tolist() == ["dense", "ticket", "ticket"]
     return found
 

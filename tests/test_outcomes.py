@@ -58,11 +58,8 @@ def test_the_test_set_does_not_choose_the_early_stop(losses, order):
         ([3, 1, 2], None, False),
         ([3, 1, 2, 2], EarlyStopping(patience=2), False),  # ended by its patience
         ([3, 2, 1], EarlyStopping(patience=2), True),  # by its length
-        (
-            [3, 2.9, 2.8],
-            EarlyStopping(patience=2, min_delta=0.5),
-            False,
-        ),  # lowest last, yet patience
+        # lowest last, yet by its patience
+        ([3, 2.9, 2.8], EarlyStopping(patience=2, min_delta=0.5), False),
     ],
 )
 def test_a_run_is_censored_where_its_length_ended_it_at_its_lowest_loss(losses, stopping, censored):

@@ -9,9 +9,8 @@ import pytest
 
 from lottery.report import page
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 CHARTS = {"accuracy", "early_stop", "training_curves", "density", "first_layer", "overlap"}
 WIDTHS = (
@@ -40,6 +39,13 @@ def dom(report, tmp_path_factory):
     return drawn(report, tmp_path_factory.mktemp("browser"))
 
 
+def probed(report, folder, script, *options):
+    """The page with another last line, drawn."""
+    content = report.read_text().replace("draw();\n</script>", f"{script};\n</script>")
+    (folder / "probe.html").write_text(content)
+    return drawn(folder / "probe.html", folder, *options)
+
+
 @needs_browser
 def test_every_chart_is_drawn_without_a_console_message(dom):
     content, console = dom
@@ -52,11 +58,7 @@ def test_every_chart_is_drawn_without_a_console_message(dom):
 @needs_browser
 def test_the_page_may_not_ask_the_network_for_anything(report, tmp_path):
     """A page that tried would be stopped by its own policy, as the console says."""
-    probe = report.read_text().replace(
-        "draw();\n</script>", 'fetch("http://127.0.0.1:9/");\n</script>'
-    )
-    (tmp_path / "probe.html").write_text(probe)
-    _, console = drawn(tmp_path / "probe.html", tmp_path)
+    _, console = probed(report, tmp_path, 'fetch("http://127.0.0.1:9/")')
     assert any("Content Security Policy" in line for line in console)
 
 
@@ -74,13 +76,9 @@ def test_what_a_reader_may_choose_is_there_and_only_where_it_has_an_effect(dom):
 @needs_browser
 @pytest.mark.parametrize("size", ["500,900", "1280,900"])  # no window of Chromium is narrower
 def test_in_the_dark_nothing_is_wider_than_the_screen(report, tmp_path, size):
-    probe = report.read_text().replace(
-        "draw();\n</script>",
-        f"draw().then(() => document.body.dataset.widths = {WIDTHS});\n</script>",
-    )
-    (tmp_path / "probe.html").write_text(probe)
+    script = f"draw().then(() => document.body.dataset.widths = {WIDTHS})"
     options = [f"--window-size={size}", "--blink-settings=preferredColorScheme=0"]
-    content, console = drawn(tmp_path / "probe.html", tmp_path, *options)
+    content, console = probed(report, tmp_path, script, *options)
     assert console == []
     width, screen, background = re.search(r'data-widths="(\d+),(\d+),([^"]*)"', content).groups()
     assert int(width) <= int(screen)
