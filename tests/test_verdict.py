@@ -57,41 +57,30 @@ def outcomes_of(runs, params=None):
 # The level of the test: false winners on nulls, whose median lies on the bound of a criterion
 
 
-def normal(rng, n):
-    return rng.normal(0, 1, n)
-
-
-def skewed(rng, n):
-    return rng.exponential(1, n) - math.log(2)
-
-
-def skewed_down(rng, n):
-    return math.log(2) - rng.exponential(1, n)
-
-
-def two_points(rng, n):
-    return np.where(rng.random(n) < 0.5, -0.01, 3.0)
-
-
-def collapse(rng, n):
-    """One seed in ten collapses; of the others as many are above that half of all are."""
-    return np.where(rng.random(n) < 0.1, -20.0, rng.normal(-stats.norm.ppf(4 / 9), 1, n))
+MIDDLE = -stats.norm.ppf(4 / 9)  # one seed in ten collapses: of the others 5 / 9 are above 0
 
 
 def late(rng, n):
     """One seed in ten stops 500 iterations later; values on a grid of 50."""
-    values = np.where(rng.random(n) < 0.1, -500.0, rng.normal(-stats.norm.ppf(4 / 9) * 60, 60, n))
+    values = np.where(rng.random(n) < 0.1, -500.0, rng.normal(MIDDLE * 60, 60, n))
     return np.floor(values / 50) * 50 + 1e-3 * (values > 0)
 
 
-NULLS = [normal, skewed, skewed_down, two_points, collapse, late]
+NULLS = {
+    "normal": lambda rng, n: rng.normal(0, 1, n),
+    "skewed": lambda rng, n: rng.exponential(1, n) - math.log(2),
+    "skewed down": lambda rng, n: math.log(2) - rng.exponential(1, n),
+    "two points": lambda rng, n: np.where(rng.random(n) < 0.5, -0.01, 3.0),
+    "collapse": lambda rng, n: np.where(rng.random(n) < 0.1, -20.0, rng.normal(MIDDLE, 1, n)),
+    "late": late,
+}
 
 
 @pytest.mark.parametrize("null", NULLS)
 @pytest.mark.parametrize("n", [8, 20])
 def test_a_null_is_called_a_winner_in_at_most_5_percent_of_2000_experiments(null, n):
     trials, surely = 2000, Criterion("accuracy", np.ones(n), 0)
-    above = (null(np.random.default_rng(7), (trials, n)) > 1e-9).sum(axis=1)
+    above = (NULLS[null](np.random.default_rng(7), (trials, n)) > 1e-9).sum(axis=1)
     signs = [np.where(np.arange(n) < k, 1.0, -1.0) for k in range(n + 1)]
     p = np.array([p_win([surely, Criterion("gain", v, 0), surely]) for v in signs])
     assert np.mean(p[above] < 0.05) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
@@ -104,7 +93,7 @@ def test_the_whole_verdict_keeps_the_level_on_a_skewed_null_of_any_criterion(whi
     scale = {"accuracy": 0.004, "ratio": -0.2, "gain": 0.004}[which]
     params, wrong = params_of([1, 2]), 0
     for _ in range(trials):
-        drawn = (on_the_bound + scale * skewed(rng, n) for _ in (1, 2))
+        drawn = (on_the_bound + scale * NULLS["skewed"](rng, n) for _ in (1, 2))
         rounds = {number: GOOD | {which: values} for number, values in enumerate(drawn, 1)}
         wrong += concluded(experiment(n, rounds), params).won
     assert wrong / trials <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
