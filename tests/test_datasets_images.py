@@ -80,15 +80,13 @@ def test_images_come_in_order_of_class_and_name_from_one_of_three_levels(tmp_pat
     files = {f"{top}{name}": encoded(pixels[name]) for name in reversed(pixels)}
     beside = {"README.txt": b"", f"{top}train/cat/notes.txt": b""}
     hidden = [f"{top}train/.DS_Store", f"__MACOSX/{top}train/cat/._00.png", f"{top}.git/x.png"]
-    images, labels, training, names = read(
-        write(tmp_path / "x", {**files, **beside, **dict.fromkeys(hidden, b"")})
-    )
+    write(tmp_path / "x", files | beside | dict.fromkeys(hidden, b""))
+    images, labels, training, names = read(tmp_path / "x")
     assert np.array_equal(images, np.stack(list(pixels.values())))
     assert labels.tolist() == [0] * 6 + [1] * 6 + [0] * 3 + [1] * 3
     assert (labels.dtype, training, names) == (np.int32, 12, ("cat", "dog"))
-    assert capsys.readouterr().err == (
-        "fetch: x: 2 files are no images, passed over, such as README.txt\n"
-    )
+    said = "fetch: x: 2 files are no images, passed over, such as README.txt\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_class_name_with_accents_composed_or_combining_is_one_class(tmp_path):

@@ -342,10 +342,8 @@ def test_names_of_unknown_encoding_are_said(tmp_path, capsys, encoding, name, re
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr(Unflagged(name), b"x")
     assert unpacked(tmp_path, (tmp_path / "x.zip").read_bytes()) == {read_as: b"x"}
-    said = capsys.readouterr().err
-    assert (
-        f"read as {'UTF-8' if encoding == 'utf-8' else 'code page 437'}, such as {read_as}" in said
-    )
+    taken = "UTF-8" if encoding == "utf-8" else "code page 437"
+    assert f"read as {taken}, such as {read_as}" in capsys.readouterr().err
 
 
 # Local sources

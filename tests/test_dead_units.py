@@ -154,10 +154,9 @@ def test_a_quarter_of_the_units_leaves_a_network_of_a_quarter_of_the_width():
     where = network("conv4", (16, 16, 2), 5, width=0.25)
     weights, kinds = models.initialise(where, "test of whole units", 0)
     full = Mask.full({name: weights[name].shape for name in kinds})
-    prune = {"rounds": 1, "rates": Rates(conv=0.75, dense=0.75, output=0), "pattern": "unit"}
-    keep = Prune(**prune, rewind_iteration=0).surviving(
-        {name: layer.shape for name, layer in full.layers.items()}, kinds, 1
-    )
+    rates = Rates(conv=0.75, dense=0.75, output=0)
+    prune = Prune(rounds=1, rates=rates, pattern="unit", rewind_iteration=0)
+    keep = prune.surviving(full.shapes, kinds, 1)
     how = {"criterion": "magnitude", "initial": weights, "network": where, "seed": 0}
     mask = pruned(full, weights, keep, pattern="unit", **how)
     left = without_dead_units(models.build(where), mask.apply(weights))

@@ -11,30 +11,16 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu import (
-    CPU,
-    NOT_MEASURED,
-    OUT_OF_MEMORY,
-    Failure,
-    Mode,
-    Speed,
-    order_of_cells,
-    side_by_side,
-)
+from benchmarks.gpu import CPU, NOT_MEASURED, Failure, Mode, Speed, order_of_cells, side_by_side
 from benchmarks.training import flops_per_sample
 
 ROOT = Path(__file__).parent.parent
-NOT_THERE = (
-    "sklearn scipy mlxtend pandas filelock dvc dvclive matplotlib tensorflow_model_optimization PIL"
-)
+NOT_THERE = "sklearn scipy mlxtend pandas filelock dvc matplotlib tensorflow_model_optimization PIL"
 
 
-def benchmark(folder, *arguments, path=()):
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([*map(str, path), str(ROOT)]),
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
+def benchmark(folder, *arguments):
+    paths = {"PYTHONPATH": os.pathsep.join(map(str, [folder / "bare", ROOT]))}
+    env = os.environ | paths | {"CUDA_VISIBLE_DEVICES": "-1"}
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--quick", *arguments]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
 
@@ -46,15 +32,12 @@ def tables(text):
     return [[one[0], *one[2:]] for one in lines]
 
 
-def test_on_the_cpu_of_a_bare_machine_it_checks_and_measures_and_says_that_there_is_no_gpu(
-    tmp_path,
-):
+def test_on_the_cpu_of_a_bare_machine_it_measures_and_says_that_there_is_no_gpu(tmp_path):
     count = min(2, gpu.cores())
-    bare = tmp_path / "bare"
-    bare.mkdir()
+    (tmp_path / "bare").mkdir()
     for name in NOT_THERE.split():
-        (bare / f"{name}.py").write_text("raise ImportError('not on this machine')\n")
-    done = benchmark(tmp_path, "--out", "table.md", "--replicates", "2", path=[bare])
+        (tmp_path / f"bare/{name}.py").write_text("raise ImportError('not on this machine')\n")
+    done = benchmark(tmp_path, "--out", "table.md", "--replicates", "2")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "TensorFlow sees no GPU here" in done.stdout
@@ -63,17 +46,13 @@ def test_on_the_cpu_of_a_bare_machine_it_checks_and_measures_and_says_that_there
     assert differences[0] == ["model", "float32", "bfloat16"]
     for _, float32, bfloat16 in differences[1:]:
         assert float(float32) < 1e-4 < float(bfloat16) < 1
-    assert repeats == [
-        ["model", "float32", "float32, XLA"],
-        ["conv4", "yes", "–"],
-        ["lenet_300_100", "yes", "yes"],
-    ]
+    head, *same = repeats
+    assert head == ["model", "float32", "float32, XLA"]
+    assert same == [["conv4", "yes", "–"], ["lenet_300_100", "yes", "yes"]]
     rate = float(rates[1][0].removesuffix(" FLOP/s"))
     assert rate > 1e8
-    assert [line[:3] for line in speeds[1:]] == [
-        ["lenet_300_100", "float32", str(count)],
-        ["conv4", "float32", str(count)],
-    ]
+    cells = [[model, "float32", str(count)] for model in ("lenet_300_100", "conv4")]
+    assert [line[:3] for line in speeds[1:]] == cells
     for model, _, _, samples, epoch, share, device_memory, host_memory in speeds[1:]:
         per_second = float(samples.replace(",", ""))
         images = 55_000 if model == "lenet_300_100" else 45_000
@@ -104,7 +83,7 @@ class OnCard:
 
     def receive(self, deadline):
         if self not in self.card:
-            return OUT_OF_MEMORY
+            return gpu.OUT_OF_MEMORY
         return None if self.task == "prepare" else Speed(100.0, 2**30, 2**31)
 
     def stop(self):
@@ -126,9 +105,8 @@ def test_a_process_that_ends_or_takes_too_long_is_a_failure_and_is_started_afres
     try:
         worker.process.kill()
         worker.process.join()
-        assert (
-            worker.receive(time.monotonic() + 60) == "failed: the process ended with exit code -9"
-        )
+        killed = "failed: the process ended with exit code -9"
+        assert worker.receive(time.monotonic() + 60) == killed
         first = worker.process.pid
         worker.send("no such task")
         assert worker.process.pid != first
@@ -152,6 +130,5 @@ def test_one_and_eight_replicates_of_everything_come_first():
 def test_a_failure_stays_within_its_cell():
     row = gpu.speed_row(("conv4", Mode(tf32=True, jit=True)), 8, Failure("failed: a | b\nc"), 1e12)
     assert row == ["conv4", "TF32, XLA", "8", "failed: a / b c", "", "", "", ""]
-    assert gpu.speed_row(("conv4", Mode()), 2, Speed(90_000.0, 2**30, 0), NOT_MEASURED)[3:] == [
-        *("90,000", "1.0", "not measured", "1,024", "–")
-    ]
+    row = gpu.speed_row(("conv4", Mode()), 2, Speed(90_000.0, 2**30, 0), NOT_MEASURED)
+    assert row[3:] == ["90,000", "1.0", "not measured", "1,024", "–"]

@@ -36,17 +36,15 @@ def unpack(path: Path, into: Path, where: str) -> None:
         else:
             with tarfile.open(path, "r:*", encoding="utf-8") as archive:
                 _untar(archive, into, where, most)
+    except LotteryError:
+        raise
     except Exception as error:  # the standard library raises nearly anything on damaged input
         # gzip's own errors have no number; a damaged position is an invalid argument to seek
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        if isinstance(error, LotteryError):
-            raise
-        why = str(error).partition("\n")[0]
-        raise LotteryError(
-            f"{where}: not a zip, tar or tar.gz archive, or damaged or truncated "
-            f"({type(error).__name__}: {why}); obtain it again"
-        ) from None
+        why = f"{type(error).__name__}: {error}".partition("\n")[0]
+        what = "not a zip, tar or tar.gz archive, or damaged or truncated"
+        raise LotteryError(f"{where}: {what} ({why}); obtain it again") from None
 
 
 def _unzip(path: Path, into: Path, where: str, most: int) -> None:

@@ -51,16 +51,14 @@ DATASETS = {
         package="scikit-learn",
     ),
     "mnist": Known(
-        title="MNIST",
-        image_shape=(28, 28, 1), classes=10, images=70_000, test=10_000,
+        title="MNIST", image_shape=(28, 28, 1), classes=10, images=70_000, test=10_000,
         sha256="3c612e115f926da3b5e848dccf8aa943a1759ff6bbc19e470b04b582225c034c",
         class_names=tuple("0123456789"),
         files={"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
         mirrors=(_KERAS, "https://s3.amazonaws.com/img-datasets"),
     ),
     "fashion_mnist": Known(
-        title="Fashion-MNIST",
-        image_shape=(28, 28, 1), classes=10, images=70_000, test=10_000,
+        title="Fashion-MNIST", image_shape=(28, 28, 1), classes=10, images=70_000, test=10_000,
         files={
             "train-images-idx3-ubyte.gz":
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
@@ -77,8 +75,7 @@ DATASETS = {
         ),
     ),
     "cifar10": Known(
-        title="CIFAR-10",
-        image_shape=(32, 32, 3), classes=10, images=60_000, test=10_000,
+        title="CIFAR-10", image_shape=(32, 32, 3), classes=10, images=60_000, test=10_000,
         sha256="13621170becd688ea0fbd277d384698c000b61eebef36e40cad67fe976345110",
         class_names=(
             "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
@@ -94,8 +91,7 @@ DATASETS = {
         ),
     ),
     "cifar100": Known(
-        title="CIFAR-100",
-        image_shape=(32, 32, 3), classes=100, images=60_000, test=10_000,
+        title="CIFAR-100", image_shape=(32, 32, 3), classes=100, images=60_000, test=10_000,
         files={  # the sha256 is that of tensorflow-datasets' url_checksums/cifar100.txt
             "cifar-100-binary.tar.gz":
                 "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"
@@ -107,8 +103,5 @@ DATASETS = {
 
 def read_params(path: Path = params.PARAMS_FILE) -> params.Params:
     """The parameters of a file, checked against the dataset where that is known by name."""
-    sizes = {
-        name: params.Size(known.training, known.classes, known.image_shape)
-        for name, known in DATASETS.items()
-    }
+    sizes = {n: params.Size(k.training, k.classes, k.image_shape) for n, k in DATASETS.items()}
     return params.load(path, sizes)

@@ -20,6 +20,7 @@ from lottery.errors import LotteryError, say
 
 MOST_DECODED = 4 * 2**30
 """Bytes of all images together, decoded."""
+RESIZED = "data.image_size: [height, width]"
 ENDINGS = (".png", ".jpg", ".jpeg")
 OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
 PLACE = re.compile("((?:[^/]+/){0,2}?)(train|test)/([^/]+)/([^/]*)")
@@ -104,15 +105,13 @@ def _decoded(files: list[str], folder: Path, where: str, size: Size | None) -> n
             if (needed := len(files) * height * width * 3) > MOST_DECODED:
                 raise LotteryError(
                     f"{where}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
-                    f"decoded; accepted: up to {MOST_DECODED:,}; data.image_size: [height, width] "
-                    "makes them smaller"
+                    f"decoded; accepted: up to {MOST_DECODED:,}; {RESIZED} makes them smaller"
                 )
             images = np.empty((len(files), height, width, 3), np.uint8)
         if (height, width) != images.shape[1:3]:
             raise LotteryError(
                 f"{where}: {shown(file)} is {height} x {width}, {shown(files[0])} is "
-                f"{images.shape[1]} x {images.shape[2]}; accepted: images of one size, or "
-                "data.image_size: [height, width] to resize them to"
+                f"{images.shape[1]} x {images.shape[2]}; accepted: images of one size, or {RESIZED}"
             )
         images[row] = pixels  # a grey image is the same in all three channels
         channels = max(channels, pixels.shape[2])
@@ -142,9 +141,8 @@ def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
     except Image.UnidentifiedImageError:
         raise LotteryError(f"{where}: neither a PNG nor a JPEG image, whatever its name") from None
     except Exception as error:  # Pillow's readers raise errors of any kind on damaged input
-        raise LotteryError(
-            f"{where}: damaged, truncated or too large ({type(error).__name__}: {error})"
-        ) from None
+        why = f"damaged, truncated or too large ({type(error).__name__}: {error})"
+        raise LotteryError(f"{where}: {why}") from None
 
 
 def _plain_colours(image: Image.Image, where: str) -> Image.Image:

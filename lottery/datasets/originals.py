@@ -33,10 +33,9 @@ def read(name: str, folder: Path, where: str) -> Images | None:
             try:
                 parts.append(read_group(*paths))
             except Exception as error:  # gzip and NumPy raise nearly anything on damaged input
-                raise LotteryError(
-                    f"{where}: {', '.join(group)}: damaged or of another kind "
-                    f"({type(error).__name__}: {error}); obtain it again"
-                ) from None
+                why = f"damaged or of another kind ({type(error).__name__}: {error})"
+                names = ", ".join(group)
+                raise LotteryError(f"{where}: {names}: {why}; obtain it again") from None
         images, labels = map(np.concatenate, zip(*parts, strict=True))
         return Images(images, labels, len(labels) - len(parts[-1][1]), ())
     return None

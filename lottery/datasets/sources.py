@@ -61,19 +61,16 @@ def opened(data: Data) -> Iterator[Source]:
             else:
                 yield _named(data.source, data.sha256, Path(temporary))
     except OSError as error:
-        raise LotteryError(
-            f"data.source: {shown(name)}: {error.strerror or error}: {error.filename or ''}; make "
-            "it readable, or make room for what is unpacked (TMPDIR names the folder for that)"
-        ) from None
+        why = f"{error.strerror or error}: {error.filename or ''}"
+        way = "make it readable, or make room for what is unpacked, in the folder that TMPDIR names"
+        raise LotteryError(f"data.source: {shown(name)}: {why}; {way}") from None
 
 
 def _published(known: Known, sha256: str | None, temporary: Path) -> Source:
     """The files of a dataset known by name: an archive, or several that are read as they are."""
     if sha256 not in (None, *known.files.values()):
-        raise LotteryError(
-            f"data.sha256: got {sha256}; accepted: null, or {known.title}'s own: "
-            f"{', '.join(known.files.values())}"
-        )
+        own = f"{known.title}'s own: {', '.join(known.files.values())}"
+        raise LotteryError(f"data.sha256: got {sha256}; accepted: null, or {own}")
     for name, expected in known.files.items():
         urls = [f"{mirror}/{name}" for mirror in known.mirrors]
         path = download(urls, expected, files.cache_folder())
@@ -100,10 +97,8 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
         return Source(path, name, {}, where)
     found = "none, as it is a folder" if path.is_dir() else pooch.file_hash(str(path))
     if sha256 not in (None, found):
-        raise LotteryError(
-            f"{where} has sha256 {found}, expected {sha256}; obtain it again, or correct "
-            "data.sha256"
-        )
+        way = "obtain it again, or correct data.sha256"
+        raise LotteryError(f"{where} has sha256 {found}, expected {sha256}; {way}")
     if given is None and sha256 is None:
         pin = f"it is not pinned: set data.sha256 to {found}, to be told where it changes"
         say(f"fetch: {where}: {pin}", sys.stderr)
@@ -160,10 +155,8 @@ def download(
 ) -> Path:
     """The file of this sha256: from the folder, or from the first of these URLs that has it.
 
-    Args:
-        version: gets VERSION of what is downloaded.
-
-    Raises LotteryError that names every URL and what went wrong there.
+    ``version`` gets VERSION of a download. Raises LotteryError that names every URL and what went
+    wrong there.
     """
     pooch.get_logger().setLevel(logging.WARNING)
     name, causes = sha256 or "download", ""

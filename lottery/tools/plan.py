@@ -160,10 +160,8 @@ def network_of(params: Params) -> tuple[Network, int]:
         fetched = open_dataset()
         dataset = fetched if fetched.facts["name"] == name else None
     if dataset is None:
-        raise LotteryError(
-            f"data.name: {name}: its images are not known before they are read: "
-            "run `dvc repro fetch` first"
-        )
+        why = "its images are not known before they are read: run `dvc repro fetch` first"
+        raise LotteryError(f"data.name: {name}: {why}")
     network = Network(params.model, dataset.image_shape, dataset.classes)
     return network, dataset.training - params.data.validation_size
 
@@ -192,10 +190,9 @@ def describe(params: Params, workers: Sequence[int]) -> str:
         wall = duration(wall_seconds(stages.values(), number, seconds))
         lines.append(f"  {number:>4} workers of {threads} thread(s): {wall}")
     if pace.odd:
-        lines.append(
-            f"odd: two workers at once take {1000 * pace.together:,.3g} ms an iteration each, "
-            "hardly faster than one: something else uses the cores; try again, or LOTTERY_WORKERS=1"
-        )
+        each = f"two workers at once take {1000 * pace.together:,.3g} ms an iteration each"
+        why = "something else uses the cores; try again, or LOTTERY_WORKERS=1"
+        lines.append(f"odd: {each}, hardly faster than one: {why}")
     if params.train.early_stopping:
         lines.append("train.early_stopping ends runs earlier: these are upper bounds")
     if params.train.precision == "bfloat16" and "avx512_bf16" not in machine.cpu_model():
@@ -212,18 +209,17 @@ def main(arguments: list[str]) -> None:
     """``python -m lottery plan``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery plan", description=__doc__)
     parser.add_argument("params", type=Path, nargs="?", default=PARAMS_FILE, metavar="PARAMS")
-    parser.add_argument(
-        "--workers", type=int, nargs="+", metavar="N", help="by default 1 and those of this machine"
-    )
+    workers = "by default 1 and those of this machine"
+    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help=workers)
     options = parser.parse_args(arguments)
     params = read_params(options.params)
     check_seen(params.data)
     own.check(params)
-    workers = options.workers or sorted({1, worker_count(params.train.threads)})
-    if min(workers) < 1:
-        raise LotteryError(f"--workers: got {min(workers)}; accepted: 1 or more")
+    numbers = options.workers or sorted({1, worker_count(params.train.threads)})
+    if min(numbers) < 1:
+        raise LotteryError(f"--workers: got {min(numbers)}; accepted: 1 or more")
     with machine.without_startup_noise():
-        text = describe(params, workers)
+        text = describe(params, numbers)
     print(text)
     if missing := params.missing():
         print(f"This experiment cannot end in a win: {missing}")
