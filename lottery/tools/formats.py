@@ -82,8 +82,9 @@ def onnx(exported: Exported, path: Path) -> Logits:
     import tf2onnx.convert
 
     images = tf.TensorSpec(exported.model.input_shape, tf.float32, "images")
-    named = lambda images: {"logits": exported.model(images, training=False)}  # noqa: E731
-    model = tf.function(named, autograph=False)
+    model = tf.function(
+        lambda images: {"logits": exported.model(images, training=False)}, autograph=False
+    )
     converted, _ = tf2onnx.convert.from_function(model, input_signature=[images], opset=17)
     standard.helper.set_model_props(converted, {"lottery": json.dumps(exported.facts)})
     for tensor in (*converted.graph.input, *converted.graph.output):
