@@ -25,10 +25,7 @@ NUMBERS = "float32, taken as it is, or uint8, divided by 255; x.astype(np.float3
 
 
 def read(folder: Path, where: str) -> Images:
-    """The arrays of a folder: ``.npy`` files, as an npz holds them, or a ``.safetensors`` file.
-
-    Raises LotteryError naming the file that is damaged, or the array that is not accepted.
-    """
+    """A folder's ``.npy`` files or ``.safetensors`` file; LotteryError names what is at fault."""
     found: dict[str, Any] = {}
     for name in file_names(folder):
         try:

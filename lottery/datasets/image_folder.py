@@ -119,10 +119,7 @@ def _decoded(files: list[str], folder: Path, where: str, size: Size | None) -> n
 
 
 def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
-    """One PNG or JPEG, upright as viewers show it: uint8 ``[height, width, 1 or 3]``.
-
-    Raises LotteryError for anything else, for animations and for what is not opaque.
-    """
+    """One PNG or JPEG, upright, uint8 ``[height, width, 1 or 3]``; LotteryError for all else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 megapixels

@@ -20,10 +20,7 @@ MOST_UNPACKED = 2**26
 
 
 def read(name: str, folder: Path, where: str) -> Images | None:
-    """The original files of a dataset, in the folder or at most two levels down, training first.
-
-    None where they are not all there; LotteryError naming the file that is damaged.
-    """
+    """A dataset's original files, at most two levels down; None where not all are there."""
     for files, read_group in FORMATS[name]:
         groups = [[path for file in group for path in _find(folder, file)] for group in files]
         if list(map(len, groups)) != list(map(len, files)):

@@ -48,11 +48,7 @@ class Source(NamedTuple):
 
 @contextlib.contextmanager
 def opened(data: Data) -> Iterator[Source]:
-    """The source, for as long as the block lasts.
-
-    Raises LotteryError naming what cannot be downloaded, read or unpacked, or has another sha256
-    than ``data.sha256``.
-    """
+    """The source, while the block lasts; LotteryError: not to be had, or not of ``data.sha256``."""
     name = without_secrets(data.source or data.name)
     try:
         with tempfile.TemporaryDirectory(prefix="lottery-") as temporary:
@@ -112,10 +108,7 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
 
 
 def local(source: str | None) -> Path | None:
-    """The file or folder that ``data.source`` names, there or not; None where it is a download.
-
-    Raises LotteryError where it is a URL of another kind.
-    """
+    """The path that is named, there or not; None of a download, LotteryError of another URL."""
     if source is None or source.startswith(("http://", "https://")):
         return None
     try:

@@ -119,11 +119,7 @@ def differences(key: str, before: Any, now: Any) -> Iterator[str]:
 
 
 def status(deep: bool) -> dict[str, list[Any]]:
-    """What ``dvc status --json`` prints; LotteryError where it cannot tell.
-
-    Args:
-        deep: hash every file anew, not only those whose size or time has changed.
-    """
+    """What ``dvc status --json`` prints, ``deep``: all hashed anew; LotteryError if it fails."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 

@@ -145,10 +145,7 @@ def in_batches(logits: Logits, images: np.ndarray) -> np.ndarray:
 def written(
     name: str, exported: Exported, folder: Path, test: Part, expected: np.ndarray
 ) -> dict[str, Any]:
-    """Writes a format and measures it: a row of the table.
-
-    Raises LotteryError where it cannot hold the network, or gives other logits than ``expected``.
-    """
+    """Writes a format; its row of the table. LotteryError: it cannot, or its logits differ."""
     file, title, write, exact = FORMATS[name]
     with attempt(f"--formats {name}: not written; leave it out, or see docs/export.md"):
         logits = write(exported, folder / file)

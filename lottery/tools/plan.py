@@ -106,8 +106,7 @@ def pace_of(params: Params, network: Network) -> Pace:
 
 
 def timed(params: Params, network: Network) -> float:
-    """Seconds an iteration of the dense network, its share of an evaluation included, of random
-    images; timed for TIMED seconds."""
+    """Seconds an iteration of the dense network, with its share of an evaluation: timed."""
     from lottery.datasets.split import Split
     from lottery.training import device, models, trainer
     from lottery.training.schedule import Order
@@ -139,8 +138,7 @@ def timed(params: Params, network: Network) -> float:
 
 
 def disk(params: Params, weights: int) -> float:
-    """Bytes in ``data/`` and in the run store, at most: weights as float32, pruned ones as
-    survivors and mask."""
+    """Bytes in ``data/`` and run store, at most: float32, pruned ones as survivors and mask."""
     prune, seeds = params.prune, len(params.seeds)
     rate = min(prune.rates.model_dump().values())
     surviving = sum((1 - rate) ** number + 1 / 32 for number in range(1, prune.rounds + 1))
@@ -149,11 +147,7 @@ def disk(params: Params, weights: int) -> float:
 
 
 def network_of(params: Params) -> tuple[Network, int]:
-    """The network, and the number of training images: for the catalogue's images, or those fetched
-    here.
-
-    Raises LotteryError where they are not known yet.
-    """
+    """The network, and how many images train it; LotteryError where they are not known yet."""
     name = params.data.name
     dataset: Known | Dataset | None = DATASETS.get(name)
     if dataset is None and (files.DATASET / "dataset.json").exists():

@@ -26,10 +26,7 @@ class Kept(NamedTuple):
 
 
 def kept() -> list[Kept]:
-    """What the store holds, the last used first.
-
-    Unreadable files count as damaged; those that vanish meanwhile are left out.
-    """
+    """What the store holds, the last used first; unreadable is damaged, vanished left out."""
     by_fingerprint: dict[str, list[Path]] = {}
     for path in store.folder().glob("*.*"):
         fingerprint, _, ending = path.name.partition(".")

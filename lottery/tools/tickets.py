@@ -50,10 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def publish(loaded: Params, name: str) -> Path:
-    """Writes ``tickets/<name>`` whole or not at all.
-
-    Raises LotteryError where the pipeline has not finished.
-    """
+    """Writes ``tickets/<name>`` whole; LotteryError where the pipeline has not finished."""
     facts = files.read_json(files.DATASET / "dataset.json")
     runs = reached(files.RETRAINED, loaded, facts).drop(columns="weights_remaining")
     with files.folder_written_whole(FOLDER / name) as folder:
