@@ -228,6 +228,8 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
                 share = f"{100 * row['weights_remaining']:.3g} %"
                 axes.annotate(share, (x, row[high]), rotation=90, size=8, **above)
     axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for what stands above the marks
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
