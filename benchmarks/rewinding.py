@@ -121,6 +121,7 @@ def draw(found: pd.DataFrame) -> Figure:
     axes[1].axhline(2, color="#767676", linestyle=":")
     axes[1].set(xlabel="rewind iteration", ylabel="instability (points)")
     axes[1].set_xscale("symlog", linthresh=10)
+    axes[1].set_xlim(left=-2)
     ticks = numbers.index.unique("rewind_iteration")
     axes[1].set_xticks(ticks, [str(tick) for tick in ticks])
     axes[1].legend()
