@@ -67,6 +67,11 @@ QUESTIONS: dict[str, dict[str, Any]] = {
     "warm-up over 100 iterations": {"train.warmup_iterations": 100},
 }
 """What each row changes in params.yaml."""
+IN_THE_TABLE = (
+    *("dense_longer", "random_mask_erk"),
+    *("set", "rigl", "supermask", "supermask_signed_constant"),
+)
+"""Variants that the figure of the controls, which is crowded, leaves to the table."""
 LINES = {"stability of SGD": "stability.csv", "connectivity of pruning": "rounds.csv"}
 """Where the lines between networks are kept, of the questions that ask for them."""
 
@@ -119,7 +124,7 @@ def ask(clone: Clone, changes: dict[str, Any]) -> None:
 
 def draw(accuracy: pd.DataFrame, path: Path) -> None:
     """The controls against weights remaining."""
-    shown = accuracy[accuracy["variant"] != "dense_longer"]
+    shown = accuracy[~accuracy["variant"].isin(IN_THE_TABLE)]
     title = "Test accuracy: LeNet-300-100, MNIST, 5,000 images"
     none = tables.read_table(ROOT / figures.ANCHORS).iloc[:0]
     figures.save(
