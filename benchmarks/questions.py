@@ -68,8 +68,12 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 }
 """What each row changes in params.yaml."""
 IN_THE_TABLE = (
-    *("dense_longer", "random_mask_erk"),
-    *("set", "rigl", "supermask", "supermask_signed_constant"),
+    "dense_longer",
+    "random_mask_erk",
+    "set",
+    "rigl",
+    "supermask",
+    "supermask_signed_constant",
 )
 """Variants that the figure of the controls, which is crowded, leaves to the table."""
 LINES = {"stability of SGD": "stability.csv", "connectivity of pruning": "rounds.csv"}

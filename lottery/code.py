@@ -114,7 +114,11 @@ def _module(name: str) -> Module | None:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", 0), str)
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:

@@ -101,10 +101,10 @@ def run(name: str) -> None:
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
     now = _values(read_params(), stages[name].get("params", []))
-    for key, value in given.items():
-        if value != now.get(key):
-            was = f"{key} was {value} when the stage began"
-            changed.append(f"params.yaml: {was}, now {now.get(key)}")
+    for key in given | now:  # a section that was null has keys of its own now
+        was, is_ = given.get(key), now.get(key)
+        if was != is_:
+            changed.append(f"params.yaml: {key} was {was} when the stage began, now {is_}")
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))

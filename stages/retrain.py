@@ -43,8 +43,15 @@ def main(stage: command.Stage) -> None:
             for seed in params.seeds
         ]
     elif params.retrain.analysis == "connectivity_of_pruning":
-        found = {seed: partial(stability.along_pruning, experiment, seed) for seed in params.seeds}
-        lines = [Task(f"seed {s}: lines between rounds", call, 0, 0) for s, call in found.items()]
+        lines = [
+            Task(
+                f"seed {seed}: lines between rounds",
+                partial(stability.along_pruning, experiment, seed),
+                runs=0,
+                iterations=0,
+            )
+            for seed in params.seeds
+        ]
     with files.folder_written_whole(files.RETRAINED, checksums=True) as folder:
         results = training.compute(stage, [*tasks, *lines])
         retrained, connected = results[: len(tasks)], results[len(tasks) :]

@@ -18,9 +18,15 @@ def main(stage: command.Stage) -> None:
     """The stage."""
     experiment = training.experiment(stage)
     with files.folder_written_whole(files.DENSE, checksums=True) as folder:
-        one_seed = partial(train_dense, experiment, folder)
-        calls = {seed: partial(one_seed, seed) for seed in stage.params.seeds}
-        tasks = [Task(f"seed {s}, dense", c, 1, experiment.iterations) for s, c in calls.items()]
+        tasks = [
+            Task(
+                f"seed {seed}, dense",
+                partial(train_dense, experiment, folder, seed),
+                runs=1,
+                iterations=experiment.iterations,
+            )
+            for seed in stage.params.seeds
+        ]
         records = [record for found in training.compute(stage, tasks) for record in found]
         training.write(folder, records)
     training.conclude(stage, records)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,18 @@ def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone, 
         (clone.path / name).write_text(original[name])
     clone.stage("train_dense")
     assert capsys.readouterr().out.count(": from the run store") == 1
+
+
+@pytest.mark.parametrize("steps", [None, {"iterations": [20], "factor": 0.5}])
+def test_a_section_that_comes_or_goes_while_a_stage_computes_is_seen(clone, monkeypatch, steps):
+    other = {"iterations": [20], "factor": 0.5} if steps is None else None
+    clone.change("train.learning_rate_steps", steps)
+    meanwhile = partial(clone.change, "train.learning_rate_steps", other)
+    monkeypatch.setattr("stages.train_dense.main", lambda stage: meanwhile())
+    was, now = (None, 0.5) if steps is None else (0.5, None)
+    why = f"learning_rate_steps.factor was {was} when the stage began, now {now}"
+    with pytest.raises(LotteryError, match=why):
+        clone.stage("train_dense")
 
 
 def test_a_worker_that_has_other_code_refuses(clone, monkeypatch):

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lottery.params.reading import Refusal, read_yaml, refuse, refused, typed
-from lottery.params.sections import ARCHITECTURES, Params, Prune
+from lottery.params.sections import Params, Prune
 from lottery.parts import is_own
 
 PARAMS_FILE = Path("params.yaml")
 
-SMALLEST_IMAGE = dict(zip(ARCHITECTURES, (0, 2, 4, 8, 1, 16), strict=True))
+SMALLEST_IMAGE = {
+    "lenet_300_100": 0,
+    "conv2": 2,
+    "conv4": 4,
+    "conv6": 8,
+    "resnet20": 1,
+    "vgg16": 16,
+}
 """The smallest image side, in pixels, that each model's pooling leaves something of; 0: it takes
 what are no images too."""
 
@@ -22,8 +29,12 @@ PACKAGED = ("mnist5k", "digits")
 """Datasets that come with an installed package, so take no source."""
 
 OF_SINGLE_WEIGHTS = (
-    *("random_mask_global", "random_mask_erk", "set", "rigl"),
-    *("supermask", "supermask_signed_constant"),
+    "random_mask_global",
+    "random_mask_erk",
+    "set",
+    "rigl",
+    "supermask",
+    "supermask_signed_constant",
 )
 """Variants whose masks have no other ``prune.pattern`` than weight."""
 
@@ -98,7 +109,7 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
             untrained = "none or linear_mode_connectivity: the rounds here are not trained"
             yield "retrain.analysis", untrained
         if p.prune.pattern != "weight":
-            for variant in set(OF_SINGLE_WEIGHTS).intersection(p.retrain.variants):
+            for variant in (v for v in p.retrain.variants if v in OF_SINGLE_WEIGHTS):
                 yield "retrain.variants", f"without {variant}, or with prune.pattern weight"
         if max(p.retrain_rounds()) > p.prune.rounds:
             yield "retrain.rounds", f"rounds from 1 to prune.rounds, {p.prune.rounds}"

@@ -136,8 +136,13 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
     found = {}
     for number, mask in masks.items():
         rows = table[(table["variant"] == "pruning") & (table["round"] == number)]
-        told = rows[[*tables.HISTORY]].to_dict("list")
         if len(rows):
-            named = (seed, "pruning", number, mask.weights_remaining)
-            found[number] = Record(*named, told, environment)
+            found[number] = Record(
+                seed=seed,
+                variant="pruning",
+                round=number,
+                weights_remaining=mask.weights_remaining,
+                history=rows[[*tables.HISTORY]].to_dict("list"),
+                environment=environment,
+            )
     return found
