@@ -29,7 +29,6 @@ ifdef EXPERIMENT
 	cp experiments/$(EXPERIMENT).yaml params.yaml
 endif
 	@mkdir -p .dvc/tmp
-	@find .dvc/tmp/rwlock -empty -delete 2>/dev/null || true  # DVC, killed as it rewrote this, cannot read it
 	@python -m lottery check --params
 	@touch .dvc/tmp/began
 	dvc repro

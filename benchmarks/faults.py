@@ -71,7 +71,7 @@ def reproduce(
 
     Where only a worker is killed `dvc repro` goes on: asked for a ``target`` alone, it leaves later stages to kill.
     """
-    remove_emptied_lock(clone)
+    clone.run(sys.executable, "-m", "lottery", "check", "--params")  # as `make repro` does
     log = (
         clone.path.parent / f"repro-{time.monotonic_ns()}.log"
     )  # an orphaned stage goes on writing its own
@@ -109,14 +109,6 @@ def reproduce(
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def remove_emptied_lock(clone: Clone) -> None:
-    """What `make repro` does: DVC rewrites this file of its own in place, and cannot read it when killed meanwhile."""
-    lock = clone.path / ".dvc" / "tmp" / "rwlock"
-    if lock.exists() and lock.stat().st_size == 0:
-        lock.unlink()
-        print(f"removed {lock.name}, which DVC had emptied", flush=True)
 
 
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:

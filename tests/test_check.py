@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import re
 import shutil
+import sys
 from contextlib import chdir
 
 import pytest
@@ -207,3 +209,38 @@ def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout
         "reports/report.md: differs",
         f"  verdict: committed {before['verdict']}, now another",
     ]
+
+
+def test_a_dvc_lock_that_is_cut_off_is_set_aside_wherever_dvc_could_not_read_it(clone, monkeypatch):
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(clone.path)
+    whole = check.LOCK.read_bytes()
+    unreadable = aside = 0
+    for length in random.Random(0).sample(range(len(whole)), 25):
+        check.LOCK.write_bytes(whole[:length])
+        is_cut_off = check.cut_off()
+        try:
+            Repo().status()
+        except Exception:  # of any kind: DVC does not expect it
+            unreadable += 1
+            assert is_cut_off, whole[:length][-80:]
+        aside += is_cut_off
+    assert 25 > aside >= unreadable > 3
+    check.LOCK.write_bytes(whole)
+    assert not check.cut_off()
+
+
+def test_make_repro_makes_again_what_a_killed_dvc_has_left(clone):
+    whole = (clone.path / "dvc.lock").read_bytes()
+    cut = whole.rindex(b"md5: ") + 5
+    (clone.path / "dvc.lock").write_bytes(whole[:cut])
+    (clone.path / ".dvc/tmp/rwlock").write_bytes(b"")
+    said = clone.run(sys.executable, "-m", "lottery", "check", "--params").stderr.splitlines()
+    why = "cut off, as by a DVC that was killed while it wrote it; it is made again"
+    assert said == [f"check: .dvc/tmp/rwlock: {why}", f"check: dvc.lock: {why}"]
+    assert (clone.path / ".dvc/tmp/dvc.lock.cut-off").read_bytes() == whole[:cut]
+    shutil.rmtree(clone.path / ".runs")  # nothing is trained
+    assert clone.repro() == ["report"]  # whose outputs are not in DVC's cache
+    assert (clone.path / "dvc.lock").read_bytes() == whole
+    assert clone.run(sys.executable, "-m", "lottery", "check", "--params").stderr == ""
