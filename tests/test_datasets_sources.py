@@ -394,6 +394,7 @@ def test_a_source_where_stages_write_is_refused_naming_the_safe_place(tmp_path, 
     (tmp_path / "data/own/link").symlink_to(tmp_path / "data" / "mine")
     with pytest.raises(LotteryError, match=r"lies in (data|reports)/.*move it out, to data/own/"):
         obtain(source)
+    assert "move it out, to data/own/" in refusal(source)  # before anything else is said of it
     assert obtain("data/own/mine")[0] == FILES
 
 

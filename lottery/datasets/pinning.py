@@ -9,7 +9,14 @@ import requests
 from lottery.artifacts import files
 from lottery.datasets.archives import shown
 from lottery.datasets.catalogue import DATASETS
-from lottery.datasets.sources import OWN, TIMEOUT_SECONDS, file_names, local, without_secrets
+from lottery.datasets.sources import (
+    OWN,
+    TIMEOUT_SECONDS,
+    file_names,
+    local,
+    usable,
+    without_secrets,
+)
 from lottery.errors import LotteryError
 from lottery.params import Data
 from lottery.params.reading import read_yaml
@@ -22,7 +29,10 @@ def check_seen(data: Data) -> None:
     or one of the dependencies of ``fetch`` in dvc.yaml covers it.
     """
     path = local(data.source)
-    if path is None or data.sha256 or not path.exists():
+    if path is None or not path.exists():
+        return
+    usable(path, str(data.source))
+    if data.sha256:
         return
     if path.is_dir():
         file_names(path)  # refuses links that DVC does not follow

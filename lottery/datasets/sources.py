@@ -86,7 +86,7 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
         path = download([source], sha256, files.cache_folder() if sha256 else temporary, version)
         name = without_secrets(source)
     else:
-        path = _usable(given, source)
+        path = usable(given, source)
         name = shown(path.resolve().name)
     where = f"data.source: {name}"
     if path.is_dir() and sha256 is None:
@@ -129,7 +129,7 @@ def _unusable(source: str, why: str) -> LotteryError:
     )
 
 
-def _usable(path: Path, source: str) -> Path:
+def usable(path: Path, source: str) -> Path:
     """Raises LotteryError where it is neither a file nor a folder, or would be overwritten."""
     if not path.is_dir() and not path.is_file():
         raise _unusable(source, "neither a file nor a folder" if path.exists() else "not there")
