@@ -8,6 +8,7 @@ import ast
 import hashlib
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
@@ -106,11 +107,17 @@ def _module(name: str) -> Module | None:
     if (path := source(name)) is None:
         return None
     try:
-        tree = ast.parse(path.read_bytes())
-        imports = set(_imported(tree, name, path.name == "__init__.py"))
-        return Module(meaning(tree), tuple(sorted(imports)))
+        return _parsed(path.read_bytes(), name, path.name == "__init__.py")
     except (OSError, SyntaxError, ValueError) as error:  # importing it says so
         return Module(f"unreadable: {type(error).__name__}", ())
+
+
+@cache
+def _parsed(content: bytes, name: str, is_package: bool) -> Module:
+    """Once for each content: a stage reads its code when it begins and when it ends."""
+    tree = ast.parse(content)
+    imports = set(_imported(tree, name, is_package))
+    return Module(meaning(tree), tuple(sorted(imports)))
 
 
 def _is_text(statement: ast.stmt) -> bool:

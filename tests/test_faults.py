@@ -288,6 +288,7 @@ def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone, 
     clone.change("seeds", [0])
     clone.change("train.learning_rate", 0.002)
     clone.change("train.iterations", 2000)
+    clone.change("train.evaluate_every", 100)
     changes = {
         "params.yaml": ("learning_rate: 0.002", "learning_rate: 0.1"),
         "lottery/training/schedule.py": ("train.learning_rate)", "2 * train.learning_rate)"),

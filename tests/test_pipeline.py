@@ -105,16 +105,16 @@ def test_another_split_of_the_same_images_is_another_run(clone, capsys):
     assert out.count("seed 0, dense: from the run store") == 1
 
 
-def test_one_worker_and_a_users_own_settings_reproduce_the_results_of_two_workers(clone, tmp_path):
+def test_two_workers_and_a_users_own_settings_reproduce_the_results_of_one_process(clone, tmp_path):
     keras = {"floatx": "float64", "epsilon": 0.001, "image_data_format": "channels_first"}
     (tmp_path / "keras.json").write_text(json.dumps(keras))
     (tmp_path / "matplotlibrc").write_text("text.hinting_factor: 1\nfont.size: 30\n")
     own = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
-    clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "1", **own}
+    clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "2", **own}
     (clone.path / "reports/report.md").write_text("not committed, so no part of it")
     verified = clone.run("python", "-m", "lottery", "verify").stdout
     assert verified.endswith("\nreproduced bit for bit\n")
-    assert "train_dense: 2 runs of 40 iterations, 1 at a time" in verified
+    assert "train_dense: 2 runs of 40 iterations, 2 at a time" in verified
 
 
 def test_deleting_the_run_store_costs_time_but_changes_nothing(clone):

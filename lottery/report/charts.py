@@ -24,13 +24,16 @@ SHADES = alt.SchemeParams(name="cividis", extent=[0.2, 1])  # the darkest is see
 PICKED = alt.selection_point("shown", fields=["variant"], toggle="true", bind="legend")
 
 
-def data(table: pd.DataFrame | None) -> alt.Data:
-    """Inline data, with six significant digits; None: DVC's, in which numbers are words."""
+alt.data_transformers.disable_max_rows()
+
+
+def data(table: pd.DataFrame | None) -> Any:
+    """A chart's data, with six significant digits; None: DVC's, in which numbers are words."""
     if table is None:
         parse = alt.DataFormat(parse=dict.fromkeys(NUMBERS, "number"))
         return alt.InlineData(values=[], format=parse)
-    text = table.to_json(orient="records", double_precision=10)
-    return alt.InlineData(json.loads(text, parse_float=lambda v: float(f"{float(v):.6g}")))
+    numbers = table.select_dtypes("float")
+    return table.assign(**numbers.map(lambda v: float(f"{v:.6g}")))
 
 
 def styled(chart: Any) -> Any:
