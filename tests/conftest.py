@@ -1,11 +1,18 @@
 """Clones in which the pipeline has run, or not yet."""
 
+import gc
 import shutil
 from pathlib import Path
 
 import pytest
 from clones import STAGES, Clone, make_clone
 from filelock import FileLock
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no collection of garbage looks through TensorFlow again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

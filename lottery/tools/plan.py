@@ -212,7 +212,7 @@ def main(arguments: list[str]) -> None:
     numbers = options.workers or sorted({1, worker_count(params.train.threads)})
     if min(numbers) < 1:
         raise LotteryError(f"--workers: got {min(numbers)}; accepted: 1 or more")
-    with machine.without_startup_noise():
+    with machine.quick_and_quiet_start():
         text = describe(params, numbers)
     print(text)
     if missing := params.missing():
