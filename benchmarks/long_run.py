@@ -118,10 +118,13 @@ def save(folder: Path, runs: Path, state: Path) -> int:
             for path in files.seed_folder(pruned, seed).glob("round-*.safetensors"):
                 _, mask, _ = files.read_masked_weights(path)
                 given.write_file(state / path.relative_to(pruned).with_suffix(".npz"), mask)
-        table = pd.concat(found).sort_values(["variant", "round", "iteration"])
-        columns = [name for name in tables.COLUMNS if name in table]
         path = files.seed_folder(state, seed) / "history.csv.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
+        # of rounds whose masks were taken over the runs are elsewhere
+        before = [pd.read_csv(path)] if path.exists() else []
+        key = ["variant", "round", "iteration"]
+        table = pd.concat([*before, *found]).drop_duplicates(key, keep="last").sort_values(key)
+        columns = [name for name in tables.COLUMNS if name in table]
         table["iteration"] = table["iteration"].astype(int)
         same = {"method": "gzip", "mtime": 0}
         table[columns].to_csv(path, index=False, float_format="%.7g", compression=same)

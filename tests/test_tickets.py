@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 
+import networks  # noqa: F401 - sets TensorFlow up
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -12,6 +13,7 @@ from benchmarks import long_run
 from lottery import params
 from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
+from lottery.running import store
 from lottery.tickets import given
 from lottery.tools import tickets
 
@@ -86,7 +88,9 @@ def test_a_search_goes_on_after_the_last_mask_that_is_given(project):
     assert table == expected[(files.MASKS / "density.csv").relative_to(files.MASKS)]
 
 
-def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(published, project):
+def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
+    published, project, tmp_path
+):
     before = (project.path / files.PRUNED / "history.csv").read_bytes()
     runs = published.path / ".runs"
     saved = long_run.save(project.path, runs, project.path / "tickets/state")
@@ -95,6 +99,14 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(publi
     project.stage("prune")
     assert (project.path / files.PRUNED / "history.csv").read_bytes() == before
     assert not list((project.path / ".runs").glob("*.finished"))  # nothing was trained
+    elsewhere = tmp_path / "elsewhere"  # a run store without the rounds that were taken over
+    elsewhere.mkdir()
+    for path in runs.glob("*.finished"):
+        if "pruning" not in store.read_facts(path)["name"]:
+            shutil.copy(path, elsewhere)
+    assert long_run.save(project.path, elsewhere, project.path / "tickets/state") == 2 * (1 + 2 * 2)
+    project.stage("prune")
+    assert (project.path / files.PRUNED / "history.csv").read_bytes() == before
 
 
 def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):
