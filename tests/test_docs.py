@@ -12,6 +12,7 @@ import pytest
 from clones import ROOT
 from test_params import FIELDS
 
+from benchmarks import paired
 from lottery.__main__ import COMMANDS
 from lottery.params import Section
 from lottery.report.outcomes import instabilities
@@ -180,3 +181,18 @@ def test_the_questions_page_has_the_numbers_of_its_tables():
     found = instabilities(lines).groupby("round")["instability"].agg(["mean", "min", "max"])
     for values in found.to_numpy():
         assert f"| {interval(100 * values)} | 4 of 4 |" in page
+
+
+def test_the_tables_of_mnist_lenet_are_what_its_finished_runs_say(monkeypatch, capsys):
+    page = ROOT / "docs/results/mnist-lenet"
+    experiment = str(ROOT / "experiments/mnist-lenet.yaml")
+    monkeypatch.setattr(sys, "argv", ["paired", experiment, str(page / "state")])
+    paired.main()
+
+    def rows(text):
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        return [[cell.strip() for cell in line.split("|")] for line in lines if "--" not in line]
+
+    printed, shown = rows(capsys.readouterr().out), rows((page / "index.md").read_text())
+    assert len(printed) == 2 * (1 + 12 + 1 + 19)
+    assert all(row in shown for row in printed)

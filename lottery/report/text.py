@@ -172,8 +172,8 @@ def _compared(conclusion: Conclusion) -> str:
         row: dict[str, Any] = {"round": j.round, "weights remaining": f"{j.weights_remaining:.2%}"}
         for name in others:
             minus = j.compared.get(name)
-            row[f"− {plain(name)}"] = _interval(minus, 100, "+") if minus else "not trained"
-        row["early stop / dense"] = _interval(j.early_stop_ratio, 1, "")
+            row[f"− {plain(name)}"] = interval(minus, 100, "+") if minus else "not trained"
+        row["early stop / dense"] = interval(j.early_stop_ratio, 1, "")
         row[conclusion.claim.subject] = _outcome(j)
         rows.append(row)
     return table(rows)
@@ -250,6 +250,7 @@ def _range(values: pd.Series, decimals: int) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _interval(median: Median, scale: float, sign: str) -> str:
+def interval(median: Median, scale: float, sign: str) -> str:
+    """A median and its interval, times ``scale``; ``sign``: "+" shows that of each number."""
     value, *bounds = ("" if v is None else f"{v * scale:{sign}.2f}" for v in median)
     return f"{value} [{', '.join(bounds) if all(bounds) else 'too few seeds'}]"
