@@ -17,7 +17,7 @@ def main(stage: command.Stage) -> None:
     params = stage.params
     rounds = range(1, params.prune.rounds + 1)
     masks: dict[tuple[int, int], Mask] = {}
-    effective: dict[tuple[int, int], dict[str, int]] = {}
+    effective: dict[tuple[int, int], dict[str, float] | None] = {}
     with files.folder_written_whole(files.MASKS, checksums=True) as folder:
         for seed in params.seeds:
             before: Mask | None = None

@@ -65,6 +65,22 @@ def normalised_dense(images, classes):
     return layers.Dense(classes, name="output")(x)
 
 
+def normalised_layer(images, classes):
+    """What is added to all units of a layer is subtracted again."""
+    from tf_keras import layers
+
+    x = layers.Dense(5, name="hidden")(layers.Flatten(name="flatten")(images))
+    return layers.Dense(classes, name="output")(layers.LayerNormalization(name="norm")(x))
+
+
+def saturated(images, classes):
+    """A layer whose outputs stay within -1 and 1."""
+    from tf_keras import layers
+
+    x = layers.Dense(5, "tanh", name="hidden")(layers.Flatten(name="flatten")(images))
+    return layers.Dense(classes, name="output")(x)
+
+
 def known(shape, start, scale):
     """Known numbers: a sine, sampled."""
     return (scale * np.sin(start + 1.7 * np.arange(np.prod(shape)))).reshape(shape)
@@ -157,6 +173,17 @@ def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(
     weights, _ = models.initialise(where, "test", 0)
     with pytest.raises(LotteryError, match=r"prune\.criterion: grasp cannot score .* with norm:"):
         criteria.scores("grasp", seen(where, weights, batch))
+
+
+@pytest.mark.parametrize("architecture", ["normalised_layer", "saturated"])
+def test_synflow_refuses_a_network_that_nothing_flows_through(architecture):
+    where = network(f"test_criteria:{architecture}", SHAPE, CLASSES)
+    weights, _ = models.initialise(where, "test", 0)
+    if architecture == "saturated":  # tanh of a thousand is 1, whatever the weights
+        weights = weights | {"hidden/kernel": 1000 * weights["hidden/kernel"]}
+    message = r"prune\.criterion: synflow cannot score hidden/kernel: "
+    with pytest.raises(LotteryError, match=message):
+        criteria.scores("synflow", seen(where, weights))
 
 
 @pytest.fixture(scope="module")

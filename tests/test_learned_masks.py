@@ -8,6 +8,7 @@ from test_training import ADAM, DATASET, ORDER, SPLIT, alike, fresh, trained
 from lottery.masks import Mask
 from lottery.params import Model, Train
 from lottery.training import learned_masks
+from lottery.training.engine import changed
 from lottery.training.learned_masks import TRAINERS, change, drop_fraction
 
 LENET = Model(name="lenet_300_100", initializer="glorot_normal")
@@ -85,13 +86,17 @@ def test_a_run_keeps_its_counts_zeros_and_last_mask_and_resumes_bit_for_bit(rule
         assert alike(trained(engine, (weights, mask), resume=state), whole)
 
 
-def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often):
-    engine, (weights, mask) = trainer("rigl", iterations=10, evaluate_every=5), fresh(share=0.2)
+@pytest.mark.parametrize("augmentation", [None, {"flip": True, "crop": 1}])
+def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often, augmentation):
+    short = {"iterations": 10, "evaluate_every": 5, "augmentation": augmentation}
+    engine, (weights, mask) = trainer("rigl", **short), fresh(share=0.2)
     states = {}
     watch = lambda i, state: states.update({i: state()})  # noqa: E731
     trained(engine, (weights, mask), 10, on_evaluation=watch)
     rows = SPLIT.train[ORDER.batches(5, 6, len(SPLIT.train), 30)[0]]
     images, labels = DATASET.part(rows)
+    if augmentation:
+        images = changed(images, ORDER.changes(5, 6, len(SPLIT.train), engine.train)[0], 1).numpy()
     gradient = np.abs(gradients_of(states[5].weights, images, labels)["dense2/kernel"])
     before, after = (mask_in(states[i])["dense2/kernel"] for i in (5, 10))
     grown, left_out = after & ~before, ~after & ~before

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tf_keras
 from clones import network
 from networks import models
 
@@ -33,7 +34,7 @@ def test_a_dense_networks_paths_are_products_of_its_masks(share):
         assert np.array_equal(found.layers[name], expected)
 
 
-def test_weights_that_are_on_no_path_can_be_anything_but_constant_and_the_outputs_stay():
+def test_without_weights_that_are_on_no_path_the_outputs_stay():
     of = network("resnet20", (8, 8, 3), 4, width=0.25)
     weights, kinds = models.initialise(of, "initialisation", 0)
     generator = np.random.default_rng(1)
@@ -57,3 +58,25 @@ def test_an_empty_layer_leaves_no_path_where_nothing_goes_around_it():
     assert effective(full, of).counts == full.counts
     empty = full.layers | {"conv2/kernel": np.zeros(weights["conv2/kernel"].shape, bool)}
     assert not any(effective(Mask(empty), of).counts.values())
+
+
+def clipped(images, classes):
+    """ReLU(6) is no sum of its inputs: on many of them it is constant."""
+    hidden = tf_keras.layers.Conv2D(4, 3, name="conv1")(images)
+    hidden = tf_keras.layers.Flatten()(tf_keras.layers.ReLU(6)(hidden))
+    return tf_keras.layers.Dense(classes, name="output")(hidden)
+
+
+def subtracted(images, classes):
+    """What a path adds here, another takes away."""
+    flat = tf_keras.layers.Flatten()(images)
+    one, other = (tf_keras.layers.Dense(4, "relu", name=name)(flat) for name in ("one", "other"))
+    return tf_keras.layers.Dense(classes, name="output")(tf_keras.layers.Subtract()([one, other]))
+
+
+@pytest.mark.parametrize("architecture", ["clipped", "subtracted"])
+def test_where_outputs_do_not_grow_with_inputs_paths_are_not_counted(architecture):
+    of = network(f"test_paths:{architecture}", (8, 8, 3), 4)
+    model = models.build(of)
+    shapes = {name: models.variables(model)[name].shape for name in models.kinds(model)}
+    assert effective(Mask.full(shapes), of) is None

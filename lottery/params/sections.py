@@ -210,7 +210,7 @@ class Prune(Section):
         """Weights that survive a round: by layer, or in all where the scope is global.
 
         Of whole units their number is rounded. Of two of four inputs, a layer that they do not fit
-        stays whole, as NVIDIA's ASP leaves it.
+        stays whole.
         """
         rates, sizes = self.rates.model_dump(), {n: math.prod(s) for n, s in shapes.items()}
         if self.pattern == "unit":

@@ -218,9 +218,9 @@ def _stability(lines: pd.DataFrame) -> str:
 
 
 def _paths(results: pd.DataFrame) -> str:
-    """Of each ticket, how many survivors are of use."""
-    tickets = results[results["variant"] == "ticket"].to_dict("records")
-    return str(_words().paths(tickets, DEAD)).strip()
+    """Of each ticket, how many survivors are of use; nothing where that could not be counted."""
+    tickets = results[results["variant"] == "ticket"].dropna(subset="effective_weights_remaining")
+    return str(_words().paths(tickets.to_dict("records"), DEAD)).strip()
 
 
 def _costs(results: pd.DataFrame) -> str:

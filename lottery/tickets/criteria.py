@@ -74,14 +74,28 @@ def hessian_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: A
 
 
 def flow_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any) -> Any:
-    """``∂R/∂|w|``; needs no images. The model's variables become their absolute values."""
+    """``∂R/∂|w|``; needs no images. The model's variables become their absolute values.
+
+    Raises LotteryError where R does not flow through the layers: the score is defined for networks
+    whose outputs grow with each input (Tanaka et al. 2020, theorem 1), not for tanh that saturates
+    or LayerNormalization.
+    """
     import tensorflow as tf
 
     for variable in model.weights:
         variable.assign(tf.abs(variable))
     with tf.GradientTape() as tape:
         flow = tf.reduce_sum(model(tf.ones((1, *model.input_shape[1:])), training=False))
-    return tape.gradient(flow, kernels)
+    gradient = tape.gradient(flow, kernels)
+    for name, variable in kernels.items():
+        value, whole = np.asarray(gradient[name]), np.all(variable.numpy() != 0)
+        if not (value.min() >= 0 and value.max() < np.inf) or (whole and not value.any()):
+            raise LotteryError(
+                f"params.yaml: prune.criterion: synflow cannot score {name}: it takes layers whose "
+                "outputs grow with each of their inputs, as with ReLU, pooling and "
+                "BatchNormalization; take another criterion, or other layers"
+            )
+    return gradient
 
 
 @cache
@@ -200,7 +214,8 @@ def snip(layer: Layer) -> np.ndarray:
 def grasp(layer: Layer) -> np.ndarray:
     """``w ⊙ Hg``: removing the lowest reduces the gradient's norm least.
 
-    Source: Wang et al. 2020, section 4.2.
+    Source: Wang et al. 2020, section 4.2. Their code first draws dense layers anew; scored here are
+    the weights that are trained.
     """
     return layer.w * layer.gradient(hessian_gradient)
 

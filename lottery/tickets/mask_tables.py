@@ -1,5 +1,6 @@
 """Masks checked against what pruning promises, and as tables: density, overlap, dead units."""
 
+import math
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
@@ -37,16 +38,18 @@ def check(
 def write_density(
     path: Path,
     masks: Mapping[tuple[int, int], Mask],
-    effective: Mapping[tuple[int, int], Mapping[str, int]],
+    effective: Mapping[tuple[int, int], Mapping[str, float] | None],
 ) -> None:
     """``seed, round, layer, weights, surviving, weights_remaining, effective``, by layer and of the
     whole network.
 
-    ``effective``: survivors that lie on a path from input to output.
+    ``effective``: survivors that lie on a path from input to output, missing where paths cannot be
+    counted.
     """
     rows = []
     for (seed, round_), mask in masks.items():
-        by_layer = (mask.sizes, mask.counts, effective[seed, round_])
+        on_path = effective[seed, round_] or dict.fromkeys(mask.sizes, math.nan)
+        by_layer = (mask.sizes, mask.counts, on_path)
         sizes, counts, on_path = ({**n, ALL: sum(n.values())} for n in by_layer)
         for name, size in sizes.items():
             count = counts[name]

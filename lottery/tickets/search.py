@@ -122,7 +122,8 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
     one_round = by_criterion(prune, dense, network, seed, batch)
     for number, mask, weights in search(dense, prune, one_round, train, found.masks):
         facts = {"seed": seed, "round": number, "kinds": dense.kinds}
-        facts["effective"] = effective(mask, network).counts
+        on_path = effective(mask, network)
+        facts["effective"] = on_path.counts if on_path else None
         if number in found.masks:
             facts["from"] = "retrain.masks"
         files.write_masked_weights(files.round_file(folder, seed, number), weights, mask, facts)

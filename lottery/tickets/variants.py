@@ -158,8 +158,9 @@ def supermask(t: Ticket) -> Start:
     """A mask that is learned over the initial weights, none of which is trained: edge-popup, with
     the ticket's count in each layer (Ramanujan et al. 2020, section 3).
 
-    Weights are scaled up by the square root of their layer's size over that count, as ``scale_fan``
-    of the authors' code does, so that activations do not fade.
+    Weights are scaled up by the square root of their layer's size over that count, which keeps the
+    variance of a unit's sum. ``scale_fan`` of the authors' code means to, but divides by the square
+    root of the share that is left out: the same where a half survives.
     """
     return _supermask(t, _initial(t))
 

@@ -14,6 +14,7 @@ import numpy as np
 from lottery.datasets.split import Split
 from lottery.masks import Mask, Weights
 from lottery.streams import stream
+from lottery.training.engine import changed
 from lottery.training.schedule import Order
 from lottery.training.trainer import InvariantBroken, State, Trainer
 
@@ -55,7 +56,8 @@ class DynamicTrainer(Trainer):
     0: by the magnitude of their gradient (RigL, Evci et al. 2020), or random ones (SET, Mocanu et
     al. 2018, as Evci et al. compare with it).
 
-    The gradient is that of the batch that is trained on next.
+    The gradient is that of the batch that is trained on next, as it is augmented; nothing is
+    dropped out, and batch normalisation uses its moving statistics.
     """
 
     def __init__(self, *args: Any, by_gradient: bool = True) -> None:
@@ -100,9 +102,12 @@ class DynamicTrainer(Trainer):
         fraction = drop_fraction(iteration, self._last)
         growth: dict[str, Any] = {}
         if self._by_gradient:
-            rows = order.batches(iteration, iteration + 1, len(split.train), self.train.batch_size)
-            batch = split.train[rows[0]]
+            at = iteration, iteration + 1, len(split.train)
+            batch = split.train[order.batches(*at, self.train.batch_size)[0]]
             images, labels = (tf.gather(of, batch) for of in (self._images, self._labels))
+            if self.train.augmentation:
+                how = order.changes(*at, self.train)[0]
+                images = changed(images, how, self.train.augmentation.crop)
             growth = {n: np.abs(g) for n, g in self._dense_gradient(images, labels).items()}
         for name, mask in self._masks.items():
             drawn = stream(f"growth of {name}, {order.purpose}", order.seed, iteration)

@@ -7,7 +7,7 @@ import numpy as np
 
 from lottery.masks import Mask
 from lottery.params import Network
-from lottery.training.models import build, variables
+from lottery.training.models import build, kinds, variables
 
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
@@ -18,13 +18,32 @@ AVERAGED = {
 }
 
 
-def effective(mask: Mask, network: Network) -> Mask:
+def effective(mask: Mask, network: Network) -> Mask | None:
     """The survivors that some path of survivors leads to from the input and on to the output.
 
-    The others change no output, or only by constants. *Effective sparsity* counts them as pruned
+    The others change no output, or only as a bias would. *Effective sparsity* counts them as pruned
     (Vysogorets & Kempe 2023, section 3). As there, a weight is on a path where the output of the
     linear network whose weights are the mask, for an input of ones, depends on it.
+
+    None where paths cannot be counted so: in a network of one's own with layers that are no sums of
+    their inputs, such as ReLU(6), LayerNormalization or Subtract.
     """
+    if not _counts_paths(network):
+        return None
+    numbers = _paths(mask, network)
+    return Mask({name: keep & (numbers[name] > 0) for name, keep in mask.layers.items()})
+
+
+@cache
+def _counts_paths(network: Network) -> bool:
+    """Whether in the dense network paths lead through each layer, and none counts as negative."""
+    shapes = {name: variables(_linear(network))[name].shape for name in kinds(_linear(network))}
+    numbers = _paths(Mask.full(shapes), network).values()
+    return all(n.min() >= 0 and 0 < n.max() < np.inf for n in numbers)
+
+
+def _paths(mask: Mask, network: Network) -> dict[str, np.ndarray]:
+    """The number of paths through each prunable weight, were it there: float64."""
     model = _linear(network)
     of_name = variables(model)
     for name, variable in of_name.items():
@@ -35,7 +54,7 @@ def effective(mask: Mask, network: Network) -> Mask:
     with tf.GradientTape() as tape:
         outputs = model(tf.ones((1, *network.image_shape), tf.float64), training=False)
     gradients = tape.gradient(outputs, kernels)
-    return Mask({n: mask.layers[n] & (np.asarray(g) > 0) for n, g in gradients.items()})
+    return {name: np.asarray(gradient) for name, gradient in gradients.items()}
 
 
 @cache
