@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lottery.params import EarlyStopping
-from lottery.report.outcomes import by_round, curves, learned, outcomes, spread_out
+from lottery.report import text
+from lottery.report.outcomes import anatomy, by_round, curves, learned, outcomes, spread_out
 
 
 def history(losses, accuracies=None, *, seed=0, variant="ticket", number=1):
@@ -97,3 +98,21 @@ def test_rounds_spread_out_are_few_and_hold_the_first_and_the_last(rounds, most)
     assert set(chosen) <= rounds
     assert (chosen[0], chosen[-1]) == (min(rounds), max(rounds))
     assert np.all(np.diff(chosen) > 0)
+
+
+@pytest.mark.parametrize(
+    ("effective", "share", "said"),
+    [
+        ([30, 50], 0.4, "round 1 100.0%"),
+        ([20, 40], 0.3, "round 1 75.0% (**compare it at 30.00% of the weights**"),
+        ([math.nan, math.nan], math.nan, ""),
+    ],
+)
+def test_survivors_of_no_use_are_counted_and_told(effective, share, said):
+    whole = {"round": 1, "layer": "all", "weights": 100, "surviving": [30, 50]}
+    density = pd.DataFrame({"seed": [0, 1], **whole, "effective": effective})
+    found = anatomy(density).assign(weights_remaining=0.4)
+    assert found["effective_weights_remaining"].tolist() == pytest.approx([share], nan_ok=True)
+    words = text._paths(found)
+    assert words.startswith(said)
+    assert bool(words) == bool(said)
