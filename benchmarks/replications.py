@@ -59,7 +59,7 @@ def train(folder: Path, seeds: list[int], rounds: list[int] | None = None) -> Pa
 def read(folder: Path, params: Params) -> tuple[pd.DataFrame, float, int]:
     """The outcomes of a clone's runs, the accuracy of a guess, the number of test images."""
     facts = files.read_json(folder / files.DATASET / "dataset.json")
-    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+    chance = outcomes.guess(facts)
     history = pd.concat(
         [tables.read(folder / f / "history.csv") for f in (files.DENSE, files.RETRAINED)]
     )

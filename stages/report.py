@@ -7,6 +7,8 @@ Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.htm
         figures/*.{svg,png}
 """
 
+from functools import partial
+
 from lottery.artifacts import files
 from lottery.errors import say
 from stages import command
@@ -35,9 +37,9 @@ def main(stage: command.Stage) -> None:
     anchors = figures.fitting(tables.read_table(figures.ANCHORS), params.model, facts["title"])
 
     history = pd.concat([dense, retrained])
-    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
-    rule = {"chance": chance, "stopping": params.train.early_stopping}
-    runs, pruning = (outcomes.outcomes(table, **rule) for table in (history, pruned))
+    chance = outcomes.guess(facts)
+    of_runs = partial(outcomes.outcomes, chance=chance, stopping=params.train.early_stopping)
+    runs, pruning = of_runs(history), of_runs(pruned)
     conclusion = verdict.conclude(runs, params, chance=chance, test_images=facts["test"])
     plots = outcomes.plots(runs, pruning, history, masks["density"])
     costs = flops.flops(masks["density"], layers, pd.concat([history, pruned]), params)

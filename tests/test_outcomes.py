@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lottery.artifacts import files
+from lottery.datasets.dataset import write_dataset
 from lottery.params import EarlyStopping
 from lottery.report import text
-from lottery.report.outcomes import anatomy, by_round, curves, learned, outcomes, spread_out
+from lottery.report.outcomes import (
+    anatomy,
+    by_round,
+    curves,
+    guess,
+    learned,
+    of_tickets,
+    outcomes,
+    spread_out,
+)
 
 
 def history(losses, accuracies=None, *, seed=0, variant="ticket", number=1):
@@ -76,9 +87,24 @@ def test_a_run_that_diverges_is_as_good_as_a_guess():
 
 
 def test_a_network_has_learned_where_it_is_better_than_a_guess_beyond_chance():
-    dense = pd.DataFrame({"test_accuracy": [0.10, 0.12, 0.14, 0.9], "diverged": [False] * 4})
+    dense = pd.Series([0.10, 0.12, 0.14, 0.9])
     # of 1,000 images at a guess of 10 %, 130 right or more come in one test set of 1,000
     assert learned(dense, chance=0.1, test_images=1000).tolist() == [False, False, True, True]
+
+
+def test_a_guess_is_the_largest_class_of_the_test_images_whatever_the_training_set_has(tmp_path):
+    labels = np.repeat([0, 1, 0, 1], [45, 55, 6, 4]).astype(np.int32)
+    facts = {"classes": 2, "test": 10, "image_shape": [1]}
+    for own_test, expected in ((True, 0.6), (False, 59 / 110)):
+        facts |= {"own_test": own_test}
+        write_dataset(tmp_path, np.zeros((110, 1), np.uint8), labels, facts)
+        assert guess(files.read_json(tmp_path / "dataset.json")) == pytest.approx(expected)
+
+
+def test_a_rounds_density_is_that_of_its_ticket():
+    rows = [("ticket", 6, 0.26), ("ticket", 6, 0.28), ("dense_longer", 6, 1.0), ("dense", 0, 1.0)]
+    table = pd.DataFrame(rows, columns=["variant", "round", "weights_remaining"])
+    assert of_tickets(table).to_dict() == pytest.approx({6: 0.27})
 
 
 def test_tables_by_round_and_curves_leave_out_what_not_all_seeds_reached():

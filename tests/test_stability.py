@@ -11,6 +11,7 @@ from networks import logits_of
 from lottery import params
 from lottery.artifacts import files, tables
 from lottery.datasets.dataset import open_dataset
+from lottery.report import text
 from lottery.report.outcomes import instabilities
 from lottery.running.run import Experiment
 from lottery.tickets import stability
@@ -48,6 +49,17 @@ def test_lines_of_several_networks_are_told_apart():
     table = pd.concat(several)
     found = instabilities(table).set_index(["seed", "round"])["instability"]
     assert found.to_dict() == pytest.approx({(0, 0): 0, (0, 1): 0.4, (1, 1): 0.1})
+
+
+def test_networks_that_know_nothing_are_not_stable_and_a_round_is_one_row_whatever_its_masks():
+    dead = pd.concat([lines(0.1, 0.1, 0.1, seed=seed) for seed in (0, 1)])
+    alive = [lines(0.9, 0.9, 0.9, seed=seed, round_=2) for seed in (0, 1)]
+    alive[1]["weights_remaining"] = 0.52
+    facts = {"class_counts": [100] * 10, "test": 100}
+    rows = text._stability(pd.concat([dead, *alive]), facts).splitlines()[2:]
+    found = [[cell.strip() for cell in row.split("|")[2:6]] for row in rows]
+    zero = "0.00 [0.00, 0.00]"
+    assert found == [["1", "50.00%", zero, "0 of 2"], ["2", "51.00%", zero, "2 of 2"]]
 
 
 def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone, capsys):

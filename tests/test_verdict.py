@@ -172,12 +172,32 @@ def test_a_censored_ticket_is_too_late_and_a_censored_dense_network_refutes_noth
         assert outcomes_of(runs, params_of([1])) == [(1, outcome)]
 
 
+def test_a_diverged_ticket_never_stops_early():
+    diverged = np.arange(8) < 5
+    ratio = np.where(diverged, 0.25, 1.0)  # it ended sooner than others stop
+    worse = {"accuracy": np.where(diverged, -0.8, 0), "gain": 0.02, "ratio": ratio}
+    runs = experiment(8, {1: worse | {"flags": {"diverged": diverged}}})
+    found = concluded(runs, params_of([1]))
+    assert found.rounds[0].early_stop_ratio.value == math.inf
+    assert "early_stop_ratio" not in summary.metrics(found)
+    written = summary.as_json(found, 0.95)["rounds"][0]["early_stop_ratio"]
+    assert written == [None, 1.0, None]  # the interval ends below in those that have not diverged
+
+
 def test_a_margin_below_one_evaluation_is_refused_with_what_would_do():
     for every, least in ((20, "0.5"), (15, "0.38")):  # 15 of 40 are 0.375
         how = {"train.evaluate_every": every, "train.iterations": 80}
         with pytest.raises(LotteryError, match=rf"iteration_margin: got 0.3; accepted: {least} or"):
             concluded(experiment(), params_of(changes=how))
     concluded(experiment(), params_of(changes=how | {"report.iteration_margin": 0.38}))
+
+
+def test_an_end_of_an_interval_that_is_0_has_no_sign():
+    for k in range(298):  # of 299 test images, seven digits as in histories
+        ticket, dense = (round(n / 299, 7) for n in (k, k + 1))
+        found = median(np.full(8, ticket - dense), 0.95, 1 / 299)
+        assert f"{found.high:+.2f} {found.low:.5f}" == "+0.00 -0.00669"
+        assert not found.high < 0
 
 
 # Several rounds
@@ -201,12 +221,19 @@ def test_all_rounds_are_corrected_by_holm_and_losses_too():
     runs = experiment(10, dict.fromkeys(range(1, 10), some))
     assert outcomes_of(runs, params_of([1])) == [(1, "loses")]
     assert concluded(runs, params_of("all")).rounds[0].p_loss == pytest.approx(9 * 33 / 1024)
+    runs = experiment(7, dict.fromkeys(range(1, 10), GOOD))  # all seeds meet it: p = 9 / 128
+    heading, seeds = concluded(runs, params_of("all")).rounds[0].needed
+    assert heading == "win"
+    assert 1 - 3 * (1 - power(8 / 9, seeds, 0.05 / 9)) >= 0.8
+    assert 1 - 3 * (1 - power(8 / 9, seeds - 1, 0.05 / 9)) < 0.8
 
 
 def test_no_winning_ticket_takes_that_every_round_loses():
     bad = GOOD | {"gain": 0.0}
     assert concluded(experiment(10, {1: bad, 2: bad})).verdict == "no winning ticket"
-    assert concluded(experiment(10, {1: bad, 2: GOOD}), params_of([1, 2])).verdict == "inconclusive"
+    found = concluded(experiment(10, {1: bad, 2: GOOD}), params_of([1, 2]))
+    assert found.verdict == "inconclusive"  # and stays so, however many the seeds
+    assert found.reason == ("round 1 fails one of the criteria, and those after it are not tested")
     # the ticket shown is the sparsest winner
     assert concluded(experiment(rounds={1: GOOD, 2: GOOD}), params_of([1, 2])).shown.round == 2
 
@@ -235,6 +262,11 @@ def test_a_missing_control_is_named_and_without_tickets_there_is_nothing_to_judg
     only = params_of([1], {"retrain.variants": ["ticket"]})
     found = concluded(experiment(rounds={1: GOOD | {"controls": []}}), only)
     assert (found.verdict, found.reason) == ("inconclusive", only.missing())
+    assert "| open: no control |" in text._compared(found)
+    worse = GOOD | {"accuracy": -0.1, "controls": []}
+    found = concluded(experiment(10, {1: worse}), only)
+    assert found.verdict == "no winning ticket"
+    assert text._compared(found).endswith("    loses |")
     runs = experiment()
     found = concluded(runs[runs["variant"] != "ticket"])
     assert (found.verdict, found.rounds) == ("inconclusive", [])
@@ -283,6 +315,22 @@ def test_a_ticket_below_the_dense_network_but_within_the_margin_is_never_called_
     said = text.sentence(found, params_of([1]))
     assert "lower, but within 0.5 points of the dense network's (-0.40 points" in said
     assert "as good" not in said
+
+
+def test_a_ticket_far_above_the_dense_network_is_not_called_within_the_margin():
+    runs = experiment(23, {1: GOOD | {"accuracy": 0.034}}, dense=0.75)
+    params = params_of([1], {"report.confidence": 0.999})
+    said = text.sentence(concluded(runs, params), params)
+    assert "is not lower than the dense network's by 0.5 points or more (+3.40 points; " in said
+    assert said.endswith(" 23 seeds, at 99.9% confidence.")
+
+
+def test_masks_from_elsewhere_and_weights_that_are_trained_are_called_so():
+    words = str(text._words().setting(params_of([1], {"retrain.masks": "tickets/default"}), 8))
+    assert "masks taken over from tickets/default, rounds that it lacks found by iterative" in words
+    assert "9 rounds" not in words
+    for changes, head in (({}, "untrained (%)"), ({"prune.strategy": "finetune"}, "at its start")):
+        assert head in text._results(experiment(), params_of(changes=changes).prune)
 
 
 def test_an_interval_beyond_a_bound_that_its_test_passed_is_said():

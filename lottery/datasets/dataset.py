@@ -79,8 +79,11 @@ def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: A
         np.save(buffer, array, allow_pickle=False)
         checksums[name] = hashlib.sha256(buffer.getbuffer()).hexdigest()
         files.write(folder / name, buffer.getvalue())
-    counts = np.bincount(labels, minlength=facts["classes"]).tolist()
-    files.write_json(folder / "dataset.json", {**facts, "class_counts": counts, "files": checksums})
+    parts = {"class_counts": labels}
+    if facts["own_test"]:  # one that is drawn has the classes' shares of the whole
+        parts["test_class_counts"] = labels[len(labels) - facts["test"] :]
+    counts = {n: np.bincount(of, minlength=facts["classes"]).tolist() for n, of in parts.items()}
+    files.write_json(folder / "dataset.json", {**facts, **counts, "files": checksums})
 
 
 def open_dataset(folder: Path = files.DATASET) -> Dataset:

@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from lottery.report.outcomes import curve_limits
+from lottery.report.outcomes import curve_limits, of_tickets
 from lottery.report.styles import OWN_COLOURS, OWN_MARKERS, STYLES
 
 ANCHOR = "<DVC_METRIC_{}>".format
@@ -136,8 +136,8 @@ def training_curves(
     across: Any = alt.Undefined
     names, revision = ["1st", "2nd", "3rd", "4th"], ["rev:N"]
     if table is not None:
-        rounds = table[table["round"] > 0].groupby("round")["weights_remaining"].mean()
-        names = [f"{number} ({share:.1%})" for number, share in rounds.items()] or ["none"]
+        shares, rounds = of_tickets(table), sorted(set(table.loc[table["round"] > 0, "round"]))
+        names = [f"{n} ({shares[n]:.1%})" if n in shares else str(n) for n in rounds] or ["none"]
         limits, revision = list(curve_limits(table)), []
         across = [0, max(map(int, table["iteration"]), default=1)]
     places = list(range(2, len(names) + 2))  # the first is the dense network's

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lottery.artifacts import files
 from lottery.params import Model
-from lottery.report.outcomes import curve_limits, spread_out
+from lottery.report.outcomes import curve_limits, of_tickets, spread_out
 from lottery.report.styles import STYLE, STYLES, printable, styles
 from lottery.report.text import alone
 
@@ -159,6 +159,7 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
     figure, panels = plt.subplots(*shape, squeeze=False, sharex=True, sharey=True)
     figure.set_size_inches(7.0, 1.2 + 2.6 * lines)
     drawn = styles(table["variant"])
+    shares = of_tickets(table)
     handles: dict[str, Any] = {}
     for axes, number in zip(panels.flat, rounds, strict=False):
         for variant, (colour, *_) in drawn.items():
@@ -167,10 +168,10 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
             x = rows["iteration"]
             axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.12, lw=0)
             (handles[variant],) = axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
-        remaining = table.loc[table["round"] == number, "weights_remaining"]
         axes.set(xlabel="iteration", ylabel="test accuracy")
         axes.label_outer()
-        axes.set_title(f"round {number}: {remaining.mean():.1%} of the weights")
+        share = f": {shares[number]:.1%} of the weights" if number in shares else ""
+        axes.set_title(f"round {number}{share}")
     for axes in panels.flat[len(rounds) :]:
         axes.set_axis_off()
     panels[0, 0].set_ylim(*curve_limits(table))

@@ -48,6 +48,8 @@ def flops(
         "finding_flops": before.groupby("seed").cumsum(skipna=False),
         "training_flops": step * runs["dense"].fillna(runs["ticket"]),
     }
+    if params.retrain.masks and runs["pruning"].isna().all():  # the dense network found no mask
+        costs["finding_flops"] = before.where(before.index.get_level_values("round") == 0)
     means = pd.DataFrame(costs).groupby("round").mean().reset_index()
     means.insert(0, "variant", ["ticket" if number else "dense" for number in means["round"]])
     return means

@@ -3,7 +3,8 @@
 Where a run stops early is decided on validation data; accuracy is then read off the test set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -58,13 +59,21 @@ def outcomes(
     return pd.DataFrame(rows)
 
 
-def learned(dense: pd.DataFrame, *, chance: float, test_images: int) -> pd.Series:
-    """Whether each dense network did better than a guess on the test images, by a one-sided
-    binomial test at 0.1 %.
+def guess(facts: Mapping[str, Any]) -> float:
+    """The accuracy of the best constant answer: the share of the test images' largest class.
+
+    ``facts``: the content of ``dataset.json``.
     """
-    hits = (dense["test_accuracy"] * test_images).round()
-    p = stats.binom.sf(hits - 1, test_images, chance)
-    return pd.Series((p < 0.001) & ~dense["diverged"].to_numpy(), index=dense.index)
+    counts = facts.get("test_class_counts", facts["class_counts"])
+    return float(max(counts) / sum(counts))
+
+
+def learned(accuracy: pd.Series, *, chance: float, test_images: int) -> pd.Series:
+    """Whether accuracies are better than a guess on the test images, by a one-sided binomial test
+    at 0.1 %.
+    """
+    hits = (accuracy * test_images).round()
+    return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < 0.001, index=accuracy.index)
 
 
 def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -94,6 +103,11 @@ def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
     if not low < high:  # one value, or none at all
         low, high = (low - 0.05, low + 0.05) if low == low else (0.0, 1.0)
     return low - 0.02 * (high - low), high + 0.05 * (high - low)
+
+
+def of_tickets(table: pd.DataFrame) -> pd.Series:
+    """The weights remaining of each round's tickets, mean, by round; a control may have others."""
+    return table[table["variant"] == "ticket"].groupby("round")["weights_remaining"].mean()
 
 
 def shown(history: pd.DataFrame) -> pd.DataFrame:
@@ -141,16 +155,18 @@ def anatomy(density: pd.DataFrame) -> pd.DataFrame:
 
 
 def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
-    """``seed, round, between, weights_remaining, instability, barrier`` of ``stability.csv``.
+    """``seed, round, between, weights_remaining, instability, barrier, worse_end`` of
+    ``stability.csv``.
 
     Of test error, as a share, and of training loss, in nats: the highest on the line minus the mean
-    of its ends (Frankle et al. 2020, section 2).
+    of its ends (Frankle et al. 2020, section 2); and the lower of the ends' test accuracies.
     """
     groups = lines.sort_values("position").groupby(LINES)
     accuracy, loss = groups["test_accuracy"], groups["train_loss"]
     found = {
         "instability": (accuracy.first() + accuracy.last()) / 2 - accuracy.min(),
         "barrier": loss.max() - (loss.first() + loss.last()) / 2,
+        "worse_end": np.minimum(accuracy.first(), accuracy.last()),
     }
     return pd.DataFrame(found).reset_index()
 

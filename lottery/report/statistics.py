@@ -37,8 +37,14 @@ def median(values: np.ndarray, confidence: float, step: float) -> Median:
     middle = float(np.median(values))
     low, high = stats.quantile_test(values, q=0, p=0.5).confidence_interval(confidence)
     if np.isnan(low) or np.isnan(high):
-        return Median(middle, None, None)
-    return Median(middle, min(float(low), middle - step), max(float(high), middle + step))
+        return Median(_measured(middle), None, None)
+    low, high = min(float(low), middle - step), max(float(high), middle + step)
+    return Median(*map(_measured, (middle, low, high)))
+
+
+def _measured(value: float) -> float:
+    """Without what the seven digits of histories leave of equal numbers; and 0 has no sign."""
+    return round(value, 6) + 0.0
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The verdict in numbers, for other programs: metrics.json, results.csv and verdict.json."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def metrics(conclusion: Conclusion) -> dict[str, float | str]:
     if shown := conclusion.shown:
         values["ticket_weights"] = _rounded(100 * shown.weights_remaining)
         values["ticket_accuracy"] = _rounded(100 * shown.accuracy)
-        values["early_stop_ratio"] = _rounded(shown.early_stop_ratio.value)
+        if math.isfinite(shown.early_stop_ratio.value):
+            values["early_stop_ratio"] = _rounded(shown.early_stop_ratio.value)
         others = {"vs_dense": "dense", "vs_reinit": "random_reinit", "vs_mask": "random_mask"}
         for name, other in others.items():
             if minus := shown.compared.get(other):
@@ -101,4 +103,4 @@ def as_json(conclusion: Conclusion, confidence: float) -> dict[str, Any]:
 
 
 def _numbers(median: Median) -> list[float | None]:
-    return [None if v is None else _rounded(v) for v in median]
+    return [None if v is None or math.isinf(v) else _rounded(v) for v in median]

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lottery.params import FEWEST, VARIANTS, Params
-from lottery.report.outcomes import instabilities
+from lottery.params import FEWEST, VARIANTS, Params, Prune
+from lottery.report.outcomes import guess, instabilities, learned
 from lottery.report.statistics import MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
 
@@ -119,12 +119,12 @@ def markdown(
         conclusion=conclusion,
         failed=failed,
         training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
-        results=section(_results, runs),
+        results=section(_results, runs, params.prune),
         by_flag={flag: _counts(runs, flag) for flag in ("censored", "diverged")},
         cut_off=set(runs.loc[runs["censored"], "variant"]),
         compared=section(_compared, conclusion) if rounds else "",
         criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
-        stability="" if lines.empty else section(_stability, lines),
+        stability="" if lines.empty else section(_stability, lines, facts),
         paths=section(_paths, results),
         costs=section(_costs, results),
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),
@@ -136,8 +136,10 @@ def markdown(
     return written + "\n"
 
 
-def _results(runs: pd.DataFrame) -> str:
+def _results(runs: pd.DataFrame, prune: Prune) -> str:
     """A row per variant and round."""
+    untrained = prune.strategy == "rewind" and not prune.rewind_iteration
+    before = "untrained (%)" if untrained else "at its start (%)"
     groups = runs.groupby(["variant", "round"])
     in_legends = sorted(groups, key=lambda found: (in_order(found[0][0]), found[0][1]))
     rows = [
@@ -147,7 +149,7 @@ def _results(runs: pd.DataFrame) -> str:
             "weights remaining": f"{group['weights_remaining'].mean():.2%}",
             "test accuracy (%)": _range(100 * group["test_accuracy"], 2),
             "at the end (%)": f"{100 * group['final_test_accuracy'].mean():.2f}",
-            "untrained (%)": f"{100 * group['initial_test_accuracy'].mean():.1f}",
+            before: f"{100 * group['initial_test_accuracy'].mean():.1f}",
             "early-stop iteration": _range(group["early_stop_iteration"], 0),
         }
         for (variant, number), group in in_legends
@@ -180,7 +182,7 @@ def _compared(conclusion: Conclusion) -> str:
 
 
 def _outcome(j: Judgement) -> str:
-    if j.missing:
+    if j.missing and j.outcome != "loses":
         return "open: no control"
     if j.outcome != "open" or j.needed is None:
         return j.outcome
@@ -200,19 +202,22 @@ def _criteria(rounds: list[Judgement], confidence: float) -> str:
     return table(rows)
 
 
-def _stability(lines: pd.DataFrame) -> str:
-    """Instability and barrier by round."""
-    groups = instabilities(lines).groupby(["between", "round", "weights_remaining"])
+def _stability(lines: pd.DataFrame, facts: dict[str, Any]) -> str:
+    """Instability and barrier by round; networks that are no better than a guess are not stable."""
+    found = instabilities(lines)
+    alive = learned(found["worse_end"], chance=guess(facts), test_images=facts["test"])
+    found["stable"] = alive & (found["instability"] < STABLE)
+    groups = found.groupby(["between", "round"])
     rows = [
         {
             "from": BEGINNINGS[between],
             "to round": number,
-            "weights remaining": f"{remaining:.2%}",
+            "weights remaining": f"{group['weights_remaining'].mean():.2%}",
             "instability (points)": _range(100 * group["instability"], 2),
-            "stable seeds": f"{(group['instability'] < STABLE).sum()} of {len(group)}",
+            "stable seeds": f"{group['stable'].sum()} of {len(group)}",
             "barrier (nats)": _range(group["barrier"], 3),
         }
-        for (between, number, remaining), group in groups
+        for (between, number), group in groups
     ]
     return table(rows, words=2)
 

@@ -128,7 +128,8 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
         for (variant, number), table in runs.groupby(["variant", "round"])
     }
     dense = tables["dense", 0]
-    good = learned(dense, chance=chance, test_images=test_images)
+    good = learned(dense["test_accuracy"], chance=chance, test_images=test_images)
+    good &= ~dense["diverged"]
     known = claim, len(dense), int(good.sum()), float(dense["test_accuracy"].mean())
     if not good.any():
         why = f"at {known[-1]:.2%} it is not above a guess in any seed"
@@ -145,8 +146,11 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     if all(j.outcome == "loses" for j in rounds):
         why = f"the {claim.subject} of each round fails one of the criteria"
         return Conclusion(claim.lost, why, *known, rounds)
-    first = next(j for j in rounds if j.outcome != "loses")
-    why = f"{len(dense)} seeds do not tell, at {1 - alpha:.0%} confidence{_hope(first)}"
+    first = next((j for j in rounds if j.outcome == "open"), None)
+    why = f"round {rounds[0].round} fails one of the criteria, and those after it are not tested"
+    if first is not None:
+        level = f"{100 * params.report.confidence:.4g}%"
+        why = f"{len(dense)} seeds do not tell, at {level} confidence{_hope(first)}"
     return Conclusion("inconclusive", params.missing() or why, *known, rounds)
 
 
@@ -186,7 +190,8 @@ def _judge(
         if of_round in (0, number) and variant != "ticket"
     }
     stop, bad = dense["early_stop_iteration"], ~good.to_numpy()
-    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(1e9).to_numpy()
+    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(math.inf)
+    ratio = ratio.mask(ticket["diverged"], math.inf).to_numpy()  # it never gets there
     criterion = partial(Criterion, fails=bad, untold=bad)
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
@@ -209,7 +214,11 @@ def _judge(
         1.0 if missing else statistics.p_win(criteria),
         loses,
         "loses" if loses < alpha else "open",
-        statistics.seeds_needed(criteria, alpha, alpha / (rounds * len(criteria))),
+        statistics.seeds_needed(
+            criteria,
+            alpha / (rounds if params.retrain.rounds == "all" else 1),  # Holm's first step
+            alpha / (rounds * len(criteria)),
+        ),
     )
 
 
@@ -234,7 +243,10 @@ def _hope(judgement: Judgement) -> str:
         return ""
     heading, seeds = judgement.needed
     if seeds is None:
-        return f"; the differences are so close to the bounds that {MOST_SEEDS:,} may not either"
+        return (
+            "; the differences are so close to the bounds, or runs cut off so early, "
+            f"that {MOST_SEEDS:,} may not either"
+        )
     return (
         f"; if these are typical, about {seeds} would let round {judgement.round} {heading} "
         f"(with probability {POWER:.0%})"

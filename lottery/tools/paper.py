@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     loaded, facts = params.load(), files.read_json(files.DATASET / "dataset.json")
     of_stages = (files.DENSE, files.PRUNED, files.RETRAINED)
     history = pd.concat([tables.read(folder / "history.csv") for folder in of_stages])
-    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+    chance = outcomes.guess(facts)
     runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
     lines = tables.read_table(files.RETRAINED / "stability.csv")
     write(files.REPORTS / "paper", runs, lines)
@@ -87,7 +87,7 @@ def _by_round(runs: pd.DataFrame, column: str, label: str, scale: float) -> Figu
         axes.errorbar(x, mean, spread, elinewidth=0.6, capsize=1.5, linewidth=width, **look)
         if variant == "dense":
             axes.axhline(mean.item(), color=style.colour, linestyle="--")
-    figures.weights_remaining_axis(axes, runs.groupby("round")["weights_remaining"].mean(), 1.5)
+    figures.weights_remaining_axis(axes, outcomes.by_round(runs, column)["weights_remaining"], 1.5)
     axes.set_ylabel(label)
     figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -21,7 +21,7 @@ from lottery import params
 from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
 from lottery.params import Params
-from lottery.report.outcomes import outcomes
+from lottery.report.outcomes import guess, outcomes
 from lottery.report.text import templates
 from lottery.tickets import given
 from lottery.tools.verify import reproduced
@@ -78,7 +78,7 @@ def publish(loaded: Params, name: str) -> Path:
 def reached(folder: Path, loaded: Params, facts: dict) -> pd.DataFrame:
     """One row a ticket in a folder's history: its accuracy at early stop, and where that is."""
     history = tables.read(folder / "history.csv")
-    chance = max(facts["class_counts"]) / sum(facts["class_counts"])
+    chance = guess(facts)
     tickets = history[history["variant"] == "ticket"]
     if not len(tickets):
         raise LotteryError("params.yaml: retrain.variants: accepted: a list with ticket in it")
