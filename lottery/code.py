@@ -6,14 +6,17 @@ with it, as far as they are the project's or the user's: installed packages coun
 
 import ast
 import hashlib
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
-from importlib.machinery import PathFinder
+from importlib import metadata
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
 COMPUTE_A_RUN = (
+    "lottery.datasets.dataset",
     "lottery.masks",
     "lottery.params.early_stopping",
     "lottery.parts",
@@ -27,8 +30,8 @@ COMPUTE_A_RUN = (
     "lottery.training.schedule",
     "lottery.training.trainer",
 )
-"""The modules that a run's result depends on. What else they import (parameters, files, the
-dataset) hands them values, which the run's fingerprint holds. A test compares with the imports.
+"""The modules that a run's result depends on. What else they import (parameters, files, splits)
+hands them values, which the run's fingerprint holds. A test compares with the imports.
 """
 
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
@@ -61,7 +64,28 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
     modules = read(stage, *own)
     names = {*COMPUTE_A_RUN} | {n for n in (read(model) if model else ()) if not is_ours(n)}
     content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
+    content += [*_beside(model), *_versions(modules[n] for n in names if not is_ours(n))]
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
+
+
+def _beside(module: str) -> Iterator[str]:
+    """What lies in the top folder of a module's package and is no module: it may be read."""
+    path = source(module.partition(".")[0]) if module else None
+    if path is None or path.name != "__init__.py":
+        return
+    for file in sorted(path.parent.rglob("*")):
+        if file.is_file() and file.suffix not in (".py", ".pyc"):
+            yield f"{file.relative_to(path.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def _versions(modules: Iterable[Module]) -> list[str]:
+    """The versions of the installed packages that modules import."""
+    imported = {name.partition(".")[0] for module in modules for name in module.imports}
+    if not imported:
+        return []
+    of_package = metadata.packages_distributions()
+    names = {name for package in imported for name in of_package.get(package, ())}
+    return [f"{name} {metadata.version(name)}" for name in sorted(names)]
 
 
 def read(*roots: str) -> dict[str, Module]:
@@ -85,13 +109,20 @@ def is_ours(module: str) -> bool:
 
 def source(module: str) -> Path | None:
     """The file of a module; None where there is none, as of built-in and compiled ones."""
-    spec = PathFinder.find_spec(module.partition(".")[0])
+    spec = _top(module.partition(".")[0])
     for package in [*_packages_of(module)[1:], module] if "." in module else []:
         if spec is None or spec.submodule_search_locations is None:
             return None
         spec = PathFinder.find_spec(package, spec.submodule_search_locations)
     origin = spec.origin if spec else None
     return Path(origin) if origin and origin.endswith(".py") else None
+
+
+def _top(name: str) -> ModuleSpec | None:
+    """Where a package or module is, one too that is installed to be edited (``pip install -e``)."""
+    finders = (getattr(finder, "find_spec", None) for finder in (PathFinder, *sys.meta_path))
+    specs = (find(name, None) for find in finders if find)
+    return next((spec for spec in specs if spec), None)
 
 
 def meaning(tree: ast.AST) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -75,9 +76,9 @@ def _interrupt(*_: object) -> None:
 def run(name: str) -> None:
     """Runs a stage in this process.
 
-    Parameters are checked whole, before anything else. They and the code are taken once, at the
-    start, and compared at the end: DVC looks at them only afterwards, and would take a result for
-    another's.
+    Parameters are checked whole, before anything else. They, the code and the files that the stage
+    depends on are compared at the end with what they were at the start: DVC looks at them only
+    afterwards, and would take a result for another's.
 
     Raises LotteryError.
     """
@@ -91,6 +92,9 @@ def run(name: str) -> None:
     }
     model = parts.module_of(str(loaded.model.name))
     began = code.of_stage(f"stages.{name}", map(parts.module_of, own.get(name, [])), model)
+    for module in (module for module, _ in began.modules if not code.is_ours(module)):
+        if file := code.source(module):  # Python compares whole seconds and sizes: not enough
+            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
     for stage, names in own.items():
         for line in parts.unseen(names, stage, stages[stage]["deps"]):
             raise LotteryError(f"params.yaml: {line}")
@@ -98,8 +102,11 @@ def run(name: str) -> None:
         # by name: what most stages write does not depend on the modules that try them
         importlib.import_module("lottery.tickets.own").check(loaded, fetched=name != "fetch")
     with _one_stage_at_a_time(name):
+        read = files.inputs(stages[name]["deps"])
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
+        after = files.inputs(stages[name]["deps"])
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
+    changed += [f"{p}: is not what it was" for p in read | after if read.get(p) != after.get(p)]
     now = _values(read_params(), stages[name].get("params", []))
     for key in given | now:  # a section that was null has keys of its own now
         was, is_ = given.get(key), now.get(key)

@@ -4,6 +4,7 @@ import gc
 import shutil
 from pathlib import Path
 
+import dvc  # noqa: F401  (whose log goes to where standard output is when it is first imported)
 import pytest
 from clones import STAGES, Clone, make_clone
 from filelock import FileLock

@@ -142,6 +142,17 @@ def test_a_parameter_a_file_of_the_same_time_and_a_part_of_ones_own_are_named(pr
     unseen = "own_parts:narrow: own_parts.py is not among the deps of retrain in dvc.yaml, so"
     move = "move it into mine/ (what is installed: import it there)"
     assert named(capsys, f"retrain: {unseen} `dvc repro` would not see its changes; {move}")
+    write(project.path / "mine/parts.py", MINE)
+    project.change("model.name", "mine.parts:narrow")
+    assert not any("not among the deps" in line for line in found(capsys)[1])
+
+
+def test_what_a_function_of_ones_own_may_read_is_compared(project, capsys):
+    write(project.path / "mine/table.py", "def rows(seed=0):\n    return {}\n")
+    project.change("data.name", "mine.table:rows")
+    project.change("data.source", None)
+    write(project.path / "data/own/images/train/cat/1.png", "another")
+    assert named(capsys, f"fetch: data/own: {CHANGED}")
 
 
 def test_a_fresh_checkout_is_up_to_date_in_a_sub_folder_of_a_repository_too(project, capsys):

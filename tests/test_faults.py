@@ -16,10 +16,11 @@ import pytest
 from clones import ROOT, STAGES, Clone
 
 from benchmarks.faults import faulty_clone, reproduce
-from lottery import code
+from lottery import code, params
 from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.running import machine, store
+from lottery.tools import check
 from lottery.tools.runs import kept
 
 UNSHARE = ["unshare", "-rm"]
@@ -190,6 +191,16 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(runs, caps
         assert store.load_checkpoint(key)[1] == {"iteration": n}
 
 
+@pytest.mark.parametrize("ending", [store.FINISHED, store.CHECKPOINT])
+def test_a_file_of_another_run_is_set_aside(runs, capsys, ending):
+    for key in ("a" * 64, "b" * 64):
+        store.save(store.file(key, ending), {"weights": {"w": np.zeros(3)}}, {"iteration": 1})
+    os.replace(store.file("a" * 64, ending), store.file("b" * 64, ending))
+    load = store.load_finished if ending == store.FINISHED else store.load_checkpoint
+    assert load("b" * 64) is None
+    assert "of another run, aaaaaaaa; set aside" in capsys.readouterr().err
+
+
 def test_what_killed_writers_left_behind_goes_once_it_is_old(runs):
     runs.mkdir()
     old, new = runs / ".a.finished.12.tmp", runs / ".b.finished.34.tmp"
@@ -327,6 +338,30 @@ def test_a_section_that_comes_or_goes_while_a_stage_computes_is_seen(clone, monk
     why = f"learning_rate_steps.factor was {was} when the stage began, now {now}"
     with pytest.raises(LotteryError, match=why):
         clone.stage("train_dense")
+
+
+@pytest.mark.parametrize("how", ["changed", "new", "gone"])
+def test_a_file_that_changes_while_a_stage_reads_it_is_seen(clone, monkeypatch, how):
+    path = clone.path / "mine/widths.json"
+    if how != "new":
+        path.write_text("[20]")
+    change = path.unlink if how == "gone" else lambda: path.write_text("[30]")
+    monkeypatch.setattr("stages.train_dense.main", lambda stage: change())
+    with pytest.raises(LotteryError, match=r"mine/widths\.json: is not what it was"):
+        clone.stage("train_dense")
+
+
+@pytest.mark.parametrize("folder", ["mine", "data/own", "tickets"])
+def test_a_dvc_repository_among_the_inputs_is_refused_as_dvc_does_not_look_into_it(
+    clone, monkeypatch, folder
+):
+    (clone.path / folder / "registry/.dvc").mkdir(parents=True)
+    stage = {"mine": "train_dense", "data/own": "fetch", "tickets": "prune"}[folder]
+    with pytest.raises(LotteryError, match=f"{folder}/registry: a DVC repository of its own"):
+        clone.stage(stage)
+    monkeypatch.chdir(clone.path)
+    with pytest.raises(LotteryError, match=f"{folder}/registry: a DVC repository of its own"):
+        check.results_of(params.load())
 
 
 def test_a_worker_that_has_other_code_refuses(clone, monkeypatch):

@@ -1,5 +1,6 @@
 """Parts of one's own: the example, and each mistake in one line before anything is computed."""
 
+import importlib.util
 import sys
 import types
 
@@ -17,6 +18,7 @@ from lottery import code, parts
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
+from lottery.running import machine
 from lottery.streams import stream
 from lottery.tickets import own, pruning
 from lottery.tickets.ticket import Start
@@ -174,6 +176,10 @@ VARIANTS = {
         changed(mask=lambda t: Mask({"output/kernel": t.mask.layers["output/kernel"]})),
         "its mask is of output/kernel; accepted: hidden/kernel, output/kernel",
     ),
+    "other_network": (
+        changed(model=lambda t: t.network.model.model_copy(update={"name": "elsewhere:wide"})),
+        "starts the network elsewhere:wide; accepted: mine.example:narrow, of model.name",
+    ),
     "late": (changed(iteration=lambda t: 40), "starts at iteration 40, which is none of its run's"),
     "chance": (
         changed(weights=lambda t: t.mask.apply({n: by_chance(v) for n, v in t.weights.items()})),
@@ -233,6 +239,50 @@ def test_parts_are_tried_once_until_they_change(tmp_path, monkeypatch):
     own.check(params_of())  # without any there is nothing to try
 
 
+HIDING = ("sys.path.insert(0, __file__[:-8])\nimport hidden", "__import__('pack.hidden')")
+
+
+@pytest.mark.parametrize("line", HIDING)
+def test_a_module_imported_in_a_way_that_hides_its_changes_is_refused(tmp_path, monkeypatch, line):
+    (tmp_path / "pack").mkdir()
+    for name, text in (
+        ("__init__", ""),
+        ("hidden", "HIDDEN = 20"),
+        ("part", f"import sys\n{line}"),
+    ):
+        (tmp_path / f"pack/{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    machine.prepare.cache_clear()
+    with pytest.raises(LotteryError, match=r"hidden\.py: imported in a way that hides its changes"):
+        machine.prepare(1, code.of_stage("stages.prune", ["pack.part"], "pack.part"), 0)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("pack", "hidden")]:
+        del sys.modules[name]
+
+
+class Editable:
+    """Finds a package as ``pip install -e`` lets Python find it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def find_spec(self, name, path=None, target=None):
+        file = self.folder / "edited.py"
+        return importlib.util.spec_from_file_location(name, file) if name == "edited" else None
+
+
+def test_a_package_that_is_installed_to_be_edited_counts_by_its_code(tmp_path, monkeypatch):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "uses_it.py").write_text("import edited\n")
+    (tmp_path / "src/edited.py").write_text("UNITS = 20\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Editable(tmp_path / "src")])
+    monkeypatch.chdir(tmp_path)
+    before = code.of_stage("stages.prune", ["uses_it"], "uses_it").run
+    (tmp_path / "src/edited.py").write_text("UNITS = 21\n")
+    assert code.of_stage("stages.prune", ["uses_it"], "uses_it").run != before
+    assert len(list(parts.unseen(["uses_it:x"], "prune", ["uses_it.py"]))) == 1
+
+
 def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     tmp_path, monkeypatch
 ):
@@ -251,6 +301,14 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert of_run() == before
     (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 21\n")
     assert of_run() != before
+    before = of_run()
+    (tmp_path / "elsewhere/widths.json").write_text("[20]")  # which it may read
+    assert of_run() != before
+    (tmp_path / "elsewhere/sizes.py").write_text("import scipy\nHIDDEN = 21\n")
+    before = of_run()
+    with monkeypatch.context() as updated:
+        updated.setattr("lottery.code.metadata.version", lambda name: "another")
+        assert of_run() != before
     assert list(parts.unseen(["elsewhere.parts:x"], "prune", ["elsewhere", {"mine": {}}])) == []
     deps = ["elsewhere/parts.py", "elsewhere/__init__.py"]
     (line,) = parts.unseen(["elsewhere.parts:x"], "prune", deps)

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,28 @@ def write(path: Path, content: bytes) -> None:
     except OSError as error:
         why = f"{error.strerror}; what was there before is intact"
         raise LotteryError(f"{path}: cannot be written: {why}") from error
+
+
+def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """Of each file there or below, but modules, what changes with its content: time, size, inode.
+
+    Raises LotteryError for a DVC repository in one of them, into which DVC does not look.
+    """
+    found = {}
+    for path in paths:
+        names = [path] if os.path.isfile(path) else []
+        for folder, folders, here in os.walk(path, followlinks=True):
+            if ".dvc" in folders:
+                raise LotteryError(
+                    f"{folder}: a DVC repository of its own, whose changes `dvc repro` would not "
+                    f"see; accepted in {path}/: copies of files (`dvc import`, `dvc get`)"
+                )
+            names += [os.path.join(folder, name) for name in here]
+        for name in names:
+            if not name.endswith((".py", ".pyc")) and os.path.exists(name):
+                known = os.stat(name)
+                found[name] = (known.st_mtime_ns, known.st_size, known.st_ino)
+    return found
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lottery.code import Code
+from lottery.code import Code, installed
 from lottery.errors import LotteryError
 
 LIBRARIES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
@@ -51,7 +51,8 @@ def cpu_model() -> str:
     parted = (line.partition(":") for line in first.splitlines())
     facts = {key.strip(): value.strip() for key, _, value in parted}
     if "model name" not in facts:
-        return platform.processor() or platform.machine()
+        arm = [facts[key] for key in ("CPU implementer", "CPU part", "Features") if key in facts]
+        return " ".join([platform.processor() or platform.machine(), *arm])
     has = " ".join(name for name in INSTRUCTIONS if name in facts.get("flags", "").split())
     family = f"family {facts.get('cpu family')}, model {facts.get('model')}"
     return f"{facts['model name']} ({family}; {has or 'no AVX2'})"
@@ -70,10 +71,18 @@ def prepare(threads: int, code: Code, worker: int) -> None:
     with quick_and_quiet_start():
         from lottery.training import device
 
-        for name, _ in code.modules:  # now: what is imported later might have changed
+        before, known = {*sys.modules}, {name for name, _ in code.modules}
+        for name in known:  # now: what is imported later might have changed
             importlib.import_module(name)
+        unknown = {*sys.modules} - before - known
         device.configure(threads, worker)
         device.device_name()
+    for file in (getattr(sys.modules[name], "__file__", None) for name in sorted(unknown)):
+        if file and not installed(Path(file)):
+            raise LotteryError(
+                f"{file}: imported in a way that hides its changes: by its full name, with "
+                "`import` or `from`, they are seen"
+            )
     if changed := code.changed():
         raise LotteryError(f"{', '.join(changed)}: changed since the stage began; start it again")
 

@@ -60,7 +60,9 @@ def file(fingerprint: str, ending: str) -> Path:
 
 
 def save(path: Path, groups: Nested, facts: dict[str, Any]) -> None:
-    """Writes groups of arrays and the facts, whole or not at all, with a checksum inside."""
+    """Writes groups of arrays and the facts, whole or not at all, with a checksum inside, and with
+    the fingerprint that the file is named after."""
+    facts = {**facts, "fingerprint": path.name.partition(".")[0]}
     named = [(f"{group}/{n}", v) for group, arrays in groups.items() for n, v in arrays.items()]
     files.write_tensors(path, dict(named), facts)
 
@@ -72,8 +74,10 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
     """
     try:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
-    except FileNotFoundError:
-        return None
+        fingerprint, _, _ = path.name.partition(".")
+        of = facts.pop("fingerprint", fingerprint)
+        if of != fingerprint:
+            raise ValueError(f"of another run, {of[:8]}")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         with contextlib.suppress(OSError):  # another process has set it aside

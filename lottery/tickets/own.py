@@ -136,7 +136,12 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
         return
     from lottery.training.models import initialise
 
+    known = ticket.network.model.name
     model = start.model or ticket.network.model
+    if parts.is_own(model.name) and model.name != known:
+        why = "changes of the code of another would go unseen"
+        yield f"starts the network {model.name}; accepted: {known}, of model.name: {why}"
+        return
     fresh, kinds = initialise(ticket.network._replace(model=model), "check")
     expected = {name: value.shape for name, value in fresh.items()}
     given = {name: np.shape(value) for name, value in start.weights.items()}

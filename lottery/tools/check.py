@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import parts
+from lottery.artifacts.files import inputs
 from lottery.datasets.catalogue import read_params
 from lottery.datasets.pinning import asked_again, check_seen, covering
 from lottery.datasets.sources import OWN, local
@@ -29,6 +30,7 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
 MISSING = "(absent)"
+CALL_NO_PARTS = ("extract_masks", "report")  # stages that only name them
 
 Stages = dict[str, dict[str, Any]]
 Cause = tuple[str, str]
@@ -91,6 +93,8 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     """The sources of parts of one's own that a stage uses and does not depend on."""
     values = params.model_dump()
     for stage, listed in pipeline.items():
+        if stage in CALL_NO_PARTS:
+            continue
         names = parts.named([_at(values, key) for key in listed.get("params", [])])
         deps = map(name_of, listed.get("deps", []))
         yield from ((stage, line) for line in parts.unseen(names, stage, deps))
@@ -142,6 +146,13 @@ def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> I
         print(f"fetch: data.source: {source} is not here, so not compared", file=sys.stderr)
     elif source and covering(source, unknown):
         unknown = []
+    elif parts.is_own(params.data.name):  # its files are to lie there
+        if {path.name for path in OWN.glob("*")} - {"README.md"}:
+            unknown = []
+        else:
+            print(f"fetch: {OWN} is empty here, so not compared", file=sys.stderr)
+    for listed in pipeline.values():
+        inputs(path for path in map(name_of, listed.get("deps", [])) if Path(path).is_dir())
     for stage, cause in changed_files(status(deep), locked, read_yaml(PARAMS_FILE)):
         if cause.partition(": ")[0] not in unknown:
             yield stage, cause
@@ -213,19 +224,33 @@ def main(arguments: list[str] | None = None) -> None:
     params = read_params()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
-    files = (PIPELINE, LOCK)
-    pipeline, locked = (read_yaml(file)["stages"] if file.exists() else None for file in files)
-    if options.params:
-        return
+    pipeline, locked = _stages(PIPELINE), _stages(LOCK)
+    if not options.params:
+        up_to_date(params, pipeline, locked, deep=options.deep)
+        print("dvc.lock and reports/ belong to the parameters and the code")
+
+
+def up_to_date(
+    params: Params, pipeline: Stages | None, locked: Stages | None, *, deep: bool = False
+) -> None:
+    """Prints a line for each cause and raises LotteryError, where there is any."""
     advice = f"`dvc repro`, then commit {LOCK} and reports/"
     if pipeline is None:
         raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
     if locked is None:
         raise LotteryError(f"no {LOCK} here: the pipeline has not run: {advice}")
-    found = dict.fromkeys(causes(params, pipeline, locked, deep=options.deep))
+    found = dict.fromkeys(causes(params, pipeline, locked, deep=deep))
     for stage, cause in found:
         print(f"{stage}: {cause}")
     if found:
         stages = dict.fromkeys(stage for stage, _ in found)
         raise LotteryError(f"out of date: {', '.join(stages)}: {advice}")
-    print("dvc.lock and reports/ belong to the parameters and the code")
+
+
+def results_of(params: Params) -> None:
+    """Raises LotteryError where the results here are not those of the parameters and the code."""
+    up_to_date(params, _stages(PIPELINE), _stages(LOCK))
+
+
+def _stages(path: Path) -> Stages | None:
+    return read_yaml(path)["stages"] if path.exists() else None

@@ -21,6 +21,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.report.text import templates
 from lottery.tools import formats
+from lottery.tools.check import results_of
 
 FACTS, CARD = "export.json", "README.md"
 CALIBRATION_IMAGES = 256
@@ -240,6 +241,7 @@ def main(arguments: list[str]) -> None:
         raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
     out = options.out.resolve()
     check_out(out)
+    results_of(loaded)
     ticket = read_ticket(loaded, seed, round_, initial=options.initial)
     print(f"export: {ticket.name}", flush=True)
     with formats.attempt("TensorFlow: cannot be set up"):

@@ -24,6 +24,7 @@ from lottery.params import Params
 from lottery.report.outcomes import guess, outcomes
 from lottery.report.text import templates
 from lottery.tickets import given
+from lottery.tools.check import results_of
 from lottery.tools.verify import reproduced
 
 FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
@@ -46,7 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.verify:
         print(verified(name, options.seed, options.round, options.source))
     else:
-        print(f"tickets: written to {publish(params.load(), name)}")
+        loaded = params.load()
+        results_of(loaded)
+        print(f"tickets: written to {publish(loaded, name)}")
 
 
 def publish(loaded: Params, name: str) -> Path:

@@ -28,10 +28,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory(prefix="lottery-verify-") as folder:
-            lines = list(differences(reproduced(Path(folder))))
+            project = reproduced(Path(folder))
+            lines = list(differences(project))
+            if not lines:  # what no stage makes any more cannot differ
+                check = [sys.executable, "-m", "lottery", "check"]
+                subprocess.run(check, cwd=project, check=True, capture_output=True, text=True)
     except subprocess.CalledProcessError as error:
         why = f"verify: {' '.join(error.cmd)}: exit status {error.returncode}\n"
-        parser.exit(1, f"{error.stderr or ''}{why}")
+        parser.exit(1, f"{error.stdout or ''}{error.stderr or ''}{why}")
     if lines:
         parser.exit(1, "".join(f"{line}\n" for line in lines))
     print("reproduced bit for bit")
