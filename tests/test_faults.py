@@ -197,6 +197,8 @@ def test_a_file_of_another_run_is_set_aside(runs, capsys, ending):
         store.save(store.file(key, ending), {"weights": {"w": np.zeros(3)}}, {"iteration": 1})
     os.replace(store.file("a" * 64, ending), store.file("b" * 64, ending))
     load = store.load_finished if ending == store.FINISHED else store.load_checkpoint
+    assert load("a" * 64) is None  # which is no more there, and nothing to speak of
+    assert capsys.readouterr().err == ""
     assert load("b" * 64) is None
     assert "of another run, aaaaaaaa; set aside" in capsys.readouterr().err
 

@@ -78,6 +78,8 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
         of = facts.pop("fingerprint", fingerprint)
         if of != fingerprint:
             raise ValueError(f"of another run, {of[:8]}")
+    except FileNotFoundError:
+        return None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         with contextlib.suppress(OSError):  # another process has set it aside
