@@ -32,6 +32,7 @@ from matplotlib.ticker import (
 )
 
 ANCHORS = Path("docs/results/anchors.csv")  # published results
+BESIDE = 0.025  # of a logarithmic axis: what stands above two marks takes as much
 PICTURES = {".svg": {"Date": None}, ".png": {"Software": None}}  # and no date of making
 
 
@@ -126,7 +127,9 @@ def against_weights_remaining(
         look: Any = {"color": "#333333", "marker": marker, "mfc": "none", "linestyle": ""}
         handles += axes.plot(rows["density"] * 100, rows["value"], **look)
         labels.append(printable(label))
-    weights_remaining_axis(axes, pd.concat([table["weights_remaining"], drawn["density"]]))
+    marked = table["variant"] != "pruning"
+    shares = pd.concat([table[marked], table[~marked]])["weights_remaining"]
+    weights_remaining_axis(axes, pd.concat([shares, drawn["density"]]))
     axes.set_ylabel(ylabel)
     if percent:
         low, high = axes.get_ylim()
@@ -138,14 +141,17 @@ def against_weights_remaining(
 
 
 def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: float = 1.15) -> None:
-    """Logarithmic, from 100 % down, a tick at each density that the data has, if so far apart."""
+    """Logarithmic, from 100 % down, a tick at each density that the data has, the first ones first,
+    where there is room: about twelve, and so far apart."""
+    lowest = float(weights_remaining.min())
+    apart = max(apart, lowest ** (-1 / 11))
     axes.set_xscale("log")
-    axes.set_xlim(108, weights_remaining.min() * 100 / 1.08)
-    ticks: list[float] = []
-    for value in sorted({round(v * 100, 6) for v in weights_remaining} | {100.0}, reverse=True):
-        if not ticks or ticks[-1] / value > apart:
+    axes.set_xlim(108, lowest * 100 / 1.08)
+    ticks = [100.0]
+    for value in (round(100 * share, 6) for share in weights_remaining):
+        if all(max(value / tick, tick / value) > apart for tick in ticks):
             ticks.append(value)
-    axes.set_xticks(ticks)
+    axes.set_xticks(sorted(ticks, reverse=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("weights remaining (%, logarithmic)")
@@ -215,6 +221,8 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
     tickets = results[results["variant"] == "ticket"].sort_values("round")
     dense = results[results["variant"] == "dense"]
     together = tickets["finding_flops"] + tickets["training_flops"]
+    costs = pd.concat([dense["training_flops"], tickets["training_flops"], together])
+    apart = (costs.max() / costs.min()) ** BESIDE
     for rows, cost, (colour, marker, _, _), inside, label in (
         (dense, dense["training_flops"], STYLES["dense"], None, "dense network"),
         (tickets, tickets["training_flops"], STYLES["ticket"], "white", "ticket, its training"),
@@ -222,10 +230,11 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
     ):
         axes.vlines(cost, rows[low], rows[high], color=colour, linewidth=0.7)
         axes.plot(cost, rows[mean], label=label, color=colour, marker=marker, mfc=inside)
-        shown = spread_out(rows["round"].tolist(), 5)
+        shown, named = spread_out(rows["round"].tolist(), 5), 0.0
         above: Any = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center"}
         for x, (_, row) in zip(cost, rows.iterrows(), strict=True):
-            if row["round"] in shown:
+            if row["round"] in shown and not named / apart < x < named * apart:
+                named = x
                 share = f"{100 * row['weights_remaining']:.3g} %"
                 axes.annotate(share, (x, row[high]), rotation=90, size=8, **above)
     axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
