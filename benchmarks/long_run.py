@@ -99,6 +99,7 @@ def save(folder: Path, runs: Path, state: Path) -> int:
     dataset = files.read_json(folder / files.DATASET / "dataset.json")["files"]
     wanted = loaded.train.model_dump(mode="json"), loaded.tickets_train().model_dump(mode="json")
     histories: dict[int, list[pd.DataFrame]] = {}
+    runs_found = 0
     (state / "runs").mkdir(parents=True, exist_ok=True)
     for path in sorted(runs.glob(f"*{store.FINISHED}")):
         _, facts = store.load(path) or ({}, {})
@@ -110,9 +111,14 @@ def save(folder: Path, runs: Path, state: Path) -> int:
             seed=int(seed), variant=variant, round=int(round_[0].split()[1]) if round_ else 0
         )
         histories.setdefault(int(seed), []).append(table)
+        runs_found += 1
         files.write_json(state / "environment.json", [by["environment"]])
         if path.stat().st_size < WITHOUT_WEIGHTS and variant not in ("dense", "pruning"):
             shutil.copy(path, state / "runs")
+    for ended in (files.DENSE, files.PRUNED, files.RETRAINED):
+        if (folder / ended / "history.csv").exists():  # it has the weights remaining, too
+            for seed, table in tables.read(folder / ended / "history.csv").groupby("seed"):
+                histories.setdefault(int(seed), []).append(table)
     for seed, found in histories.items():
         for pruned in (folder / files.PRUNED, folder / "data/.pruned.partial"):
             for path in files.seed_folder(pruned, seed).glob("round-*.safetensors"):
@@ -130,7 +136,7 @@ def save(folder: Path, runs: Path, state: Path) -> int:
         table[columns].to_csv(path, index=False, float_format="%.7g", compression=same)
     if (folder / files.REPORTS).is_dir():
         shutil.copytree(folder / files.REPORTS, state / "reports", dirs_exist_ok=True)
-    return sum(map(len, histories.values()))
+    return runs_found
 
 
 def main() -> None:

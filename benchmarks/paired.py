@@ -44,12 +44,14 @@ def main() -> None:
 def finished(loaded: Params, state: Path) -> pd.DataFrame:
     """Outcomes by variant, round and seed, of what every seed has finished."""
     histories = [pd.read_csv(state / f"seed-{seed}/history.csv.gz") for seed in loaded.seeds]
-    history = pd.concat(histories).assign(weights_remaining=np.nan)
+    history = pd.concat(histories)
+    known = "weights_remaining" in history  # of an experiment that has ended
+    history = history if known else history.assign(weights_remaining=np.nan)
     chance = 1 / DATASETS[loaded.data.name].classes
     runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
     seeds = runs.groupby(["variant", "round"])["seed"].transform("count")
     runs = runs[seeds == len(loaded.seeds)].set_index(["variant", "round", "seed"]).sort_index()
-    for number in runs.index.get_level_values("round").unique():
+    for number in () if known else runs.index.get_level_values("round").unique():
         runs.loc[(slice(None), number), "weights_remaining"] = remaining(state, loaded, number)
     return runs
 

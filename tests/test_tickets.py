@@ -176,13 +176,14 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
         given.read(taking(tmp_path / "text.npz"), 0, {})
 
 
-def test_the_starts_of_the_default_tickets_come_out_bit_for_bit():
+@pytest.mark.parametrize(("name", "seeds"), [("default", 23), ("mnist-lenet", 8)])
+def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds):
     from lottery.training.models import initialise
 
-    folder = ROOT / "tickets/default"
+    folder = ROOT / "tickets" / name
     network = params.Network(params.load(folder / "params.yaml").model, (28, 28, 1), 10)
     table = tables.read_table(folder / "tickets.csv").drop_duplicates("seed")
-    assert len(table) == 23
+    assert len(table) == seeds
     for seed, expected in zip(table["seed"], table["start_sha256"], strict=True):
         weights, _ = initialise(network, "initialisation", int(seed))
         assert tickets.sha256_of(weights) == expected
