@@ -90,8 +90,8 @@ def run(name: str) -> None:
         for stage, listed in stages.items()
         if parts.FOLDER in listed["deps"]
     }
-    model = parts.module_of(str(loaded.model.name))
-    began = code.of_stage(f"stages.{name}", map(parts.module_of, own.get(name, [])), model)
+    modules, model = [*map(parts.module_of, own.get(name, []))], parts.module_of(loaded.model.name)
+    began = code.of_stage(f"stages.{name}", modules, model if model in modules else "")
     for module in (module for module, _ in began.modules if not code.is_ours(module)):
         if file := code.source(module):  # Python compares whole seconds and sizes: not enough
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)

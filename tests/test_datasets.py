@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import shutil
 import struct
 import subprocess
 from dataclasses import replace
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from lottery.datasets import loading, originals
 from lottery.datasets.catalogue import DATASETS
-from lottery.datasets.dataset import Dataset
+from lottery.datasets.dataset import repeats
 from lottery.datasets.split import split
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -61,7 +62,7 @@ def test_the_split_of_mnist5k_has_as_many_images_of_each_class():
     counts = [np.bincount(dataset.labels[rows]).tolist() for rows in parts]
     assert counts == [[350] * 10, [50] * 10, [100] * 10]
     assert dataset.part(parts.test).images.shape == (1000, 28, 28, 1)
-    assert dataset.in_both([parts]) == 0
+    assert "repeated" not in dataset.facts
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,12 +140,11 @@ def test_the_splits_are_those_of_published_results():
     assert parts.test[:6].tolist() == [0, 7, 11, 17, 29, 30]
 
 
-def test_images_that_stand_in_both_parts_are_counted():
+def test_images_that_repeat_others_are_counted():
     images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1) % 20  # 20 to 23 repeat 0 to 3
-    labels = np.arange(24, dtype=np.int32) % 2
-    facts = {"test": 6, "own_test": True}
-    dataset = Dataset(images, labels, facts)
-    assert dataset.in_both([dataset.split(Data(name="digits", validation_size=4), seed=0)]) == 4
+    assert repeats(images, 24) == {"repeated": 4}
+    assert repeats(images, 22) == {"repeated": 4, "test_in_training": 2}
+    assert repeats(images[:20], 10) == {}
 
 
 # Published datasets, of the same formats but small
@@ -237,6 +237,28 @@ def test_an_original_is_known_by_its_pixels_and_labels_whatever_it_came_in(
     assert tuple(facts.get("class_names", ())) == known.class_names
 
 
+def test_the_files_of_another_dataset_are_not_taken_for_it(small, tmp_path, monkeypatch):
+    other = replace(DATASETS["fashion_mnist"], sha256=None)  # the small ones are the same
+    monkeypatch.setitem(DATASETS, "fashion_mnist", other)
+    source = write_original(tmp_path, "mnist", "idx")  # of Fashion-MNIST they have the same names
+    with pytest.raises(LotteryError, match=": is MNIST, not Fashion-MNIST"):
+        obtain("fashion_mnist", source)
+
+
+def test_original_files_that_are_there_twice_are_refused(small, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_original(tmp_path / name, "mnist", "idx")
+    with pytest.raises(LotteryError, match="in one/, two/; accepted: each file once"):
+        obtain("mnist", tmp_path)
+    shutil.rmtree(tmp_path / "two")
+    for path in [*(tmp_path / "one").iterdir()]:  # as an archive is unpacked by some programs
+        path.rename(tmp_path / "file")
+        path.mkdir()
+        (tmp_path / "file").rename(path / path.name)
+    assert obtain("mnist", tmp_path / "one").facts["title"] == "MNIST"
+
+
 def test_other_pixels_are_not_the_original(small, tmp_path, monkeypatch):
     monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], sha256="0" * 64))
     source = write_original(tmp_path, "cifar10", "tar.gz")
@@ -293,4 +315,4 @@ def test_the_real_originals_are_recognised(name, file, title):
     assert dataset.facts["title"] == title
     assert dataset.facts["sha256"] == DATASETS[name].sha256
     assert np.bincount(dataset.labels[-10_000:]).min() > 890
-    assert dataset.in_both([dataset.split(Data(name=name, validation_size=5000), seed=0)]) == 0
+    assert not {"repeated", "test_in_training"} & set(dataset.facts)

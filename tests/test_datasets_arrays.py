@@ -59,11 +59,14 @@ def test_float32_arrays_are_stored_as_they_are_and_read_again(tmp_path):
     again = dataset.open_dataset(tmp_path)
     assert again.images.tobytes() == written.images.tobytes()
     assert (again.size, again.noun) == ((4, 2, (2,)), "examples")
-    split = again.split(Data(name="arrays", source="x", validation_size=2), 0)
-    assert again.in_both([split]) == 0
-    same = again.images.copy()
-    same[4] = same[0]
-    assert again._replace(images=same).in_both([split]) == 1
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path):
+    for name in ("one/x_train", "one/y_train", "two/y_train"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / name, X if "x_" in name else Y)
+    with pytest.raises(LotteryError, match=r"two/y_train\.npy: holds y_train once more"):
+        obtain("arrays", source=str(tmp_path))
 
 
 def test_one_in_six_is_set_aside_where_there_is_no_test_part(monkeypatch):
@@ -88,6 +91,8 @@ def test_one_in_six_is_set_aside_where_there_is_no_test_part(monkeypatch):
         ({"x_train": X[:, 0]}, "x_train holds float32 [4]; accepted: [n, …], a value in a row"),
         ({"x_test": X[:2, :1]}, "x_test holds float32 [2, 1]; accepted: rows as in x_train, float"),
         ({"x_test": X[:2].astype(np.uint8)}, "x_test holds uint8 [2, 2]; accepted: rows as in x_t"),
+        ({"x_train": np.ma.masked_values(X, 0)}, "x_train holds masked values; accepted: plain"),
+        ({"y_test": Y[:1].repeat(2)}, "y_test has no row of class 1; accepted: each class in each"),
         ({"y_train": Y - 1}, "the labels are -1, 0, 1; accepted: whole numbers from 0 up"),
         ({"y_train": 2 * Y, "y_test": Y[:1].repeat(2)}, "the labels are 0, 2; accepted: whole num"),
         ({"class_names": ["no"]}, "class_names are ['no']; accepted: 2 different texts"),
@@ -131,10 +136,11 @@ def test_what_is_no_dict_other_each_time_damaged_or_of_another_sha256_is_one_lin
 
 
 def test_the_example_goes_through_all_stages_and_its_report_speaks_of_examples(tmp_path, capsys):
-    """Rows of two features: LeNet, SNIP, the picture of the first layer and the words."""
+    """Rows of two features: an own network, SNIP, the picture of the first layer and the words."""
     project = Clone(tmp_path)
     data = {"name": "mine.example:rings", "validation_size": 200}
     few = {"seeds": [0], "prune.rounds": 1, "retrain.variants": ["ticket"]}
+    few["model.name"] = "mine.example:narrow"
     project.write(tiny({"data": data, "prune.criterion": "snip", **few}))
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     (tmp_path / "mine").symlink_to(ROOT / "mine")

@@ -39,6 +39,17 @@ def rgb(height=4, width=5):
     return rng.integers(0, 256, (height, width, 3), np.uint8)
 
 
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(side, bits, content):
+    """An RGB image of that side, written by hand."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(content))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+
+
 def files_of(classes=("cat", "dog"), train=6, test=3, make=rgb):
     return {
         f"{part}/{name}/{number:02d}.png": encoded(make())
@@ -174,7 +185,10 @@ def test_photographs_are_read_as_viewers_show_them(tmp_path, orientation, stored
 
 @pytest.mark.parametrize(("content", "cause"), [
     (encoded(rgb(), "JPEG", mode="CMYK"), "of mode CMYK; accepted: grey or RGB of 8 bits, opaque"),
-    (encoded(rng.integers(0, 60_000, (4, 5)).astype(np.uint16)), "of mode I;16"),
+    (encoded(rng.integers(0, 60_000, (4, 5)).astype(np.uint16)), "of 16 bits; accepted: grey or"),
+    (png(4, 16, (b"\0" + bytes(range(24))) * 4), "of 16 bits; accepted: grey or"),
+    (encoded(np.zeros((4, 5), np.uint8), transparency=0), "transparent or of mode"),
+    (encoded(np.zeros((4, 5, 3), np.uint8), transparency=(0, 0, 0)), "transparent or of mode"),
     (encoded(np.full((4, 5, 4), 100, np.uint8)), "transparent or of mode RGBA"),
     (encoded(rgb(), save_all=True, append_images=[Image.fromarray(rgb())]), "an animation"),
 ])  # fmt: skip
@@ -192,16 +206,10 @@ def test_images_are_resized_where_that_is_asked(tmp_path):
     assert found[0, ..., 0] == pytest.approx(expected, abs=20)
 
 
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 @pytest.mark.parametrize("side", [10_000, 20_000, 65_000, 2**31 - 1])
 def test_a_small_file_of_huge_dimensions_is_refused_before_it_is_decoded(tmp_path, side):
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(10_000)))
     with pytest.raises(LotteryError, match=r"^x: damaged, truncated or too large"):
-        decoded(tmp_path, content + chunk(b"IEND", b""))
+        decoded(tmp_path, png(side, 8, bytes(10_000)))
 
 
 def test_text_that_a_png_unpacks_is_bounded(tmp_path):
@@ -267,8 +275,11 @@ def test_fetch_writes_the_dataset_and_says_what_stands_in_both_parts(tmp_path, c
     assert str(tmp_path) not in json.dumps(facts)
     write(tmp_path / "data/own/animals", {"test/cat/00.png": files["train/cat/03.png"]})
     project.stage("fetch")
-    said = "1 of the 6 test images are training or validation images too"
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "fetch: 1 of the 6 test images are training or validation images too" in said
+    assert "fetch: 1 images repeat others, value for value, so that" in said
+    facts = json.loads((tmp_path / "data/dataset/dataset.json").read_text())
+    assert (facts["repeated"], facts["test_in_training"]) == (1, 1)
     before = project.files("data/dataset")
     write(tmp_path / "data/own/animals", {"test/cat/00.png": b"no image"})
     why = r"^data\.source: animals: test/cat/00\.png: neither a PNG.*$"

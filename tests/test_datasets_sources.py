@@ -247,6 +247,12 @@ def test_an_archive_holds_what_was_packed_and_whole_it_must_be(tmp_path, pack):
         assert "damaged or truncated" in complaint(tmp_path, content[: int(len(content) * share)])
 
 
+def test_a_tar_whose_last_file_is_a_zip_is_a_tar(tmp_path):
+    inner = zipped([("train/cat/1.png", b"older")], compression=zipfile.ZIP_STORED)
+    members = [*FILES.items(), ("before.zip", inner)]
+    assert unpacked(tmp_path, tarred(members)) == dict(members)
+
+
 def test_a_tar_cut_or_damaged_at_a_members_border_is_refused(tmp_path):
     content = tarred([("a", b"x" * 512), ("b", b"y" * 512)])
     assert "the end is missing" in complaint(tmp_path, content[:1024])

@@ -96,6 +96,12 @@ REFUSED = [
     ("retrain.rounds", [1, 3], "rounds from 1 to prune.rounds, 2"),
     ("prune.scoring_rounds", 9, "1 with magnitude: its scores stay the same"),
     ("model.batch_norm_scale", "uniform", NO_BATCH_NORM),
+    (
+        "prune.rates",
+        dict.fromkeys(("conv", "dense", "output"), 0.0),
+        "one above 0: these prune nothing",
+    ),
+    ("data.split_seed", 7, "0 with data.split per_seed, where the seed itself draws the split"),
     # it does not fit the dataset
     ("data.validation_size", 9, f"from 10 (one example a class) to 1490: {HAS}"),
     ("train.batch_size", 1251, "at most the 1,250 training examples"),

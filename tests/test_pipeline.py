@@ -235,7 +235,7 @@ def test_experiments_run_and_are_listed(clone):
 
 def test_results_of_earlier_parameters_come_back_without_computing(clone):
     before = clone.params
-    clone.change("data.split_seed", 1)
+    clone.change("data.split", "shared")
     assert clone.repro("fetch") == ["fetch"]
     (clone.path / "params.yaml").write_text(before)
     assert clone.repro() == []  # from DVC's run-cache

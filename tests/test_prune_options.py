@@ -50,7 +50,8 @@ def compute(clone, **changes):
     return (clone.path / "reports/report.md").read_text()
 
 
-def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone):
+def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone, monkeypatch):
+    monkeypatch.setattr("lottery.training.learned_masks.UPDATE_EVERY", 10)  # of 40 iterations
     prune = {"criterion": "snip", "scope": "global"}
     prune["rates"] = {"conv": 0.5, "dense": 0.5, "output": 0.5}
     report = compute(clone, prune=prune, retrain={"variants": list(VARIANTS)})

@@ -11,8 +11,10 @@ from clones import ROOT, Clone
 
 from benchmarks import long_run
 from lottery import params
+from lottery.__main__ import main
 from lottery.artifacts import files, tables
 from lottery.errors import LotteryError
+from lottery.masks import Mask
 from lottery.running import store
 from lottery.tickets import given
 from lottery.tools import tickets
@@ -73,6 +75,25 @@ def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
     assert retrained == before[1]
     tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
     assert tables_of[0] == tables_of[1]
+
+
+def test_masks_keep_the_criterion_that_found_them(project):
+    project.change("prune.criterion", "snip")
+    with pytest.raises(LotteryError, match=r"prune\.criterion: got snip; accepted: magnitude, by"):
+        project.stage("prune")
+
+
+def test_what_has_no_effect_or_is_not_there_is_refused(project, capsys):
+    for arguments, why in (
+        (["tiny", "--seed", "0"], "--seed: accepted with --verify only"),
+        (
+            ["nope", "--verify"],
+            "tickets/nope: no published tickets; accepted: default, mnist-lenet, tiny",
+        ),
+    ):
+        with pytest.raises(SystemExit, match="1"):
+            main(["tickets", *arguments])
+        assert why in capsys.readouterr().err
 
 
 def test_a_search_goes_on_after_the_last_mask_that_is_given(project):
@@ -171,6 +192,12 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
         given.read(taking(tmp_path / "nowhere"), 0, {})
     with pytest.raises(LotteryError, match="has no mask of seed 3, round 2"):
         given.read(taking(tmp_path), 3, {})
+    given.write_file(tmp_path / "seed-0/round-06.npz", Mask.full({"a/kernel": (3,)}))
+    with pytest.raises(LotteryError, match="has no mask of seed 0, round 2"):
+        given.read(taking(tmp_path), 0, {"a/kernel": (3,)})  # which the search would not get to
+    (tmp_path / "seed-0/round-06.npz").rename(tmp_path / "seed-0/ticket.npz")
+    with pytest.raises(LotteryError, match=r"ticket\.npz: accepted: the name round-NN\.npz"):
+        given.read(taking(tmp_path), 0, {"a/kernel": (3,)})
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(LotteryError, match=r"text.npz: .*accepted: an npz or safetensors file"):
         given.read(taking(tmp_path / "text.npz"), 0, {})

@@ -8,6 +8,7 @@ from clones import network
 from networks import models, same
 
 from lottery import params
+from lottery.errors import LotteryError
 from lottery.masks import Mask, erk_counts
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
@@ -61,7 +62,7 @@ def fresh(ticket):
 
 @pytest.mark.parametrize("variant", sorted({*params.VARIANTS} - {*WHOLE}))
 def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
-    found = start(variant, a_ticket)
+    found = start(variant, replace(a_ticket, iterations=200))
     for name, keep in found.mask.layers.items():
         assert not found.weights[name][~keep].any()
         assert found.weights[name][keep].all()
@@ -166,8 +167,15 @@ def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ti
 
 
 @pytest.mark.parametrize("variant", ["set", "rigl"])
+def test_a_run_too_short_for_a_mask_to_change_is_refused(variant, a_ticket):
+    with pytest.raises(LotteryError, match=f"got {variant}; accepted: .* more than 133 iterations"):
+        start(variant, replace(a_ticket, iterations=133))
+    start(variant, replace(a_ticket, iterations=134))
+
+
+@pytest.mark.parametrize("variant", ["set", "rigl"])
 def test_dynamic_sparse_training_begins_as_a_random_mask_of_the_initial_weights(variant, a_ticket):
-    found = start(variant, a_ticket)
+    found = start(variant, replace(a_ticket, iterations=200))
     assert (found.masks, found.iteration, found.train) == (variant, 0, TRAIN)
     assert found.mask.counts == a_ticket.mask.counts
     assert not found.mask.within(a_ticket.mask)
@@ -189,7 +197,8 @@ def test_a_supermask_is_learned_over_all_initial_weights_or_their_signs(a_ticket
 
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
     names = ("random_mask", "random_mask_global", "random_mask_erk", "shuffled_mask", "set")
-    masks, again = ([start(v, a_ticket).mask for v in names] for _ in range(2))
+    longer = replace(a_ticket, iterations=200)
+    masks, again = ([start(v, longer).mask for v in names] for _ in range(2))
     assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 5
     assert all(same(one.layers, other.layers) for one, other in zip(masks, again, strict=True))
 

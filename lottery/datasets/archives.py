@@ -31,7 +31,8 @@ def unpack(path: Path, into: Path, where: str) -> None:
     """
     most = min(MOST_BYTES, max(64 * MIB, MOST_RATIO * path.stat().st_size))
     try:
-        if zipfile.is_zipfile(path):
+        # of a tar whose last member is a zip it says yes too
+        if zipfile.is_zipfile(path) and not tarfile.is_tarfile(path):
             _unzip(path, into, where, most)
         else:
             with tarfile.open(path, "r:*", encoding="utf-8") as archive:

@@ -28,6 +28,7 @@ def read(folder: Path, where: str) -> Images:
     """A folder's ``.npy`` files or ``.safetensors`` file; LotteryError names what is at fault."""
     found: dict[str, Any] = {}
     for name in file_names(folder):
+        before = dict(found)
         try:
             if name.endswith(".npy"):
                 found[Path(name).stem] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
@@ -41,6 +42,10 @@ def read(folder: Path, where: str) -> Images:
                 f"{where}: {shown(name)}: damaged, or holds other than numbers and text "
                 f"({type(error).__name__}: {error}); write it again"
             ) from None
+        if twice := [key for key, value in before.items() if found[key] is not value]:
+            raise LotteryError(
+                f"{where}: {shown(name)}: holds {twice[0]} once more; accepted: each array once"
+            )
     return _together(found, lambda why: LotteryError(f"{where}: {why}"))
 
 
@@ -51,6 +56,8 @@ def called(name: str) -> Images:
         given = function()
         if not isinstance(given, dict):
             raise parts.mistake(name, f"gives a {type(given).__name__}; accepted: a dict: {NAMES}")
+        if masked := [key for key, value in given.items() if np.ma.is_masked(value)]:
+            raise parts.mistake(name, f"{masked[0]} holds masked values; accepted: plain arrays")
         found = {str(key): np.asarray(value) for key, value in given.items()}
     except LotteryError:
         raise
@@ -72,6 +79,10 @@ def _mistakes(arrays: Mapping[str, Any]) -> Iterator[str]:
             f"the labels are {shown(', '.join(map(str, classes[:50])))}; accepted: whole numbers "
             "from 0 up, none left out, of two classes or more"
         )
+    if "y_test" in arrays:
+        absent = sorted(set(classes) - set(np.unique(arrays["y_test"]).tolist()))
+        if absent:
+            yield f"y_test has no row of class {absent[0]}; accepted: each class in each part"
     names = _names(arrays)
     texts = {name for name in names if isinstance(name, str) and name.isprintable()}
     if "class_names" in arrays and not len(texts) == len(names) == len(classes):

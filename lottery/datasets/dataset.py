@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,16 +58,24 @@ class Dataset(NamedTuple):
             class_names=self.facts.get("class_names", ()),
         )
 
-    def in_both(self, splits: Iterable[Split]) -> int:
-        """How many of a split's test images are its training or validation images too, at most."""
-        digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in self.images)
-        found = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
-        rest = ((split.test, np.concatenate([split.train, split.validation])) for split in splits)
-        return max(int(np.isin(found[test], found[others]).sum()) for test, others in rest)
-
     def part(self, rows: np.ndarray) -> Part:
         """These rows, read into memory."""
         return Part(np.asarray(self.images[rows]), np.asarray(self.labels[rows]))
+
+
+def repeats(images: np.ndarray, training: int) -> dict[str, int]:
+    """What is there more than once, value for value; nothing where each is there once.
+
+    ``repeated``: images that repeat an earlier one; ``test_in_training``: images from ``training``
+    on that are before it, too.
+    """
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
+    found = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
+    counts = {
+        "repeated": len(found) - len(np.unique(found)),
+        "test_in_training": int(np.isin(found[training:], found[:training]).sum()),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: Any) -> None:

@@ -21,7 +21,7 @@ from lottery.errors import LotteryError, say
 MOST_DECODED = 4 * 2**30
 """Bytes of all images together, decoded."""
 RESIZED = "data.image_size: [height, width]"
-ENDINGS = (".png", ".jpg", ".jpeg")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe")
 OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
 PLACE = re.compile("((?:[^/]+/){0,2}?)(train|test)/([^/]+)/([^/]*)")
 """Of an image: at most two folders around all, part, class, file."""
@@ -127,6 +127,8 @@ def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
         with image:
             if image.format == "PNG" and getattr(image, "is_animated", False):
                 raise LotteryError(f"{where}: an animation; accepted: still images")
+            if image.format == "PNG" and ";16" in str(image.tile):  # Pillow keeps the upper 8
+                raise LotteryError(f"{where}: of 16 bits; accepted: grey or RGB of 8 bits, opaque")
             ImageOps.exif_transpose(image, in_place=True)
             pixels = _plain_colours(image, where)
         if size is not None and pixels.size != (size[1], size[0]):
@@ -145,6 +147,8 @@ def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
 def _plain_colours(image: Image.Image, where: str) -> Image.Image:
     """Grey (L) or RGB: palettes and black-and-white are converted, an opaque alpha is dropped."""
     image.load()
+    if "transparency" in image.info:  # one colour, or of a palette
+        image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
     if image.mode in ("L", "RGB"):
         return image
     if image.mode == "1":

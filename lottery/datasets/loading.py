@@ -9,7 +9,7 @@ import numpy as np
 from lottery import parts
 from lottery.datasets import arrays, image_folder, originals, packaged, sources
 from lottery.datasets.catalogue import DATASETS, Known
-from lottery.datasets.dataset import Dataset
+from lottery.datasets.dataset import Dataset, repeats
 from lottery.datasets.image_folder import Images
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -47,6 +47,9 @@ def obtain(data: Data) -> Dataset:
     title = re.sub(ending, "", source.name.rpartition("/")[2])
     sha256 = fingerprint(*found[:2])
     if known is not None:
+        for other in DATASETS.values():
+            if sha256 == other.sha256 != known.sha256:
+                raise LotteryError(f"{source.where}: is {other.title}, not {known.title}")
         _check(source.where, found, known)
         found = found._replace(class_names=found.class_names or known.class_names)
         is_original = sha256 == known.sha256 or source.sha256 == known.files
@@ -90,6 +93,7 @@ def _dataset(
         **({"class_names": list(names)} if names else {}),
         "test": test,
         "own_test": training < len(labels),
+        **repeats(images, training),
     }
     return Dataset(images, labels, facts)
 

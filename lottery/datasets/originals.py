@@ -22,7 +22,7 @@ MOST_UNPACKED = 2**26
 def read(name: str, folder: Path, where: str) -> Images | None:
     """A dataset's original files, at most two levels down; None where not all are there."""
     for files, read_group in FORMATS[name]:
-        groups = [[path for file in group for path in _find(folder, file)] for group in files]
+        groups = [[p for file in group for p in _find(folder, file, where)] for group in files]
         if list(map(len, groups)) != list(map(len, files)):
             continue
         parts = []
@@ -38,11 +38,16 @@ def read(name: str, folder: Path, where: str) -> Images | None:
     return None
 
 
-def _find(folder: Path, file: str) -> list[Path]:
-    """One path, or none. A ``.gz`` may be unzipped already."""
-    names = (file, file.removesuffix(".gz"))
+def _find(folder: Path, file: str, where: str) -> list[Path]:
+    """One path, or none. A ``.gz`` may be unzipped already; LotteryError where there are two."""
+    names = (file.removesuffix(".gz"), file)
     patterns = (f"{above}{name}" for above in ("", "*/", "*/*/") for name in names)
-    return [path for pattern in patterns for path in folder.glob(pattern)][:1]
+    paths = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
+    found = {path.parent: path for path in paths}  # of the two in one folder, the zipped one
+    if len(found) > 1:
+        places = ", ".join(sorted(f"{place.relative_to(folder)}/" for place in found))
+        raise LotteryError(f"{where}: holds {file} in {places}; accepted: each file once")
+    return list(found.values())
 
 
 def grey(read_array: Callable[[Path], np.ndarray], images: Path, labels: Path) -> Arrays:

@@ -32,8 +32,6 @@ VERSION = ("ETag", "Last-Modified")
 """What servers say of a file that changes with its content."""
 TIMEOUT_SECONDS = 30.0
 """How long a server may be silent."""
-DEEPEST = 5
-"""Levels of a folder that are looked at: ``train/<class>/<image>`` below two folders."""
 
 
 class Source(NamedTuple):
@@ -200,7 +198,7 @@ def _last_part(url: str) -> str:
     return unquote(without_secrets(url).rpartition("/")[2])
 
 
-def file_names(folder: Path, depth: int = DEEPEST) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     """The files below a folder, sorted, without what systems leave there (``.DS_Store``).
 
     Relative; an empty folder is a name that ends with ``/``. Raises LotteryError for a link that is
@@ -219,7 +217,7 @@ def file_names(folder: Path, depth: int = DEEPEST) -> list[str]:
             )
         if not is_folder:
             found.append(entry.name)
-        elif depth > 1:
-            below = file_names(Path(entry.path), depth - 1) or [""]
+        else:
+            below = file_names(Path(entry.path)) or [""]
             found += [f"{entry.name}/{name}" for name in below]
     return found

@@ -101,6 +101,10 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield "train.momentum", f"0 with optimizer {p.train.optimizer}; momentum belongs to sgd"
     if p.prune:
         yield from _contradictions_of_pruning(p.prune)
+        if not any(p.prune.rates.model_dump().values()):
+            yield "prune.rates", "one above 0: these prune nothing"
+    if p.data and p.data.split_seed and p.data.split == "per_seed":
+        yield "data.split_seed", "0 with data.split per_seed, where the seed itself draws the split"
     if p.prune and p.retrain and p.retrain.masks and p.prune.strategy != "rewind":
         yield "prune.strategy", "rewind with retrain.masks: they come without trained weights"
     if p.prune and p.retrain:

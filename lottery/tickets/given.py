@@ -21,7 +21,7 @@ from lottery.artifacts.tables import Record
 from lottery.datasets.pinning import covering
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.params import Params
+from lottery.params import Params, load
 from lottery.params.reading import read_yaml
 from lottery.tickets import patterns
 
@@ -62,14 +62,23 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     else:
         names = sorted(files.seed_folder(path, seed).glob("*"))
         matched = [(FILE.fullmatch(name.name), name) for name in names]
-        found = {int(m[1]): name for m, name in matched if m and int(m[1]) <= rounds}
+        if other := [n for m, n in matched if m is None and n.suffix in (".npz", ".safetensors")]:
+            raise LotteryError(f"{WHERE}: {other[0]}: accepted: the name round-NN.npz")
+        found = {int(m[1]): name for m, name in matched if m}
     last = max(found, default=0)
+    found = {number: name for number, name in found.items() if number <= rounds}
     missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
     if missing or not (path.is_file() or files.seed_folder(path, seed).is_dir()):
         asked = ", ".join(map(str, missing or params.retrain_rounds()))
         raise LotteryError(
             f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
             "retrain.rounds that it has, as seed-N/round-NN.npz"
+        )
+    recipe = path / "params.yaml"
+    if recipe.exists() and (by := load(recipe).prune.criterion) != params.prune.criterion:
+        raise LotteryError(
+            f"params.yaml: prune.criterion: got {params.prune.criterion}; accepted: {by}, by which "
+            f"the masks of {path} were found: the claim that is tested depends on it"
         )
     masks = {number: _fitting(read_file(name), shapes, name) for number, name in found.items()}
     for number, mask in masks.items():

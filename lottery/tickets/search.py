@@ -174,7 +174,7 @@ def write_layers(path: Path, network: Network) -> None:
 
 
 def check_that_something_survives(prune: Prune, dense: Dense) -> None:
-    """Raises LotteryError where the rounds leave no weight of a layer, or none at all."""
+    """Raises LotteryError where the rounds leave no weight of a layer, none at all, or all."""
     mask, kinds = dense.full_mask, dense.kinds
     sizes, last = mask.sizes, prune.surviving(mask.shapes, kinds, prune.rounds)
     lost = {}
@@ -183,6 +183,12 @@ def check_that_something_survives(prune: Prune, dense: Dense) -> None:
         lost = {kinds[n]: f"none of the {sizes[n]:,} weights of {n} survives" for n in emptied}
     elif last <= sum(sizes[name] for name in prune.left_whole(kinds)) < sum(sizes.values()):
         lost = {"dense": "no weight survives"}
+    if last in (sizes, sum(sizes.values())):
+        kinds_here = ", ".join(dict.fromkeys(kinds.values()))
+        raise LotteryError(
+            f"params.yaml: prune.rates: got {prune.rates.model_dump()}; accepted: one above 0 for "
+            f"a kind of layer that the network has ({kinds_here}): these prune nothing"
+        )
     for kind, what in lost.items():
         raise LotteryError(
             f"params.yaml: prune.rates.{kind}: got {getattr(prune.rates, kind)}; accepted: a lower "

@@ -100,6 +100,12 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
         yield from ((stage, line) for line in parts.unseen(names, stage, deps))
 
 
+def left_out(pipeline: Stages, content: Any) -> list[str]:
+    """The keys that stages depend on, and that ``params.yaml`` does not hold."""
+    keys = {key: 0 for listed in pipeline.values() for key in listed.get("params", [])}
+    return [key for key in keys if _at(content, key) == MISSING]
+
+
 def name_of(entry: Any) -> str:
     """Of a dependency or output in dvc.yaml: it may have options."""
     return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
@@ -225,6 +231,11 @@ def main(arguments: list[str] | None = None) -> None:
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
     pipeline, locked = _stages(PIPELINE), _stages(LOCK)
+    if lacking := left_out(pipeline or {}, read_yaml(PARAMS_FILE)):
+        raise LotteryError(
+            f"params.yaml: {', '.join(lacking)}: left out, but dvc.yaml names them, and DVC knows "
+            "no defaults: write them out"
+        )
     if not options.params:
         up_to_date(params, pipeline, locked, deep=options.deep)
         print("dvc.lock and reports/ belong to the parameters and the code")

@@ -44,12 +44,16 @@ def main(arguments: list[str] | None = None) -> None:
     name = options.name
     if Path(name).name != name or name in ("", "..", "."):
         raise LotteryError(f"NAME: got {name!r}; accepted: the name of a folder in {FOLDER}/")
+    chosen = [name for name in ("seed", "round", "source") if vars(options)[name] is not None]
+    if chosen and not options.verify:
+        raise LotteryError(f"--{chosen[0]}: accepted with --verify only: all tickets are published")
     if options.verify:
         print(verified(name, options.seed, options.round, options.source))
     else:
         loaded = params.load()
         results_of(loaded)
         print(f"tickets: written to {publish(loaded, name)}")
+        print("tickets: `prune` depends on them: `dvc repro` once more, then commit all of it")
 
 
 def publish(loaded: Params, name: str) -> Path:
@@ -107,6 +111,9 @@ def ticket(
 ) -> tuple[dict, pd.Series, pd.DataFrame]:
     """The experiment that retrains one published ticket, its row, those of all of its round."""
     folder = FOLDER / name
+    if not (folder / TABLE).exists():
+        known = ", ".join(sorted(path.parent.name for path in FOLDER.glob(f"*/{TABLE}"))) or "none"
+        raise LotteryError(f"{folder}: no published tickets; accepted: {known}")
     table = tables.read_table(folder / TABLE)
     row = table.iloc[0]
     seed = int(row["seed"]) if seed is None else seed
