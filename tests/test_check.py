@@ -147,6 +147,15 @@ def test_a_parameter_a_file_of_the_same_time_and_a_part_of_ones_own_are_named(pr
     assert not any("not among the deps" in line for line in found(capsys)[1])
 
 
+def test_a_key_that_dvc_needs_and_params_yaml_leaves_to_its_default_is_named(project, capsys):
+    params = read_yaml(project.path / "params.yaml")
+    del params["data"]["split"], params["retrain"]["masks"]
+    project.write(params)
+    status, _, said = found(capsys, "--params")
+    assert status == 1
+    assert "params.yaml: data.split, retrain.masks: left out, but dvc.yaml names them" in said
+
+
 def test_what_a_function_of_ones_own_may_read_is_compared(project, capsys):
     write(project.path / "mine/table.py", "def rows(seed=0):\n    return {}\n")
     project.change("data.name", "mine.table:rows")

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from clones import network
+from clones import network, tiny
 from networks import models
 
+from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
+from lottery.params import validate
 from lottery.tickets.pruning import magnitude_mask
+from lottery.tickets.search import check_that_something_survives
+from lottery.tickets.ticket import Dense
 
 NETWORK = network("lenet_300_100", (8, 8, 1))
 
@@ -81,3 +85,13 @@ def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as
     for keep in ({n: s + 1 for n, s in full.sizes.items()}, dict.fromkeys(full.sizes, -1)):
         with pytest.raises(ValueError, match="asked to keep"):
             magnitude_mask(weights, full, keep, NETWORK)
+
+
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
+def test_rates_that_prune_nothing_of_the_network_are_refused(scope):
+    rates = {"conv": 0.2, "dense": 0.0, "output": 0.0}
+    prune = validate(tiny({"prune.rates": rates, "prune.scope": scope})).prune
+    weights = {"dense1/kernel": np.ones((4, 3), np.float32), "output/kernel": np.ones((3, 2))}
+    dense = Dense(weights, weights, {"dense1/kernel": "dense", "output/kernel": "output"})
+    with pytest.raises(LotteryError, match=r"prune\.rates: .*network has \(dense, output\): these"):
+        check_that_something_survives(prune, dense)
