@@ -8,6 +8,7 @@ import keras as keras_3
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 from clones import ROOT, network
 from networks import models
 from ruamel.yaml import YAML
@@ -130,6 +131,18 @@ MODELS = {
     "transposed": (
         layered(lambda: layers.Conv2DTranspose(3, 3, name="up")),
         "up/kernel would not be pruned",
+    ),
+    "nested": (
+        layered(lambda: tf_keras.Sequential([layers.Flatten()], name="head")),
+        "head is a model within it; accepted: its layers, one by one",
+    ),
+    "regularised": (
+        layered(last=lambda n: layers.Dense(n, kernel_regularizer="l2", name="output")),
+        "it adds losses of its own (a regulariser, add_loss), which the training here leaves out",
+    ),
+    "bounded": (
+        layered(last=lambda n: layers.Dense(n, kernel_constraint="non_neg", name="output")),
+        "output has a kernel_constraint, which the training here leaves out",
     ),
     "own_weight": (layered(lambda: layers.PReLU(name="p")), "p/alpha would not be pruned"),
     "too_small": (layered(lambda: layers.MaxPooling2D(9, name="pool")), "ValueError: Exception"),

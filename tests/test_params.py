@@ -118,6 +118,7 @@ REFUSED = [
 
 EPOCHS = {"train.iterations": None, "train.epochs": 2, "train.evaluate_every": 10}
 ONE_RATE = "with prune.scope global one rate for all kinds, or 0: left whole"
+NO_XLA = "false with conv2: XLA has no deterministic gradient of its max-pooling"
 ONE_SHOT = {"prune.criterion": "snip", "prune.schedule": "one_shot"}
 SCORES_ONCE = "1 with prune.schedule one_shot, which scores once"
 BEFORE_TRAINING = "rewind: snip prunes before any training"
@@ -130,6 +131,7 @@ HALF = "0.5, the share that prune.pattern [2, 4] prunes, or 0: left whole"
 WITHOUT = "without random_mask_global, or with prune.pattern weight"
 REFUSED_BESIDE_OTHERS = [
     (EPOCHS, "train.evaluate_every", 51, "at most the run's 50 iterations"),
+    ({"model.name": "conv2"}, "train.jit_compile", True, NO_XLA),
     ({"prune.scope": "global"}, "prune.rates", VALID["prune"]["rates"], ONE_RATE),
     (ONE_SHOT, "prune.scoring_rounds", 9, SCORES_ONCE),
     (UNIT, "prune.scope", "global", "layerwise with a prune.pattern other than weight"),

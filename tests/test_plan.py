@@ -6,9 +6,13 @@ from networks import models
 
 from lottery.__main__ import main
 from lottery.errors import LotteryError
+from lottery.masks import Mask
 from lottery.params import validate
+from lottery.tickets import given
 from lottery.tools import plan
 from lottery.tools.plan import Pace, Work, tasks_of, wall_seconds
+
+MASK = Mask.full({"a/kernel": (2, 3)})
 
 
 def params_of(changes=None):
@@ -29,6 +33,17 @@ def test_rewound_rounds_are_shorter_one_shot_trains_none_and_longer_networks_tak
     assert tasks_of(params_of({"prune.schedule": "one_shot"}), 40)["prune"] == [(0, 0)] * 2
     longer = params_of({"retrain.variants": ["dense_longer"], "retrain.rounds": [2]})
     assert tasks_of(longer, 40)["retrain"] == [(1, 3 * 40)] * 2  # dense, round 1, the ticket
+
+
+def test_masks_that_are_taken_over_are_not_searched(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [tickets]}}")
+    params = params_of({"seeds": [0, 1], "prune.rounds": 2, "retrain.masks": "tickets"})
+    for seed, rounds in ((0, [1]), (1, [1, 2])):
+        for number in rounds:
+            given.write_file(given.round_file(tmp_path / "tickets", seed, number), MASK)
+    found = tasks_of(params, 40, MASK.shapes)["prune"]
+    assert found == [(2, 80), (0, 0)]  # round 1 once more, from which 2 is pruned
 
 
 def test_linear_mode_connectivity_adds_two_copies_of_each_network():
@@ -53,10 +68,10 @@ def test_seconds_an_iteration_come_from_the_run_store_else_from_a_short_training
     assert 1e-5 < pace < 1
     monkeypatch.setattr(plan, "TIMED", 0.05)
     monkeypatch.setenv("LOTTERY_WORKERS", "1")  # no other process is timed beside it
-    other = params_of({"train.batch_size": 10})
-    pace, _, known_from = plan.pace_of(other, network("lenet_300_100", (8, 8, 1)))
-    assert known_from == "a short training on this machine"
-    assert 1e-5 < pace < 1
+    for other in ({"train.batch_size": 10}, {"data": {"name": "mnist5k", "validation_size": 500}}):
+        pace, _, known_from = plan.pace_of(params_of(other), network("lenet_300_100", (8, 8, 1)))
+        assert known_from == "a short training on this machine"
+        assert 1e-5 < pace < 1
 
 
 def test_two_workers_that_are_hardly_faster_than_one_are_odd():

@@ -66,7 +66,7 @@ def test_a_ticket_is_published_as_bool_arrays_with_what_it_reached_and_starts_fr
     assert f"| 2 | {100 * mask.weights_remaining:.2f} % | 2 |" in card
 
 
-def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
+def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project, monkeypatch, capsys):
     before = bytes_of(project.path / files.MASKS), bytes_of(project.path / files.RETRAINED)
     project.stage("prune", "extract_masks", "retrain")
     history = tables.read(project.path / files.PRUNED / "history.csv")
@@ -75,6 +75,11 @@ def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project):
     assert retrained == before[1]
     tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
     assert tables_of[0] == tables_of[1]
+    monkeypatch.setattr("lottery.tools.export.results_of", lambda _: None)  # of what dvc.lock has
+    with pytest.raises(SystemExit, match="1"):
+        main(["export", "--round", "2"])
+    why = "export: --round: got 2; accepted: 0, or --initial: its mask is of retrain.masks: nothing"
+    assert why in capsys.readouterr().err
 
 
 def test_masks_keep_the_criterion_that_found_them(project):

@@ -24,6 +24,7 @@ SMALLEST_IMAGE = {
 what are no images too."""
 
 WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
+MAX_POOLING = ("conv2", "conv4", "conv6", "vgg16")
 
 PACKAGED = ("mnist5k", "digits")
 """Datasets that come with an installed package, so take no source."""
@@ -93,6 +94,9 @@ def _contradictions(p: Params) -> Iterator[Refusal]:
         yield "model.dropout", f"0 with {p.model.name}: it has no hidden dense layer"
     if p.model and p.model.batch_norm_scale != "ones" and p.model.name in WITHOUT_BATCH_NORM:
         yield "model.batch_norm_scale", f"ones with {p.model.name}: it has no batch normalisation"
+    if p.train and p.model and p.train.jit_compile and p.model.name in MAX_POOLING:
+        why = "XLA has no deterministic gradient of its max-pooling"
+        yield "train.jit_compile", f"false with {p.model.name}: {why}"
     if p.train and p.train.iterations is None and p.train.epochs is None:
         yield "train.iterations", "at least 1, or null with train.epochs given"
     if p.train and p.train.iterations is not None and p.train.epochs is not None:

@@ -20,6 +20,9 @@ from lottery.datasets.split import Split, scaled
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.report.text import templates
+from lottery.tickets import given
+from lottery.tickets.search import rounds_to_train
+from lottery.tickets.ticket import read_dense
 from lottery.tools import formats
 from lottery.tools.check import results_of
 
@@ -242,6 +245,10 @@ def main(arguments: list[str]) -> None:
     out = options.out.resolve()
     check_out(out)
     results_of(loaded)
+    found = given.read(loaded, seed, read_dense(seed).full_mask.shapes).masks
+    if round_ and not options.initial and round_ not in rounds_to_train(prune, found):
+        why = "its mask is of retrain.masks: nothing trained it"
+        raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
     ticket = read_ticket(loaded, seed, round_, initial=options.initial)
     print(f"export: {ticket.name}", flush=True)
     with formats.attempt("TensorFlow: cannot be set up"):

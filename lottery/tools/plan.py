@@ -11,7 +11,7 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +27,8 @@ from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Network, Params
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
-from lottery.tickets import own
+from lottery.tickets import given, own
+from lottery.tickets.search import rounds_to_train
 from lottery.tickets.ticket import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
@@ -42,10 +43,15 @@ class Work(NamedTuple):
     iterations: int  # of all of them, at most
 
 
-def tasks_of(params: Params, iterations: int) -> dict[str, list[Work]]:
-    """What is trained, by stage; ``iterations`` is the length of a run."""
+def tasks_of(
+    params: Params, iterations: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, list[Work]]:
+    """What is trained, by stage; ``iterations`` is the length of a run, ``shapes`` are those of the
+    prunable weights, which masks that are taken over must have.
+    """
     seeds, rounds, prune = len(params.seeds), params.retrain_rounds(), params.prune
-    searched = prune.rounds if prune.trains else 0
+    taken = [given.read(params, seed, shapes or {}).masks for seed in params.seeds]
+    searched = [len(rounds_to_train(prune, masks)) for masks in taken]
     retrained = [
         Work(1, last_iteration(variant, prune, number, iterations))
         for variant in params.retrain.variants
@@ -55,7 +61,7 @@ def tasks_of(params: Params, iterations: int) -> dict[str, list[Work]]:
         retrained += [Work(2, 2 * iterations)] * (1 + len(rounds))
     return {
         "train_dense": [Work(1, iterations)] * seeds,
-        "prune": [Work(searched, searched * (iterations - prune.rewind_iteration))] * seeds,
+        "prune": [Work(n, n * (iterations - prune.rewind_iteration)) for n in searched],
         "retrain": retrained * seeds,
     }
 
@@ -92,7 +98,8 @@ def pace_of(params: Params, network: Network) -> Pace:
     for path in store.folder().glob(f"*{store.FINISHED}"):
         facts = store.read_facts(path) or {}
         by = facts.get("determined by", {})
-        alike = run.items() <= by.items() and train.items() <= by["train"].items()
+        alike = (facts.get("dataset"), by.get("masks")) == (params.data.name, "fixed")
+        alike = alike and run.items() <= by.items() and train.items() <= by["train"].items()
         if alike and facts.get("trained"):
             paces.append(facts["seconds"] / facts["trained"])
     if paces:
@@ -166,8 +173,10 @@ def describe(params: Params, workers: Sequence[int]) -> str:
 
     network, training = network_of(params)
     length, threads = params.train.length(training), params.train.threads
-    stages = tasks_of(params, length)
-    pace = pace_of(params, network)
+    pace = pace_of(params, network)  # first: it sets TensorFlow up
+    model = models.build(network)
+    shapes = {n: tuple(models.variables(model)[n].shape) for n in models.kinds(model)}
+    stages = tasks_of(params, length, shapes)
     every = [task for tasks in stages.values() for task in tasks]
     lines = [
         f"{sum(task.runs for task in every):,} runs of at most {length:,} iterations; "
@@ -177,7 +186,7 @@ def describe(params: Params, workers: Sequence[int]) -> str:
         runs, work = sum(t.runs for t in tasks), pace.alone * sum(t.iterations for t in tasks)
         lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work):>18} of work")
     hours = pace.alone * sum(task.iterations for task in every) * threads / 3600
-    size = disk(params, models.build(network).count_params()) / 1e9
+    size = disk(params, model.count_params()) / 1e9
     lines.append(f"{hours:,.1f} core-hours; {size:.2g} GB of disk")
     for number in workers:
         seconds = pace.together if number > 1 else pace.alone

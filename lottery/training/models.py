@@ -117,6 +117,14 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
             f"the layer {layer.name} ({type(layer).__name__}) draws random numbers of its own; "
             "accepted: lottery.training.architectures.Dropout"
         )
+    if blocks := [layer.name for layer in model.layers if isinstance(layer, tf_keras.Model)]:
+        yield f"{blocks[0]} is a model within it; accepted: its layers, one by one"
+    if model.losses:
+        why = "which the training here leaves out; accepted: train.weight_decay"
+        yield f"it adds losses of its own (a regulariser, add_loss), {why}"
+    for layer in model.layers:
+        if bound := [n for n, v in vars(layer).items() if n.endswith("_constraint") and v]:
+            yield f"{layer.name} has a {bound[0]}, which the training here leaves out"
     if not kernels:
         yield "no Conv or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
     for variable in of_name:
