@@ -11,6 +11,7 @@ GPU first (benchmarks/gpu.py), which takes two minutes of the first piece; --sav
 """
 
 import argparse
+import gzip
 import os
 import shutil
 import signal
@@ -112,7 +113,13 @@ def save(folder: Path, runs: Path, state: Path) -> int:
         )
         histories.setdefault(int(seed), []).append(table)
         runs_found += 1
-        files.write_json(state / "environment.json", [by["environment"]])
+        environment = state / "environment.json"
+        if environment.exists() and files.read_json(environment) != [by["environment"]]:
+            raise SystemExit(
+                f"{environment}: its histories are of another environment: move it and "
+                "seed-*/history.csv.gz away, and go on from the masks alone"
+            )
+        files.write_json(environment, [by["environment"]])
         if path.stat().st_size < WITHOUT_WEIGHTS and variant not in ("dense", "pruning"):
             shutil.copy(path, state / "runs")
     for ended in (files.DENSE, files.PRUNED, files.RETRAINED):
@@ -126,14 +133,14 @@ def save(folder: Path, runs: Path, state: Path) -> int:
                 given.write_file(state / path.relative_to(pruned).with_suffix(".npz"), mask)
         path = files.seed_folder(state, seed) / "history.csv.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # of rounds whose masks were taken over the runs are elsewhere
+        # of rounds whose masks were taken over the runs are elsewhere; one trained anew replaces one
         before = [pd.read_csv(path)] if path.exists() else []
-        key = ["variant", "round", "iteration"]
-        table = pd.concat([*before, *found]).drop_duplicates(key, keep="last").sort_values(key)
+        whole = {of: run for t in (*before, *found) for of, run in t.groupby(["variant", "round"])}
+        table = pd.concat(whole.values()).sort_values(["variant", "round", "iteration"])
         columns = [name for name in tables.COLUMNS if name in table]
         table["iteration"] = table["iteration"].astype(int)
-        same = {"method": "gzip", "mtime": 0}
-        table[columns].to_csv(path, index=False, float_format="%.7g", compression=same)
+        text = table[columns].to_csv(index=False, float_format="%.7g")
+        files.write(path, gzip.compress(text.encode(), mtime=0))
     if (folder / files.REPORTS).is_dir():
         shutil.copytree(folder / files.REPORTS, state / "reports", dirs_exist_ok=True)
     return runs_found
@@ -162,6 +169,10 @@ def main() -> None:
             measured = folder.absolute() / "state/gpu.md"
             measured.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([*command, "--out", measured], env=environment, check=True)
+    what = {"data": {"name"}, "model": True, "train": True, "prune": True}
+    asked, here = (params.load(p) for p in (options.experiment, folder / "params.yaml"))
+    if asked.model_dump(include=what) != here.model_dump(include=what):
+        raise SystemExit(f"{folder}: of another experiment; give another folder")
     ended = False
     if not options.save_only:
         ended = compute(folder, begun + 60 * options.minutes - 30)  # the rest is for saving

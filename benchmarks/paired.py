@@ -45,7 +45,7 @@ def finished(loaded: Params, state: Path) -> pd.DataFrame:
     """Outcomes by variant, round and seed, of what every seed has finished."""
     histories = [pd.read_csv(state / f"seed-{seed}/history.csv.gz") for seed in loaded.seeds]
     history = pd.concat(histories)
-    known = "weights_remaining" in history  # of an experiment that has ended
+    known = "weights_remaining" in history and history["weights_remaining"].notna().all()
     history = history if known else history.assign(weights_remaining=np.nan)
     chance = 1 / DATASETS[loaded.data.name].classes
     runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)

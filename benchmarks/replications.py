@@ -39,6 +39,10 @@ def train(folder: Path, seeds: list[int], rounds: list[int] | None = None) -> Pa
     """Runs the stages before the report in a clone, for all these seeds; its parameters."""
     if not (folder / "params.yaml").exists():
         subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)
+    show = ["git", "show", "HEAD:params.yaml"]
+    ours, its = (subprocess.check_output(show, cwd=f) for f in (".", folder))
+    if ours != its:
+        raise SystemExit(f"{folder}: of another experiment; give another folder")
     yaml, path = YAML(), folder / "params.yaml"
     content = yaml.load(path.read_text(encoding="utf-8"))
     content["seeds"] = seeds

@@ -63,6 +63,9 @@ def compute(folder: Path, experiment: str, iterations: list[int]) -> None:
         subprocess.run(["git", "clone", "--quiet", ".", str(folder)], check=True)
         shutil.copy(folder / "experiments" / f"{experiment}.yaml", folder / "params.yaml")
         run("git", "commit", "--quiet", "--all", "--message", f"{experiment}.yaml")
+    of = run("git", "show", "HEAD:params.yaml")
+    if of != Path(f"experiments/{experiment}.yaml").read_text(encoding="utf-8"):
+        raise SystemExit(f"{folder}: of another experiment; give another folder")
     known = run("dvc", "exp", "list", "--name-only").split()
     run("dvc", "queue", "remove", "--all")
     for iteration in iterations:

@@ -156,6 +156,13 @@ def test_a_key_that_dvc_needs_and_params_yaml_leaves_to_its_default_is_named(pro
     assert "params.yaml: data.split, retrain.masks: left out, but dvc.yaml names them" in said
 
 
+def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):
+    locked = read_yaml(project.path / "dvc.lock")
+    (written,) = locked["stages"]["fetch"]["outs"]
+    change(project.path / "dvc.lock", f"md5: {written['md5']}", "md5: " + "0" * 32 + ".dir")
+    assert named(capsys, "train_dense: data/dataset: has been written anew since the stage ran")
+
+
 def test_what_a_function_of_ones_own_may_read_is_compared(project, capsys):
     write(project.path / "mine/table.py", "def rows(seed=0):\n    return {}\n")
     project.change("data.name", "mine.table:rows")

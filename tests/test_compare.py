@@ -27,11 +27,23 @@ def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_wit
     assert ["dense_accuracy", *values, "+1.5"] in cells
     assert ["train.learning_rate", "0.0012", "0.003"] in cells
     assert "momentum" not in done.stdout
+    stale = "**workspace: its results are of other parameters**, `dvc repro` first: "
+    assert f"{stale}train.learning_rate was 0.0012 when the stage ran" in done.stdout
+    assert "**hasty-mare: its" not in done.stdout
     assert done.stdout.splitlines()[-1] == "Plots: reports/compare.html"
 
     several = clone.run("python", "-m", "lottery", "compare", "hasty-mare", "HEAD").stdout
     assert several.startswith("## hasty-mare and HEAD and workspace\n")
     assert clone.run("git", "status", "--porcelain", "reports/compare.html").stdout == ""
+
+
+def test_of_experiments_of_one_name_that_of_the_present_commit_is_taken(clone, monkeypatch):
+    monkeypatch.chdir(clone.path)
+    head = clone.run("git", "rev-parse", "HEAD").stdout.strip()
+    other = clone.run("git", "commit-tree", "-m", "other", f"{head}^{{tree}}").stdout.strip()
+    for base, of in (("0" * 40, other), ("f" * 40, other), (head, head)):
+        clone.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/lr", of)
+    assert clone.run("git", "rev-parse", compare._commit("lr")).stdout.strip() == head
 
 
 def test_a_signed_url_is_shown_without_what_signs_it():

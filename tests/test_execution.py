@@ -137,13 +137,15 @@ def test_failing_tasks_are_each_named_and_the_others_finish(executor, monkeypatc
     monkeypatch.setenv("LOTTERY_EXECUTOR", executor)
     mistake, defect = LotteryError("data/masks: damaged"), ValueError("no such layer")
     tasks = [*draws(2), task("first", fail, mistake), task("second", fail, defect), *draws(1)]
+    tasks.append(task("third", fail, SystemExit(0)))
     with pytest.raises(LotteryError) as raised:
         run(tasks)
     lines = str(raised.value).splitlines()
     assert "first: data/masks: damaged" in lines
     assert "ValueError: no such layer" in lines
     assert any(line.startswith("second: Traceback") or '"""' in line for line in lines)
-    assert lines[-1].startswith("3 of 5 runs finished and are kept")
+    assert "third: sys.exit(0) was called" in lines
+    assert lines[-1].startswith("3 of 6 runs finished and are kept")
     assert "taken up again" not in capfd.readouterr().out
 
 

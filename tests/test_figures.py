@@ -70,6 +70,19 @@ def test_dvc_draws_own_variants_as_the_figures_do():
         assert f'fill="{style.colour}"' in drawn
 
 
+def test_points_look_as_in_the_figures_however_many_variants_are_ones_own():
+    variants = ["dense", "random_reinit", "ticket", *(f"own.part:{n}" for n in "abcdef"), "z:last"]
+    chart = charts.by_density(by_round(variants[1:]), ("", "x", "y"), ".2%").to_dict()
+    found = {}
+    for layer in chart["layer"]:
+        for channel in ("fill", "shape"):
+            if scale := layer["encoding"].get(channel, {}).get("scale"):
+                found[channel] = dict(zip(scale["domain"], scale["range"], strict=True))
+    expected = styles.styles(variants)
+    assert found["fill"] == {name: style.colour for name, style in expected.items()}
+    assert found["shape"] == {name: style.symbol for name, style in expected.items()}
+
+
 def test_figures_are_the_same_bytes_whatever_the_settings_of_the_user(tmp_path):
     plots = {"accuracy": by_round(["ticket", *OWN])}
     for folder, size in (("a", 10), ("b", 30)):

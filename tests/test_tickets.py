@@ -5,6 +5,7 @@ import shutil
 
 import networks  # noqa: F401 - sets TensorFlow up
 import numpy as np
+import pandas as pd
 import pytest
 import safetensors.numpy
 from clones import ROOT, Clone
@@ -133,6 +134,16 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
     assert long_run.save(project.path, elsewhere, project.path / "tickets/state") == 2 * (1 + 2 * 2)
     project.stage("prune")
     assert (project.path / files.PRUNED / "history.csv").read_bytes() == before
+    path = project.path / "tickets/state/seed-0/history.csv.gz"
+    table = pd.read_csv(path)
+    longer = table[table["variant"] == "dense"].tail(1).assign(iteration=50)  # another machine's
+    pd.concat([table, longer]).to_csv(path, index=False)
+    long_run.save(project.path, elsewhere, project.path / "tickets/state")
+    assert pd.read_csv(path).equals(table)  # a run that is here replaces it whole
+    environment = path.parent.parent / "environment.json"
+    environment.write_text(environment.read_text().replace("CPU", "GPU"))
+    with pytest.raises(SystemExit, match="of another environment"):
+        long_run.save(project.path, elsewhere, project.path / "tickets/state")
 
 
 def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):

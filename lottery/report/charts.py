@@ -13,7 +13,7 @@ import altair as alt
 import pandas as pd
 
 from lottery.report.outcomes import curve_limits, of_tickets
-from lottery.report.styles import OWN_COLOURS, OWN_MARKERS, STYLES
+from lottery.report.styles import OWN_COLOURS, OWN_MARKERS, STYLES, styles
 
 ANCHOR = "<DVC_METRIC_{}>".format
 NUMBERS = ("round", "iteration", "weights_remaining", "mean", "min", "max", "n")
@@ -63,8 +63,14 @@ def _sized(chart: Any, title: str, height: float = 300) -> Any:
     return chart.properties(title=title, width="container", height=height)
 
 
-def _legend(channel: Any, field: str) -> Any:
-    return channel("variant:N", title=None, scale=alt.Scale(range=alt.FieldRange(field=field)))
+def _legend(channel: Any, field: str, table: pd.DataFrame | None) -> Any:
+    """Of a table each variant has its own entry: Vega drops equal ones of a field's values."""
+    scale = alt.Scale(range=alt.FieldRange(field=field))
+    if table is not None:
+        known = {v: s for v, s in styles(table["variant"]).items() if v != "pruning"}
+        looks = [s.colour if field == "colour" else s.symbol for s in known.values()]
+        scale = alt.Scale(domain=list(known), range=looks)
+    return channel("variant:N", title=None, scale=scale)
 
 
 def _revisions(names: Sequence[str]) -> Any:
@@ -105,8 +111,8 @@ def by_density(
     thin = _either("datum.variant === 'pruning'", 0.7, 1.6)
     points = marked.mark_point(filled=True, size=60, strokeWidth=1.5).encode(
         y=y,
-        fill=_legend(alt.Fill, "colour"),
-        shape=_legend(alt.Shape, "marker"),
+        fill=_legend(alt.Fill, "colour", table),
+        shape=_legend(alt.Shape, "marker", table),
         tooltip=tips,
         opacity=_opacity(1),
     )
@@ -159,7 +165,7 @@ def training_curves(
     shares = [alt.Tooltip(f"{name}:Q", format=".2%") for name in ("weights_remaining", "mean")]
     line = rows.encode(
         y=y.axis(format="~%"),
-        stroke=_legend(alt.Stroke, "colour"),
+        stroke=_legend(alt.Stroke, "colour", table),
         strokeDash=_revisions(()) if revision else alt.Undefined,
         tooltip=[*revision, "variant:N", "round:Q", "iteration:Q", *shares],
         opacity=_opacity(1),

@@ -68,7 +68,10 @@ def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
             prepare(worker)
         except Exception as error:
             raise LotteryError(f"its worker could not start: {plain(error)}") from None
-        return call(partial(tell, task))
+        try:
+            return call(partial(tell, task))
+        except SystemExit as end:  # else it would end the stage, as if all were well
+            raise LotteryError(f"sys.exit({end.code!r}) was called") from None
 
     _here = compute
 

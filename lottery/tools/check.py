@@ -58,7 +58,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
                 if isinstance(how, dict):
                     before = locked[stage].get("params", {}).get(path, {})
                     for key in how:
-                        for line in differences(key, _at(before, key), _at(params, key)):
+                        for line in differences(key, value_at(before, key), value_at(params, key)):
                             yield stage, f"{path}: {line}"
                 elif how == "modified" and path.startswith("reports/"):
                     yield stage, f"{path}: is not what the stage wrote"
@@ -70,7 +70,14 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
 
 
 def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
-    """What DVC does not see: what dvc.yaml no longer lists, or keeps from running."""
+    """What DVC does not see: what dvc.yaml no longer lists, or keeps from running; and, where the
+    data are not here, what one stage has written since another read it.
+    """
+    wrote = {one["path"]: one for of in locked.values() for one in of.get("outs", [])}
+    for stage, of in locked.items():
+        for path, read in ((one["path"], one.get("md5")) for one in of.get("deps", [])):
+            if path in wrote and wrote[path].get("md5") != read:
+                yield stage, f"{path}: has been written anew since the stage ran"
     for stage, before in locked.items():
         now = pipeline.get(stage)
         if now is None:
@@ -95,7 +102,7 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     for stage, listed in pipeline.items():
         if stage in CALL_NO_PARTS:
             continue
-        names = parts.named([_at(values, key) for key in listed.get("params", [])])
+        names = parts.named([value_at(values, key) for key in listed.get("params", [])])
         deps = map(name_of, listed.get("deps", []))
         yield from ((stage, line) for line in parts.unseen(names, stage, deps))
 
@@ -103,7 +110,7 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
 def left_out(pipeline: Stages, content: Any) -> list[str]:
     """The keys that stages depend on, and that ``params.yaml`` does not hold."""
     keys = {key: 0 for listed in pipeline.values() for key in listed.get("params", [])}
-    return [key for key in keys if _at(content, key) == MISSING]
+    return [key for key in keys if value_at(content, key) == MISSING]
 
 
 def name_of(entry: Any) -> str:
@@ -111,8 +118,8 @@ def name_of(entry: Any) -> str:
     return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
 
 
-def _at(values: Any, key: str) -> Any:
-    """The value of a dotted key; dvc.lock holds such keys whole."""
+def value_at(values: Any, key: str) -> Any:
+    """The value of a dotted key, or MISSING; dvc.lock holds such keys whole."""
     if isinstance(values, dict) and key in values:
         return values[key]
     for part in key.split("."):

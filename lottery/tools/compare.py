@@ -22,6 +22,7 @@ from lottery.datasets.sources import without_secrets
 from lottery.errors import LotteryError
 from lottery.report import charts, page
 from lottery.report.text import plain, table
+from lottery.tools.check import differences, value_at
 
 PAGE = files.REPORTS / "compare.html"
 HERE = "workspace"
@@ -34,6 +35,7 @@ class Results(NamedTuple):
     params: dict[str, Any]
     accuracy: pd.DataFrame
     early_stop: pd.DataFrame
+    other: list[str]  # parameters that these results are not of
 
 
 def results_at(revision: str) -> Results:
@@ -67,9 +69,15 @@ def results_at(revision: str) -> Results:
         for name in ("accuracy", "early_stop")
     ]
     keys = read("params.yaml", _keys)
+    text = _text(commit, "dvc.lock")
+    locked = YAML(typ="safe").load(text)["stages"].values() if text else ()
+    ran = {k: v for of in locked for k, v in of.get("params", {}).get("params.yaml", {}).items()}
+    now = read("params.yaml", YAML(typ="safe").load)
+    other = [line for k, v in ran.items() for line in differences(k, v, value_at(now, k))]
     if commit is None:
         params.load()  # here a misspelt key is a mistake, not a difference
-    return Results(metrics, keys, *(t.assign(rev=revision) for t in plots))
+    accuracy, early_stop = (table.assign(rev=revision) for table in plots)
+    return Results(metrics, keys, accuracy, early_stop, other)
 
 
 def _git(*arguments: str) -> str | None:
@@ -80,7 +88,10 @@ def _git(*arguments: str) -> str | None:
 def _commit(revision: str) -> str:
     """What git calls the revision; an experiment of DVC's is refs/exps/12/34…/name."""
     refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
-    for commit in (revision, *(ref for ref in refs if ref.endswith(f"/{revision}"))):
+    found, head = [ref for ref in refs if ref.endswith(f"/{revision}")], _git("rev-parse", "HEAD")
+    if len(found) > 1 and head:  # those of the present commit, as DVC does
+        found = [ref for ref in found if ref.split("/")[2:4] == [head[:2], head.strip()[2:]]]
+    for commit in (revision, *found):
         if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
             return commit
     raise LotteryError(
@@ -125,8 +136,12 @@ def summary(results: Mapping[str, Results]) -> str:
         if len(set(texts)) > 1:
             differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
     parts = [f"## {' and '.join(names)}", table(metrics), "The parameters are the same."]
+    for name, found in zip(names, revisions, strict=True):
+        if found.other:
+            why = "its results are of other parameters**, `dvc repro` first"
+            parts[1:1] = [f"**{name}: {why}: {plain('; '.join(found.other))}."]
     if differ:
-        parts[2:] = ["Parameters that differ, defaults filled in:", table(differ)]
+        parts[-1:] = ["Parameters that differ, defaults filled in:", table(differ)]
     return "\n\n".join(parts) + "\n"
 
 
