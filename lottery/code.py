@@ -74,8 +74,10 @@ def _beside(module: str) -> Iterator[str]:
     if path is None or path.name != "__init__.py":
         return
     for file in sorted(path.parent.rglob("*")):
-        if file.is_file() and file.suffix not in (".py", ".pyc"):
-            yield f"{file.relative_to(path.parent)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        name = file.relative_to(path.parent).as_posix()
+        hidden = f"/{name}".count("/.")  # as editors and systems leave
+        if file.is_file() and file.suffix not in (".py", ".pyc") and not hidden:
+            yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def _versions(modules: Iterable[Module]) -> list[str]:

@@ -106,7 +106,9 @@ def run(name: str) -> None:
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))
         after = files.inputs(stages[name]["deps"])
     changed = [f"{module}: its code is not what it was" for module in began.changed()]
-    changed += [f"{p}: is not what it was" for p in read | after if read.get(p) != after.get(p)]
+    changed += [
+        f"{p}: was written, made or removed" for p in read | after if read.get(p) != after.get(p)
+    ]
     now = _values(read_params(), stages[name].get("params", []))
     for key in given | now:  # a section that was null has keys of its own now
         was, is_ = given.get(key), now.get(key)

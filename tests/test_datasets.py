@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from lottery.datasets import loading, originals
 from lottery.datasets.catalogue import DATASETS
-from lottery.datasets.dataset import repeats
 from lottery.datasets.split import split
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -142,9 +141,9 @@ def test_the_splits_are_those_of_published_results():
 
 def test_images_that_repeat_others_are_counted():
     images = np.arange(24, dtype=np.uint8).reshape(24, 1, 1, 1) % 20  # 20 to 23 repeat 0 to 3
-    assert repeats(images, 24) == {"repeated": 4}
-    assert repeats(images, 22) == {"repeated": 4, "test_in_training": 2}
-    assert repeats(images[:20], 10) == {}
+    assert loading.repeats(images, 24) == {"repeated": 4}
+    assert loading.repeats(images, 22) == {"repeated": 4, "test_in_training": 2}
+    assert loading.repeats(images[:20], 10) == {}
 
 
 # Published datasets, of the same formats but small

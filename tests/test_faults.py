@@ -349,7 +349,7 @@ def test_a_file_that_changes_while_a_stage_reads_it_is_seen(clone, monkeypatch, 
         path.write_text("[20]")
     change = path.unlink if how == "gone" else lambda: path.write_text("[30]")
     monkeypatch.setattr("stages.train_dense.main", lambda stage: change())
-    with pytest.raises(LotteryError, match=r"mine/widths\.json: is not what it was"):
+    with pytest.raises(LotteryError, match=r"mine/widths\.json: was written, made or removed"):
         clone.stage("train_dense")
 
 

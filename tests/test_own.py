@@ -315,6 +315,8 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 21\n")
     assert of_run() != before
     before = of_run()
+    (tmp_path / "elsewhere/.parts.py.swp").touch()  # of an editor
+    assert of_run() == before
     (tmp_path / "elsewhere/widths.json").write_text("[20]")  # which it may read
     assert of_run() != before
     (tmp_path / "elsewhere/sizes.py").write_text("import scipy\nHIDDEN = 21\n")

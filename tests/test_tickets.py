@@ -208,6 +208,9 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
         given.read(taking(tmp_path / "nowhere"), 0, {})
     with pytest.raises(LotteryError, match="has no mask of seed 3, round 2"):
         given.read(taking(tmp_path), 3, {})
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0/._round-06.npz").touch()  # as macOS leaves
+    (tmp_path / "params.yaml").write_text("learning_rate: 0.1")  # another program's
     given.write_file(tmp_path / "seed-0/round-06.npz", Mask.full({"a/kernel": (3,)}))
     with pytest.raises(LotteryError, match="has no mask of seed 0, round 2"):
         given.read(taking(tmp_path), 0, {"a/kernel": (3,)})  # which the search would not get to

@@ -63,20 +63,21 @@ def write(path: Path, content: bytes) -> None:
 
 
 def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Of each file there or below, but modules, what changes with its content: time, size, inode.
+    """Of each file there or below, but modules and hidden ones: time, size, inode.
 
     Raises LotteryError for a DVC repository in one of them, into which DVC does not look.
     """
     found = {}
     for path in paths:
         names = [path] if os.path.isfile(path) else []
-        for folder, folders, here in os.walk(path, followlinks=True):
+        for folder, folders, here in os.walk(path):  # as DVC, not into links
             if ".dvc" in folders:
                 raise LotteryError(
                     f"{folder}: a DVC repository of its own, whose changes `dvc repro` would not "
                     f"see; accepted in {path}/: copies of files (`dvc import`, `dvc get`)"
                 )
-            names += [os.path.join(folder, name) for name in here]
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names += [os.path.join(folder, name) for name in here if not name.startswith(".")]
         for name in names:
             if not name.endswith((".py", ".pyc")) and os.path.exists(name):
                 known = os.stat(name)

@@ -63,21 +63,6 @@ class Dataset(NamedTuple):
         return Part(np.asarray(self.images[rows]), np.asarray(self.labels[rows]))
 
 
-def repeats(images: np.ndarray, training: int) -> dict[str, int]:
-    """What is there more than once, value for value; nothing where each is there once.
-
-    ``repeated``: images that repeat an earlier one; ``test_in_training``: images from ``training``
-    on that are before it, too.
-    """
-    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
-    found = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
-    counts = {
-        "repeated": len(found) - len(np.unique(found)),
-        "test_in_training": int(np.isin(found[training:], found[:training]).sum()),
-    }
-    return {name: count for name, count in counts.items() if count}
-
-
 def write_dataset(folder: Path, images: np.ndarray, labels: np.ndarray, facts: Any) -> None:
     """``images.npy``, ``labels.npy`` and ``dataset.json``, which has the sha256 of both."""
     checksums = {}

@@ -153,7 +153,7 @@ def _plain_colours(image: Image.Image, where: str) -> Image.Image:
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode == "P" and "transparency" not in image.info:
+    if image.mode == "P":
         return image.convert("RGB")
     if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))

@@ -9,7 +9,7 @@ import numpy as np
 from lottery import parts
 from lottery.datasets import arrays, image_folder, originals, packaged, sources
 from lottery.datasets.catalogue import DATASETS, Known
-from lottery.datasets.dataset import Dataset, repeats
+from lottery.datasets.dataset import Dataset
 from lottery.datasets.image_folder import Images
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -69,6 +69,21 @@ def _own(data: Data) -> Dataset:
     _compare(data.name, "it", sha256, data.sha256 or sha256, "look at what it reads")
     title = data.name.rpartition(":")[2]
     return _dataset(data, found, data.name, {"title": title, "source": data.name, "sha256": sha256})
+
+
+def repeats(images: np.ndarray, training: int) -> dict[str, int]:
+    """What is there more than once, value for value; nothing where each is there once.
+
+    ``repeated``: images that repeat an earlier one; ``test_in_training``: images from ``training``
+    on that are before it, too.
+    """
+    digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
+    found = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
+    counts = {
+        "repeated": len(found) - len(np.unique(found)),
+        "test_in_training": int(np.isin(found[training:], found[:training]).sum()),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def _dataset(

@@ -71,14 +71,14 @@ def prepare(threads: int, code: Code, worker: int) -> None:
     with quick_and_quiet_start():
         from lottery.training import device
 
-        before, known = {*sys.modules}, {name for name, _ in code.modules}
+        before, known = {*sys.modules}, dict(code.modules)
         for name in known:  # now: what is imported later might have changed
             importlib.import_module(name)
-        unknown = {*sys.modules} - before - known
+        unknown = {*sys.modules} - before - known.keys()
         device.configure(threads, worker)
         device.device_name()
     for file in (getattr(sys.modules[name], "__file__", None) for name in sorted(unknown)):
-        if file and not installed(Path(file)):
+        if file and file.endswith(".py") and not installed(Path(file)):
             raise LotteryError(
                 f"{file}: imported in a way that hides its changes: by its full name, with "
                 "`import` or `from`, they are seen"

@@ -21,7 +21,7 @@ from lottery.artifacts.tables import Record
 from lottery.datasets.pinning import covering
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.params import Params, load
+from lottery.params import Params
 from lottery.params.reading import read_yaml
 from lottery.tickets import patterns
 
@@ -60,7 +60,7 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     if path.is_file():
         found = {rounds: path}
     else:
-        names = sorted(files.seed_folder(path, seed).glob("*"))
+        names = sorted(files.seed_folder(path, seed).glob("[!.]*"))
         matched = [(FILE.fullmatch(name.name), name) for name in names]
         if other := [n for m, n in matched if m is None and n.suffix in (".npz", ".safetensors")]:
             raise LotteryError(f"{WHERE}: {other[0]}: accepted: the name round-NN.npz")
@@ -74,8 +74,11 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
             f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
             "retrain.rounds that it has, as seed-N/round-NN.npz"
         )
-    recipe = path / "params.yaml"
-    if recipe.exists() and (by := load(recipe).prune.criterion) != params.prune.criterion:
+    recipe, by = path / "params.yaml", params.prune.criterion
+    match read_yaml(recipe) if recipe.exists() else None:  # of another program's it says nothing
+        case {"prune": {"criterion": by}}:
+            pass
+    if by != params.prune.criterion:
         raise LotteryError(
             f"params.yaml: prune.criterion: got {params.prune.criterion}; accepted: {by}, by which "
             f"the masks of {path} were found: the claim that is tested depends on it"

@@ -237,21 +237,22 @@ def main(arguments: list[str] | None = None) -> None:
     params = read_params()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
-    pipeline, locked = _stages(PIPELINE), _stages(LOCK)
+    pipeline, _ = _stages(PIPELINE), _stages(LOCK)
     if lacking := left_out(pipeline or {}, read_yaml(PARAMS_FILE)):
         raise LotteryError(
             f"params.yaml: {', '.join(lacking)}: left out, but dvc.yaml names them, and DVC knows "
             "no defaults: write them out"
         )
     if not options.params:
-        up_to_date(params, pipeline, locked, deep=options.deep)
+        results_of(params, deep=options.deep)
         print("dvc.lock and reports/ belong to the parameters and the code")
 
 
-def up_to_date(
-    params: Params, pipeline: Stages | None, locked: Stages | None, *, deep: bool = False
-) -> None:
-    """Prints a line for each cause and raises LotteryError, where there is any."""
+def results_of(params: Params, *, deep: bool = False) -> None:
+    """Prints a line for each cause and raises LotteryError, where the results here are not those of
+    the parameters and the code.
+    """
+    pipeline, locked = _stages(PIPELINE), _stages(LOCK)
     advice = f"`dvc repro`, then commit {LOCK} and reports/"
     if pipeline is None:
         raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
@@ -263,11 +264,6 @@ def up_to_date(
     if found:
         stages = dict.fromkeys(stage for stage, _ in found)
         raise LotteryError(f"out of date: {', '.join(stages)}: {advice}")
-
-
-def results_of(params: Params) -> None:
-    """Raises LotteryError where the results here are not those of the parameters and the code."""
-    up_to_date(params, _stages(PIPELINE), _stages(LOCK))
 
 
 def _stages(path: Path) -> Stages | None:
