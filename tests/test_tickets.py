@@ -222,6 +222,15 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
         given.read(taking(tmp_path / "text.npz"), 0, {})
 
 
+def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe, row, _ = tickets.ticket("mnist-lenet", seed=1, round_=9, source="/home/me/mnist")
+    assert recipe["data"]["source"] == "data/own/mnist"
+    assert (recipe["seeds"], recipe["retrain"]["rounds"], row["seed"]) == ([1], [9], 1)
+    with pytest.raises(LotteryError, match="--source: got /no/where, which is not there"):
+        tickets.verified("mnist-lenet", None, None, "/no/where")
+
+
 @pytest.mark.parametrize(("name", "seeds"), [("default", 23), ("mnist-lenet", 8)])
 def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds):
     from lottery.training.models import initialise

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import io
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ruamel.yaml import YAML
 
 from lottery import params
 from lottery.artifacts import files, tables
+from lottery.datasets.sources import OWN
 from lottery.errors import LotteryError
 from lottery.params import Params
 from lottery.report.outcomes import guess, outcomes
@@ -100,7 +102,13 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
     """
     recipe, row, others = ticket(name, seed, round_, source)
     with tempfile.TemporaryDirectory(prefix="lottery-tickets-") as folder:
-        project = reproduced(Path(folder), json.dumps(recipe), "retrain")
+        copied = Path(source).expanduser() if source else None
+        if copied and not copied.exists():
+            raise LotteryError(f"--source: got {source}, which is not there")
+        try:
+            project = reproduced(Path(folder), json.dumps(recipe), "retrain", source=copied)
+        except subprocess.CalledProcessError as error:  # which has said why
+            raise LotteryError(f"{' '.join(error.cmd)}: exit status {error.returncode}") from None
         facts = files.read_json(project / files.DATASET / "dataset.json")
         runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
     return compared(row, others, float(runs["test_accuracy"].iloc[0]))
@@ -124,7 +132,7 @@ def ticket(
         raise LotteryError(f"{folder}: got seed {seed}, round {round_}; accepted: {known}")
     recipe = params.load(folder / "params.yaml").model_dump(mode="json")
     recipe["seeds"], recipe["retrain"]["rounds"] = [seed], [round_]
-    recipe["data"]["source"] = source
+    recipe["data"]["source"] = str(OWN / Path(source).name) if source else None
     return recipe, others[others["seed"] == seed].iloc[0], others
 
 

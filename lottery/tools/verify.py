@@ -9,6 +9,7 @@ usual cache. Exits with 1 where anything differs.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from lottery.datasets.sources import OWN
 
 METRICS = "reports/metrics.json"
 LOCK = "dvc.lock"
@@ -41,10 +44,13 @@ def main(arguments: list[str] | None = None) -> None:
     print("reproduced bit for bit")
 
 
-def reproduced(folder: Path, experiment: str = "", *targets: str) -> Path:
+def reproduced(
+    folder: Path, experiment: str = "", *targets: str, source: Path | None = None
+) -> Path:
     """The project's folder in a clone of the last commit, with everything computed anew.
 
-    ``experiment``: another params.yaml's content; ``targets``: the last stages, by default all.
+    ``experiment``: another params.yaml's content; ``targets``: the last stages, by default all;
+    ``source``: a file or folder that is copied into ``data/own/``.
     """
     top, prefix = _git(Path.cwd(), "rev-parse", "--show-toplevel", "--show-prefix").split("\n")[:2]
     subprocess.run(["git", "clone", "-q", top, str(folder / "clone")], check=True)
@@ -53,6 +59,9 @@ def reproduced(folder: Path, experiment: str = "", *targets: str) -> Path:
         raise SystemExit("verify: no dvc.lock is committed: there are no results to reproduce")
     if experiment:
         (project / "params.yaml").write_text(experiment, encoding="utf-8")
+    if source:
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, project / OWN / source.name)
     environment = {**os.environ, "LOTTERY_RUNS": str(folder / "runs")}
     for command in (
         [sys.executable, "-m", "lottery", "check", "--params"],
