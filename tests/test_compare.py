@@ -7,6 +7,7 @@ import pytest
 from test_report_page import drawn, needs_browser
 
 from lottery.__main__ import main
+from lottery.errors import LotteryError
 from lottery.tools import compare
 
 
@@ -44,6 +45,9 @@ def test_of_experiments_of_one_name_that_of_the_present_commit_is_taken(clone, m
     for base, of in (("0" * 40, other), ("f" * 40, other), (head, head)):
         clone.run("git", "update-ref", f"refs/exps/{base[:2]}/{base[2:]}/lr", of)
     assert clone.run("git", "rev-parse", compare._commit("lr")).stdout.strip() == head
+    clone.run("git", "update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/lr")
+    with pytest.raises(LotteryError, match="lr: several commits have an experiment of that name"):
+        compare._commit("lr")
 
 
 def test_a_signed_url_is_shown_without_what_signs_it():

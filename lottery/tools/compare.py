@@ -91,6 +91,9 @@ def _commit(revision: str) -> str:
     found, head = [ref for ref in refs if ref.endswith(f"/{revision}")], _git("rev-parse", "HEAD")
     if len(found) > 1 and head:  # those of the present commit, as DVC does
         found = [ref for ref in found if ref.split("/")[2:4] == [head[:2], head.strip()[2:]]]
+        if not found:
+            why = "several commits have an experiment of that name, and the present one has none"
+            raise LotteryError(f"{revision}: {why}: name its commit instead")
     for commit in (revision, *found):
         if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
             return commit
