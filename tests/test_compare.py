@@ -48,6 +48,8 @@ def test_of_experiments_of_one_name_that_of_the_present_commit_is_taken(clone, m
     clone.run("git", "update-ref", "-d", f"refs/exps/{head[:2]}/{head[2:]}/lr")
     with pytest.raises(LotteryError, match="lr: several commits have an experiment of that name"):
         compare._commit("lr")
+    clone.run("git", "branch", "lr")  # as `dvc exp branch` makes of one of them
+    assert compare._commit("lr") == "lr"
 
 
 def test_a_signed_url_is_shown_without_what_signs_it():

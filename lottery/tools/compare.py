@@ -87,6 +87,8 @@ def _git(*arguments: str) -> str | None:
 
 def _commit(revision: str) -> str:
     """What git calls the revision; an experiment of DVC's is refs/exps/12/34…/name."""
+    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
+        return revision
     refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
     found, head = [ref for ref in refs if ref.endswith(f"/{revision}")], _git("rev-parse", "HEAD")
     if len(found) > 1 and head:  # those of the present commit, as DVC does
@@ -94,9 +96,8 @@ def _commit(revision: str) -> str:
         if not found:
             why = "several commits have an experiment of that name, and the present one has none"
             raise LotteryError(f"{revision}: {why}: name its commit instead")
-    for commit in (revision, *found):
-        if _git("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"):
-            return commit
+    if found:
+        return found[0]
     raise LotteryError(
         f"{revision}: no branch, tag, commit or experiment that git knows here: "
         "`git branch -a` and `dvc exp list` show those there are"
