@@ -4,11 +4,13 @@ import json
 import re
 
 import pytest
+from ruamel.yaml import YAML
 from test_report_page import drawn, needs_browser
 
 from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.tools import compare
+from lottery.tools.check import differences
 
 
 def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_with_defaults(
@@ -55,6 +57,8 @@ def test_of_experiments_of_one_name_that_of_the_present_commit_is_taken(clone, m
 def test_a_signed_url_is_shown_without_what_signs_it():
     text = 'data: {source: "https://me:word@example.org/a.zip?sig=1"}'
     assert compare._keys(text) == {"data.source": "https://example.org/a.zip"}
+    (line,) = differences("data", {"source": None}, YAML(typ="safe").load(text)["data"])
+    assert line == 'data.source was null when the stage ran, now "https://example.org/a.zip"'
 
 
 @needs_browser

@@ -20,7 +20,7 @@ from lottery import parts
 from lottery.artifacts.files import inputs
 from lottery.datasets.catalogue import read_params
 from lottery.datasets.pinning import asked_again, check_seen, covering
-from lottery.datasets.sources import OWN, local
+from lottery.datasets.sources import OWN, local, without_secrets
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Params
 from lottery.params.reading import CONFLICT_MARK, read_yaml
@@ -128,13 +128,14 @@ def value_at(values: Any, key: str) -> Any:
 
 
 def differences(key: str, before: Any, now: Any) -> Iterator[str]:
-    """``key: before, now after`` for each value that differs, by its full key."""
+    """``key was before, now after`` for each value that differs, by its full key; no secrets."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
             values = (of.get(name, MISSING) for of in (before, now))
             yield from differences(f"{key}.{name}", *values)
     elif before != now:
-        was, is_ = (v if v is MISSING else json.dumps(v) for v in (before, now))
+        texts = (without_secrets(v) if isinstance(v, str) else v for v in (before, now))
+        was, is_ = (v if v == MISSING else json.dumps(v) for v in texts)
         yield f"{key} was {was} when the stage ran, now {is_}"
 
 
