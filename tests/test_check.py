@@ -11,7 +11,9 @@ from contextlib import chdir
 import pytest
 from clones import make_clone
 
+from lottery import params
 from lottery.__main__ import main
+from lottery.errors import LotteryError
 from lottery.params.reading import read_yaml
 from lottery.tools import check
 from lottery.tools.verify import differences
@@ -253,7 +255,10 @@ def test_a_dvc_lock_that_is_cut_off_is_set_aside_wherever_dvc_could_not_read_it(
             unreadable += 1
             assert is_cut_off, whole[:length][-80:]
         aside += is_cut_off
+    check.LOCK.write_bytes(b"")
     assert 25 > aside >= unreadable > 3
+    with pytest.raises(LotteryError, match=r"dvc\.lock: cut off: `make repro` makes it again"):
+        check.results_of(params.load())  # of export, paper and tickets too
     check.LOCK.write_bytes(whole)
     assert not check.cut_off()
 

@@ -87,6 +87,7 @@ def test_a_project_in_a_folder_of_its_repository_is_compared(clone):
         ("params.yaml", "", "nowhere", "nowhere: no branch, tag, commit or experiment"),
         ("params.yaml", "", "HEAD~1", "HEAD~1: no reports/metrics.json: run `dvc repro` there"),
         ("params.yaml", "<<<<<<< HEAD\n", "HEAD", "workspace: params.yaml: holds conflict marks"),
+        ("dvc.lock", "schema: '2.0'\n", "HEAD", "workspace: dvc.lock: cannot be read"),
         ("reports/metrics.json", "{", "HEAD", "workspace: reports/metrics.json: cannot be read"),
         ("reports/metrics.json", '{"dense": {}}', "HEAD", "workspace: reports/metrics.json: is of"),
     ],

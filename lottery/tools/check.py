@@ -232,9 +232,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.params:
         mend()
-    elif cut_off():
-        way = f"`make repro` makes it again, or `git checkout {LOCK}`"
-        raise LotteryError(f"{LOCK}: cut off: {way}")
     params = read_params()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
@@ -268,4 +265,7 @@ def results_of(params: Params, *, deep: bool = False) -> None:
 
 
 def _stages(path: Path) -> Stages | None:
+    if path == LOCK and cut_off():
+        way = f"`make repro` makes it again, or `git checkout {LOCK}`"
+        raise LotteryError(f"{LOCK}: cut off: {way}")
     return read_yaml(path)["stages"] if path.exists() else None

@@ -54,7 +54,7 @@ def results_at(revision: str) -> Results:
             raise LotteryError(f"{where}: holds conflict marks of a merge: resolve it first")
         try:
             return parse(text)
-        except (ValueError, YAMLError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, YAMLError) as error:
             why = str(error).splitlines()[0]
             raise LotteryError(f"{where}: cannot be read ({why}): `dvc repro` writes it") from None
 
@@ -69,9 +69,7 @@ def results_at(revision: str) -> Results:
         for name in ("accuracy", "early_stop")
     ]
     keys = read("params.yaml", _keys)
-    text = _text(commit, "dvc.lock")
-    locked = YAML(typ="safe").load(text)["stages"].values() if text else ()
-    ran = {k: v for of in locked for k, v in of.get("params", {}).get("params.yaml", {}).items()}
+    ran = {} if _text(commit, "dvc.lock") is None else read("dvc.lock", _ran)
     now = read("params.yaml", YAML(typ="safe").load)
     other = [line for k, v in ran.items() for line in differences(k, v, value_at(now, k))]
     if commit is None:
@@ -109,6 +107,12 @@ def _text(commit: str | None, path: str) -> str | None:
     if commit:
         return _git("show", f"{commit}:./{path}")
     return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
+
+
+def _ran(text: str) -> dict[str, Any]:
+    """The parameters that the stages of a ``dvc.lock`` ran with."""
+    stages = YAML(typ="safe").load(text)["stages"].values()
+    return {k: v for of in stages for k, v in of.get("params", {}).get("params.yaml", {}).items()}
 
 
 def _keys(text: str) -> dict[str, Any]:
