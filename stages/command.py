@@ -86,9 +86,9 @@ def run(name: str) -> None:
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     given = _values(loaded, stages[name].get("params", []))
     own = {
-        stage: parts.named(_values(loaded, listed["params"]))
+        stage: parts.named(_values(loaded, listed.get("params", [])))
         for stage, listed in stages.items()
-        if parts.FOLDER in listed["deps"]
+        if parts.FOLDER in listed.get("deps", [])  # one of the user's may have neither
     }
     modules, model = [*map(parts.module_of, own.get(name, []))], parts.module_of(loaded.model.name)
     began = code.of_stage(f"stages.{name}", modules, model if model in modules else "")

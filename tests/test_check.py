@@ -9,7 +9,7 @@ import sys
 from contextlib import chdir
 
 import pytest
-from clones import make_clone
+from clones import ROOT, make_clone
 
 from lottery import params
 from lottery.__main__ import main
@@ -156,6 +156,13 @@ def test_a_key_that_dvc_needs_and_params_yaml_leaves_to_its_default_is_named(pro
     status, _, said = found(capsys, "--params")
     assert status == 1
     assert "params.yaml: data.split, retrain.masks: left out, but dvc.yaml names them" in said
+
+
+def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
+    own = {"params": [{"other.yaml": ["data.split"]}]}
+    pipeline = {"own": own, "bare": {}, "fetch": {"params": ["data", "data.split"]}}
+    assert check.left_out(pipeline, {"data": {}}) == ["data.split"]
+    assert list(check.unseen_parts({"own": own}, params.load(ROOT / "params.yaml"))) == []
 
 
 def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):

@@ -102,15 +102,20 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     for stage, listed in pipeline.items():
         if stage in CALL_NO_PARTS:
             continue
-        names = parts.named([value_at(values, key) for key in listed.get("params", [])])
+        names = parts.named([value_at(values, key) for key in keys_of(listed)])
         deps = map(name_of, listed.get("deps", []))
         yield from ((stage, line) for line in parts.unseen(names, stage, deps))
 
 
 def left_out(pipeline: Stages, content: Any) -> list[str]:
     """The keys that stages depend on, and that ``params.yaml`` does not hold."""
-    keys = {key: 0 for listed in pipeline.values() for key in listed.get("params", [])}
+    keys = dict.fromkeys(key for listed in pipeline.values() for key in keys_of(listed))
     return [key for key in keys if value_at(content, key) == MISSING]
+
+
+def keys_of(stage: dict[str, Any]) -> list[str]:
+    """The keys of ``params.yaml`` that a stage in dvc.yaml lists; of other files it has dicts."""
+    return [key for key in stage.get("params", []) if isinstance(key, str)]
 
 
 def name_of(entry: Any) -> str:
