@@ -75,8 +75,8 @@ def _beside(module: str) -> Iterator[str]:
         return
     for file in sorted(path.parent.rglob("*")):
         name = file.relative_to(path.parent).as_posix()
-        hidden = f"/{name}".count("/.")  # as editors and systems leave
-        if file.is_file() and file.suffix not in (".py", ".pyc") and not hidden:
+        passed_over = "/." in f"/{name}" or "__pycache__" in file.parts  # as in files.inputs()
+        if file.is_file() and file.suffix != ".py" and not passed_over:
             yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 

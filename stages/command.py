@@ -94,7 +94,8 @@ def run(name: str) -> None:
     began = code.of_stage(f"stages.{name}", modules, model if model in modules else "")
     for module in (module for module, _ in began.modules if not code.is_ours(module)):
         if file := code.source(module):  # Python compares whole seconds and sizes: not enough
-            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not there, or of another user's
+                Path(importlib.util.cache_from_source(str(file))).unlink()
     for stage, names in own.items():
         for line in parts.unseen(names, stage, stages[stage]["deps"]):
             raise LotteryError(f"params.yaml: {line}")

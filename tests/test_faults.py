@@ -354,6 +354,20 @@ def test_a_file_that_changes_while_a_stage_reads_it_is_seen(clone, monkeypatch, 
         clone.stage("train_dense")
 
 
+def test_a_compiled_module_that_belongs_to_another_user_is_let_be(clone, monkeypatch):
+    def unlink(path, missing_ok=False, real=Path.unlink):
+        if path.suffix == ".pyc":
+            raise PermissionError(path)
+        real(path, missing_ok)
+
+    clone.change("model.name", "mine.example:narrow")
+    monkeypatch.syspath_prepend(clone.path)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr("lottery.tickets.own.check", lambda *_, **__: None)
+    monkeypatch.setattr("stages.train_dense.main", lambda stage: None)
+    clone.stage("train_dense")
+
+
 @pytest.mark.parametrize("folder", ["mine", "data/own", "tickets"])
 def test_a_dvc_repository_among_the_inputs_is_refused_as_dvc_does_not_look_into_it(
     clone, monkeypatch, folder

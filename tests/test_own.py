@@ -16,6 +16,7 @@ from test_plan import params_of
 from tf_keras import layers
 
 from lottery import code, parts
+from lottery.artifacts import files
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
@@ -316,6 +317,9 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert of_run() != before
     before = of_run()
     (tmp_path / "elsewhere/.parts.py.swp").touch()  # of an editor
+    (tmp_path / "elsewhere/__pycache__").mkdir(exist_ok=True)
+    (tmp_path / "elsewhere/__pycache__/parts.narrow-1.py311.nbi").touch()  # of a compiler
+    assert list(files.inputs([str(tmp_path)])) == []
     assert of_run() == before
     (tmp_path / "elsewhere/widths.json").write_text("[20]")  # which it may read
     assert of_run() != before

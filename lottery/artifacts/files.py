@@ -63,7 +63,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Of each file there or below, but modules and hidden ones: time, size, inode.
+    """Of each file there or below, but modules, ``__pycache__`` and hidden ones: time, size, inode.
 
     Raises LotteryError for a DVC repository in one of them, into which DVC does not look.
     """
@@ -76,10 +76,10 @@ def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
                     f"{folder}: a DVC repository of its own, whose changes `dvc repro` would not "
                     f"see; accepted in {path}/: copies of files (`dvc import`, `dvc get`)"
                 )
-            folders[:] = [name for name in folders if not name.startswith(".")]
+            folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
             names += [os.path.join(folder, name) for name in here if not name.startswith(".")]
         for name in names:
-            if not name.endswith((".py", ".pyc")) and os.path.exists(name):
+            if not name.endswith(".py") and os.path.exists(name):
                 known = os.stat(name)
                 found[name] = (known.st_mtime_ns, known.st_size, known.st_ino)
     return found
