@@ -233,7 +233,10 @@ def test_no_winning_ticket_takes_that_every_round_loses():
     assert concluded(experiment(10, {1: bad, 2: bad})).verdict == "no winning ticket"
     found = concluded(experiment(10, {1: bad, 2: GOOD}), params_of([1, 2]))
     assert found.verdict == "inconclusive"  # and stays so, however many the seeds
-    assert found.reason == ("round 1 fails one of the criteria, and those after it are not tested")
+    assert found.reason == "round 1 fails one of the criteria, so that none after it can win"
+    assert outcomes_of(experiment(10, {1: bad, 2: bad, 3: GOOD}), params_of([1, 2, 3])) == [
+        (1, "loses"), (2, "loses"), (3, "not tested")
+    ]  # fmt: skip
     # the ticket shown is the sparsest winner
     assert concluded(experiment(rounds={1: GOOD, 2: GOOD}), params_of([1, 2])).shown.round == 2
 
@@ -331,6 +334,19 @@ def test_masks_from_elsewhere_and_weights_that_are_trained_are_called_so():
     assert "9 rounds" not in words
     for changes, head in (({}, "untrained (%)"), ({"prune.strategy": "finetune"}, "at its start")):
         assert head in text._results(experiment(), params_of(changes=changes).prune)
+
+
+def test_of_tickets_that_were_cut_off_only_what_holds_for_the_claim_is_said():
+    flags = {"censored": ["ticket 1 1 of 8"], "diverged": []}
+    for changes, end in (
+        ({}, ", and it does not meet the criterion of iterations."),
+        ({"prune.strategy": "finetune"}, "."),
+    ):
+        params = params_of(changes=changes)
+        claim = verdict.claim_of(params.prune)
+        said = text._words().ended(flags, {"ticket", "dense"}, params.train, claim)
+        ratio = "So is its ratio to that of a dense network that was not"
+        assert str(said).strip().endswith(ratio + end)
 
 
 def test_an_interval_beyond_a_bound_that_its_test_passed_is_said():

@@ -147,7 +147,7 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
         why = f"the {claim.subject} of each round fails one of the criteria"
         return Conclusion(claim.lost, why, *known, rounds)
     first = next((j for j in rounds if j.outcome == "open"), None)
-    why = f"round {rounds[0].round} fails one of the criteria, and those after it are not tested"
+    why = f"round {rounds[0].round} fails one of the criteria, so that none after it can win"
     if first is not None:
         level = f"{100 * params.report.confidence:.4g}%"
         why = f"{len(dense)} seeds do not tell, at {level} confidence{_hope(first)}"
