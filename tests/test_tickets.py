@@ -1,7 +1,9 @@
 """Published tickets: taken over, gone on from, refused, retrained as their table says."""
 
 import contextlib
+import json
 import shutil
+import subprocess
 
 import networks  # noqa: F401 - sets TensorFlow up
 import numpy as np
@@ -229,6 +231,17 @@ def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkey
     assert (recipe["seeds"], recipe["retrain"]["rounds"], row["seed"]) == ([1], [9], 1)
     with pytest.raises(LotteryError, match="--source: got /no/where, which is not there"):
         tickets.verified("mnist-lenet", None, None, "/no/where")
+
+    def reproduced(folder, recipe, *stages, source):
+        """What git says outside a repository, and which copy is asked for."""
+        stderr = f"fatal: {source.name}, {json.loads(recipe)['data']['source']}\n"
+        raise subprocess.CalledProcessError(128, ["git"], stderr=stderr)
+
+    monkeypatch.setattr(tickets, "reproduced", reproduced)
+    monkeypatch.chdir("tests")
+    monkeypatch.setattr(tickets, "FOLDER", ROOT / "tickets")
+    with pytest.raises(LotteryError, match=r"git: exit status 128 fatal: tests, data/own/tests$"):
+        tickets.verified("mnist-lenet", None, None, ".")
 
 
 @pytest.mark.parametrize(("name", "seeds"), [("default", 23), ("mnist-lenet", 8)])

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -100,15 +101,17 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
     On the arithmetic that computed it the accuracy is the very same, elsewhere within the range of
     its round's tickets.
     """
+    source = os.path.abspath(Path(source).expanduser()) if source else None  # "." has no name
     recipe, row, others = ticket(name, seed, round_, source)
     with tempfile.TemporaryDirectory(prefix="lottery-tickets-") as folder:
-        copied = Path(source).expanduser() if source else None
+        copied = Path(source) if source else None
         if copied and not copied.exists():
             raise LotteryError(f"--source: got {source}, which is not there")
         try:
             project = reproduced(Path(folder), json.dumps(recipe), "retrain", source=copied)
-        except subprocess.CalledProcessError as error:  # which has said why
-            raise LotteryError(f"{' '.join(error.cmd)}: exit status {error.returncode}") from None
+        except subprocess.CalledProcessError as error:
+            why = f"exit status {error.returncode} {error.stderr or ''}"  # or it has said so
+            raise LotteryError(f"{' '.join(error.cmd)}: {why.strip()}") from None
         facts = files.read_json(project / files.DATASET / "dataset.json")
         runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
     return compared(row, others, float(runs["test_accuracy"].iloc[0]))
