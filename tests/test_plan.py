@@ -5,9 +5,11 @@ from clones import network, tiny
 from networks import models
 
 from lottery.__main__ import main
+from lottery.artifacts import files
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import validate
+from lottery.running import machine, store
 from lottery.tickets import given
 from lottery.tools import plan
 from lottery.tools.plan import Pace, Work, tasks_of, wall_seconds
@@ -96,3 +98,16 @@ def test_an_image_folder_is_known_once_it_is_fetched_and_mistakes_are_plain_line
     with pytest.raises(SystemExit, match="1"):
         main(["plan", "nowhere.yaml"])
     assert capsys.readouterr().err.startswith("plan: nowhere.yaml: cannot be read")
+
+
+def test_the_pace_of_other_data_of_the_same_general_name_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOTTERY_RUNS", str(tmp_path))
+    params = params_of({"data": {"name": "arrays", "source": "x", "validation_size": 4}})
+    files.write_json(files.DATASET / "dataset.json", {"files": {"images.npy": "small"}})
+    by = params.model_dump(mode="json", include={"model", "train"}) | {"masks": "fixed"}
+    for images, seconds in (("small", 10.0), ("large", 7000.0), ("larger", 9000.0)):
+        by |= {"cpu": machine.cpu_model(), "dataset": {"images.npy": images}}
+        facts = {"dataset": "arrays", "trained": 10, "seconds": seconds, "determined by": by}
+        store.save(store.file(images, store.FINISHED), {}, facts)
+    assert plan.pace_of(params, network("lenet_300_100", (8, 8, 1))).alone == 1.0

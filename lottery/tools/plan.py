@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,12 @@ class Pace(NamedTuple):
 
 def pace_of(params: Params, network: Network) -> Pace:
     """From the run store, or else timed."""
-    run = {"model": params.model.model_dump(mode="json"), "cpu": machine.cpu_model()}
+    run: dict[str, Any] = {
+        "model": params.model.model_dump(mode="json"),
+        "cpu": machine.cpu_model(),
+    }
+    if params.data.name not in DATASETS:  # others of that name may be larger
+        run["dataset"] = files.read_json(files.DATASET / "dataset.json")["files"]
     train = params.train.model_dump(include=SETS_THE_PACE)
     paces = []
     for path in store.folder().glob(f"*{store.FINISHED}"):
