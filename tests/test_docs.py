@@ -79,6 +79,15 @@ def test_every_make_target_and_command_named_exists(path):
     assert set(re.findall(r"python -m lottery ([a-z]+)", text)) <= set(COMMANDS)
 
 
+def test_every_paper_that_is_cited_is_among_the_references_and_no_other():
+    text, _, listed = (ROOT / "docs/concepts.md").read_text().partition("## References")
+    others = [page.read_text() for page in PAGES if page.name != "concepts.md"]
+    cited = r"([A-Z]\w+)(?: et al\.| & \w+) (\d{4})"
+    references = set(re.findall(r"^- (\w+).*? (\d{4}),", listed, flags=re.MULTILINE))
+    assert {found for page in (text, *others) for found in re.findall(cited, page)} <= references
+    assert all(re.search(rf"\b{name}\b.*?{year}", text + str(others)) for name, year in references)
+
+
 # Numbers that come from files
 
 
