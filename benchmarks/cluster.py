@@ -3,7 +3,7 @@
     python -m benchmarks.cluster [--tasks 2000]
 
 Tasks that compute nothing, through processes of this machine and through a Ray cluster of this machine alone, in one run; then the sizes of what a run
-of each architecture moves: its weights and mask to the worker, a checkpoint to the driver's run store, its result back. Prints Markdown.
+of each architecture moves to and from a shared file system: its weights and mask, a checkpoint, its result. Prints Markdown.
 """
 
 import argparse

@@ -6,6 +6,7 @@ Runs `dvc repro` in a fresh clone. The training time of a stage is the sum of it
 store keeps them) over the number of workers: what the stage would take if nothing but training were to be done.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -40,6 +41,9 @@ def stage_times(clone_path: Path, env: dict[str, str]) -> dict[str, float]:
 
 def main() -> None:
     """Prints the table."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         clone = make_clone(Path(folder) / "clone")
         (clone.path / "params.yaml").write_text((ROOT / "params.yaml").read_text())

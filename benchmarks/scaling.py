@@ -3,6 +3,7 @@
 python -m benchmarks.scaling
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -22,8 +23,11 @@ def size(folder: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print(
-        "| seeds | rounds | variants | runs | seconds | data/ (MB) | .runs/ (MB) | .dvc/cache (MB) | reports/ (MB) |"
+        "| seeds | rounds | variants | runs | seconds | data/ (MB) | run store (MB) | .dvc/cache (MB) | reports/ (MB) |"
     )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for seeds, rounds, variants in CASES:

@@ -79,6 +79,12 @@ def test_every_make_target_and_command_named_exists(path):
     assert set(re.findall(r"python -m lottery ([a-z]+)", text)) <= set(COMMANDS)
 
 
+def test_a_benchmark_that_is_asked_for_help_does_not_begin():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        text = path.read_text()
+        assert ('"__main__"' in text) == (".parse_args(" in text), path.name
+
+
 def test_every_paper_that_is_cited_is_among_the_references_and_no_other():
     text, _, listed = (ROOT / "docs/concepts.md").read_text().partition("## References")
     others = [page.read_text() for page in PAGES if page.name != "concepts.md"]

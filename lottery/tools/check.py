@@ -232,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery check``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery check", description=__doc__)
     add = partial(parser.add_argument, action="store_true")
-    add("--params", help="only what DVC would not explain, before it runs")
+    add("--params", help="only params.yaml, and files of DVC's that are cut off, before it runs")
     add("--deep", help="hash all files, even of unchanged size and time")
     options = parser.parse_args(arguments)
     if options.params:

@@ -224,7 +224,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
-    add("--round", type=int, help="0: the dense network; by default the smallest winning ticket")
+    of = "0: the dense network; by default the sparsest that wins, or else the sparsest"
+    add("--round", type=int, help=of)
     add("--initial", action="store_true", help="before training: masked initial or rewound weights")
     add("--out", type=Path, default=Path("export"), help="a new or empty folder, or an export")
     add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])

@@ -216,9 +216,10 @@ def duration(seconds: float) -> str:
 def main(arguments: list[str]) -> None:
     """``python -m lottery plan``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery plan", description=__doc__)
-    parser.add_argument("params", type=Path, nargs="?", default=PARAMS_FILE, metavar="PARAMS")
+    add, file = parser.add_argument, "an experiment's file, by default params.yaml"
+    add("params", type=Path, nargs="?", default=PARAMS_FILE, metavar="PARAMS", help=file)
     workers = "by default 1 and those of this machine"
-    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help=workers)
+    add("--workers", type=int, nargs="+", metavar="N", help=workers)
     options = parser.parse_args(arguments)
     params = read_params(options.params)
     check_seen(params.data)
