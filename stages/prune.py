@@ -1,6 +1,7 @@
-"""Pruning, per seed: each round prunes and, where the next one needs it, rewinds and trains.
+"""Pruning, per seed: each round prunes, rewinds and trains.
 
-Reads   data/dataset/, data/dense/; params.yaml: seeds, model, train, prune, retrain.masks
+Reads   data/dataset/, data/dense/, the masks of retrain.masks; params.yaml: seeds,
+        data.{split,split_seed,validation_size}, model, train, prune, retrain.masks
 Writes  data/pruned/: per seed and round the mask and the trained weights that survive
         (seed-N/round-NN.safetensors); history.csv, environment.json
 

@@ -1,7 +1,7 @@
 """Trains the tickets and their controls, in a data order other than the one that found them.
 
-Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds, model, train,
-        prune, retrain
+Reads   data/dataset/, data/dense/, data/masks/, data/pruned/; params.yaml: seeds,
+        data.{split,split_seed,validation_size}, model, train, prune, retrain
 Writes  data/retrained/: history.csv, environment.json, stability.csv (empty unless
         retrain.analysis asks for it)
 """

@@ -1,6 +1,7 @@
 """Trains the dense network, once per seed.
 
-Reads   data/dataset/; params.yaml: seeds, model, train, prune.rewind_iteration
+Reads   data/dataset/; params.yaml: seeds, data.{split,split_seed,validation_size}, model, train,
+        prune.rewind_iteration
 Writes  data/dense/: per seed the weights at initialisation, at the rewind iteration and after
         training (seed-N/{initial,rewind,trained}.safetensors); history.csv, layers.csv,
         environment.json

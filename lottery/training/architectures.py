@@ -8,8 +8,8 @@ hidden dense layers' units dropped in training.
 
 An architecture, one's own too, is a function from images ``[n, height, width, channels]`` in [0, 1]
 and the number of classes to logits ``[n, classes]``; perhaps also with ``width`` and ``dropout``,
-given by name where they are not 1 and 0. Kernels of its ``Conv2D`` and ``Dense`` layers are
-prunable, the last of them is the output layer. Every layer has a name of its own.
+given by name where they are not 1 and 0. Kernels of its ``Conv1D`` to ``Conv3D`` and ``Dense``
+layers are prunable, the last of them is the output layer. Every layer has a name of its own.
 """
 
 import os
