@@ -385,7 +385,7 @@ def test_a_worker_that_has_other_code_refuses(clone, monkeypatch):
     monkeypatch.chdir(clone.path)
     now = code.of_stage("stages.prune")
     before = [(n, m._replace(sha256="0") if n == "lottery.masks" else m) for n, m in now.modules]
-    machine.prepare.cache_clear()
+    machine._other_code.cache_clear()
     with pytest.raises(LotteryError, match=r"^lottery.masks: changed since the stage began"):
         machine.prepare(1, code.Code(tuple(before), now.run), 0)
 

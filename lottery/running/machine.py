@@ -58,7 +58,6 @@ def cpu_model() -> str:
     return f"{facts['model name']} ({family}; {has or 'no AVX2'})"
 
 
-@functools.lru_cache(maxsize=1)
 def prepare(threads: int, code: Code, worker: int) -> None:
     """Makes this process ready for runs of so many threads, with the stage's code imported.
 
@@ -66,8 +65,15 @@ def prepare(threads: int, code: Code, worker: int) -> None:
         code: that the stage began with.
         worker: the process's number among those of this machine; GPUs are taken in turns.
 
-    Raises LotteryError where this process has other code.
+    Raises LotteryError, each time, where this process has other code.
     """
+    if why := _other_code(threads, code, worker):
+        raise LotteryError(why)
+
+
+@functools.lru_cache(maxsize=1)
+def _other_code(threads: int, code: Code, worker: int) -> str:
+    """Why this process, once ready, has other code; looked at when it is imported, once."""
     with quick_and_quiet_start():
         from lottery.training import device
 
@@ -79,12 +85,12 @@ def prepare(threads: int, code: Code, worker: int) -> None:
         device.device_name()
     for file in (getattr(sys.modules[name], "__file__", None) for name in sorted(unknown)):
         if file and file.endswith(".py") and not installed(Path(file)):
-            raise LotteryError(
+            return (
                 f"{file}: imported in a way that hides its changes: by its full name, with "
                 "`import` or `from`, they are seen"
             )
-    if changed := code.changed():
-        raise LotteryError(f"{', '.join(changed)}: changed since the stage began; start it again")
+    changed = ", ".join(code.changed())
+    return f"{changed}: changed since the stage began; start it again" if changed else ""
 
 
 @contextlib.contextmanager
