@@ -62,22 +62,27 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
         model: the module of ``own``, if any, that the architecture is in.
     """
     modules = read(stage, *own)
-    names = {*COMPUTE_A_RUN} | {n for n in (read(model) if model else ()) if not is_ours(n)}
+    of_model = {n: m for n, m in (read(model) if model else {}).items() if not is_ours(n)}
+    names = {*COMPUTE_A_RUN, *of_model}
     content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
-    content += [*_beside(model), *_versions(modules[n] for n in names if not is_ours(n))]
+    content += [*_beside(of_model), *_versions(of_model.values())]
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
 
 
-def _beside(module: str) -> Iterator[str]:
-    """What lies in the top folder of a module's package and is no module: it may be read."""
-    path = source(module.partition(".")[0]) if module else None
-    if path is None or path.name != "__init__.py":
-        return
-    for file in sorted(path.parent.rglob("*")):
-        name = file.relative_to(path.parent).as_posix()
-        passed_over = "/." in f"/{name}" or "__pycache__" in file.parts  # as in files.inputs()
-        if file.is_file() and file.suffix != ".py" and not passed_over:
-            yield f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+def _beside(modules: Iterable[str]) -> Iterator[str]:
+    """What lies in the top folders of modules' packages and is no module: it may be read."""
+    tops = (_top(name) for name in sorted({name.partition(".")[0] for name in modules}))
+    for folder in (f for spec in tops if spec for f in spec.submodule_search_locations or ()):
+        for file in sorted(Path(folder).rglob("*")):
+            name = file.relative_to(folder)
+            counts = file.suffix != ".py" and not any(map(left_over, name.parts))
+            if counts and file.is_file():
+                yield f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def left_over(name: str) -> bool:
+    """Whether editors, systems and Python itself leave files or folders of such a name."""
+    return name.startswith(".") or name.endswith("~") or name == "__pycache__"
 
 
 def _versions(modules: Iterable[Module]) -> list[str]:

@@ -317,13 +317,18 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert of_run() == before
     (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 21\n")
     assert of_run() != before
-    before = of_run()
-    (tmp_path / "elsewhere/.parts.py.swp").touch()  # of an editor
+    before, read = of_run(), files.inputs(["elsewhere"])
     (tmp_path / "elsewhere/__pycache__").mkdir(exist_ok=True)
-    (tmp_path / "elsewhere/__pycache__/parts.narrow-1.py311.nbi").touch()  # of a compiler
-    assert list(files.inputs([str(tmp_path)])) == []
-    assert of_run() == before
+    for left_over in (".parts.py.swp", "parts.py~", "__pycache__/scores-7.py311.nbi"):
+        (tmp_path / "elsewhere" / left_over).touch()  # of editors, of Numba
+        assert (of_run(), files.inputs(["elsewhere"])) == (before, read)
     (tmp_path / "elsewhere/widths.json").write_text("[20]")  # which it may read
+    assert of_run() != before
+    (tmp_path / "beside").mkdir()  # another package, without __init__.py
+    (tmp_path / "beside/widths.py").touch()
+    (tmp_path / "elsewhere/sizes.py").write_text("import beside.widths\nHIDDEN = 21\n")
+    before = of_run()
+    (tmp_path / "beside/widths.json").write_text("[20]")
     assert of_run() != before
     (tmp_path / "elsewhere/sizes.py").write_text("import scipy\nHIDDEN = 21\n")
     before = of_run()

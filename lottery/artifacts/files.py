@@ -15,6 +15,7 @@ from platformdirs import user_cache_dir
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import load, save
 
+from lottery import code
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 
@@ -63,7 +64,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Of each file there or below, but modules, ``__pycache__`` and hidden ones: time, size, inode.
+    """Of each file there or below, but modules and what is left over: time, size, inode.
 
     Raises LotteryError for a DVC repository in one of them, into which DVC does not look.
     """
@@ -76,8 +77,8 @@ def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
                     f"{folder}: a DVC repository of its own, whose changes `dvc repro` would not "
                     f"see; accepted in {path}/: copies of files (`dvc import`, `dvc get`)"
                 )
-            folders[:] = [name for name in folders if not name.startswith((".", "__pycache__"))]
-            names += [os.path.join(folder, name) for name in here if not name.startswith(".")]
+            folders[:] = [name for name in folders if not code.left_over(name)]
+            names += [os.path.join(folder, name) for name in here if not code.left_over(name)]
         for name in names:
             if not name.endswith(".py") and os.path.exists(name):
                 known = os.stat(name)
