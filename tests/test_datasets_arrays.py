@@ -109,6 +109,10 @@ def test_bad_arrays_are_named(monkeypatch, changes, why):
     assert text.partition(": ")[2].startswith(why)
 
 
+def exit():
+    raise SystemExit(0)
+
+
 def test_what_is_no_dict_other_each_time_damaged_or_of_another_sha256_is_one_line(
     monkeypatch, tmp_path
 ):
@@ -122,6 +126,8 @@ def test_what_is_no_dict_other_each_time_damaged_or_of_another_sha256_is_one_lin
             obtain()
     with pytest.raises(LotteryError, match=r"drawn: .*other arrays when it is called again"):
         obtain("test_datasets_arrays:drawn")
+    with pytest.raises(LotteryError, match=r"exit: .*SystemExit: 0"):
+        obtain("test_datasets_arrays:exit")
     monkeypatch.setitem(globals(), "GIVEN", WHOLE)
     with pytest.raises(LotteryError, match=f"got sha256 .* from it, expected {'0' * 64}"):
         obtain(sha256="0" * 64)

@@ -153,12 +153,18 @@ def refuse(worker):
     raise RuntimeError("no such device")
 
 
+def leave(worker):
+    raise SystemExit(0)
+
+
 def test_workers_that_cannot_start_and_results_that_cannot_be_sent_fail_by_name(capfd):
     with pytest.raises(LotteryError) as error:
         run(draws(2), prepare=refuse)
     for seed in (0, 1):
         assert f"seed {seed}: its worker could not start: Traceback" in str(error.value)
     assert str(error.value).splitlines().count("RuntimeError: no such device") == 2
+    with pytest.raises(LotteryError, match=r"(?s)could not start: .*SystemExit: 0"):
+        run(draws(1), prepare=leave)
     with pytest.raises(LotteryError, match=r"(?s)mine: .*cannot pickle '_thread.lock' object"):
         run([*draws(1), task("mine", give_back_what_cannot_be_sent)])
     assert "taken up again" not in capfd.readouterr().out

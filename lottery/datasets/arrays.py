@@ -61,7 +61,7 @@ def called(name: str) -> Images:
         found = {str(key): np.asarray(value) for key, value in given.items()}
     except LotteryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise parts.mistake(name, error) from None
     return _together(found, partial(parts.mistake, name))
 

@@ -66,7 +66,7 @@ def become_worker(prepare: Prepare, worker: int, tell: Tell) -> None:
         """One task, or why this process cannot compute any."""
         try:
             prepare(worker)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise LotteryError(f"its worker could not start: {plain(error)}") from None
         try:
             return call(partial(tell, task))
