@@ -87,10 +87,17 @@ def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as
             magnitude_mask(weights, full, keep, NETWORK)
 
 
-@pytest.mark.parametrize("scope", ["layerwise", "global"])
-def test_rates_that_prune_nothing_of_the_network_are_refused(scope):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prune.scope": "layerwise"},
+        {"prune.scope": "global"},
+        {"prune.pattern": "unit", "prune.rates.dense": 0.01},  # less than half of a unit
+    ],
+)
+def test_rates_that_prune_nothing_of_the_network_are_refused(changes):
     rates = {"conv": 0.2, "dense": 0.0, "output": 0.0}
-    prune = validate(tiny({"prune.rates": rates, "prune.scope": scope})).prune
+    prune = validate(tiny({"prune.rates": rates, **changes})).prune
     weights = {"dense1/kernel": np.ones((4, 3), np.float32), "output/kernel": np.ones((3, 2))}
     dense = Dense(weights, weights, {"dense1/kernel": "dense", "output/kernel": "output"})
     with pytest.raises(LotteryError, match=r"prune\.rates: .*network has \(dense, output\): these"):

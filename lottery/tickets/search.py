@@ -186,8 +186,8 @@ def check_that_something_survives(prune: Prune, dense: Dense) -> None:
     if last in (sizes, sum(sizes.values())):
         kinds_here = ", ".join(dict.fromkeys(kinds.values()))
         raise LotteryError(
-            f"params.yaml: prune.rates: got {prune.rates.model_dump()}; accepted: one above 0 for "
-            f"a kind of layer that the network has ({kinds_here}): these prune nothing"
+            f"params.yaml: prune.rates: got {prune.rates.model_dump()}; accepted: rates that, with "
+            f"prune.pattern, prune a layer that the network has ({kinds_here}): these prune nothing"
         )
     for kind, what in lost.items():
         raise LotteryError(
