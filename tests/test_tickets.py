@@ -217,8 +217,12 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
     with pytest.raises(LotteryError, match="has no mask of seed 0, round 2"):
         given.read(taking(tmp_path), 0, {"a/kernel": (3,)})  # which the search would not get to
     (tmp_path / "seed-0/round-06.npz").rename(tmp_path / "seed-0/ticket.npz")
-    with pytest.raises(LotteryError, match=r"ticket\.npz: accepted: the name round-NN\.npz"):
+    with pytest.raises(LotteryError, match=r"ticket\.npz: accepted: round-NN\.npz"):
         given.read(taking(tmp_path), 0, {"a/kernel": (3,)})
+    for name in ("round-02.npz", "round-2.npz"):
+        given.write_file(tmp_path / "seed-1" / name, Mask.full({"a/kernel": (3,)}))
+    with pytest.raises(LotteryError, match=r"round-02\.npz: accepted: .*one of each round"):
+        given.read(taking(tmp_path), 1, {"a/kernel": (3,)})
     (tmp_path / "text.npz").write_text("no arrays")
     with pytest.raises(LotteryError, match=r"text.npz: .*accepted: an npz or safetensors file"):
         given.read(taking(tmp_path / "text.npz"), 0, {})

@@ -62,9 +62,10 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     else:
         names = sorted(files.seed_folder(path, seed).glob("[!.]*"))
         matched = [(FILE.fullmatch(name.name), name) for name in names]
-        if other := [n for m, n in matched if m is None and n.suffix in (".npz", ".safetensors")]:
-            raise LotteryError(f"{WHERE}: {other[0]}: accepted: the name round-NN.npz")
         found = {int(m[1]): name for m, name in matched if m}
+        unnamed = [n for m, n in matched if not m and n.suffix in (".npz", ".safetensors")]
+        if other := unnamed + [n for m, n in matched if m and n != found[int(m[1])]]:
+            raise LotteryError(f"{WHERE}: {other[0]}: accepted: round-NN.npz, one of each round")
     last = max(found, default=0)
     found = {number: name for number, name in found.items() if number <= rounds}
     missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
