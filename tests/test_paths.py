@@ -60,6 +60,20 @@ def test_an_empty_layer_leaves_no_path_where_nothing_goes_around_it():
     assert not any(effective(Mask(empty), of).counts.values())
 
 
+def pooled(images, classes):
+    """Of each two units the larger one."""
+    hidden = tf_keras.layers.Dense(8, "relu", name="dense1")(tf_keras.layers.Flatten()(images))
+    pairs = tf_keras.layers.MaxPooling1D(2)(tf_keras.layers.Reshape((4, 2))(hidden))
+    flat = tf_keras.layers.Flatten()(pairs)
+    return tf_keras.layers.Dense(classes, name="output")(flat)
+
+
+def test_each_unit_that_a_maximum_is_taken_of_is_on_a_path():
+    of = network("test_paths:pooled", (8, 8, 1), 4)
+    full = Mask.full({"dense1/kernel": (64, 8), "output/kernel": (4, 4)})
+    assert effective(full, of).counts == full.counts
+
+
 def clipped(images, classes):
     """ReLU(6) is no sum of its inputs: on many of them it is constant."""
     hidden = tf_keras.layers.Conv2D(4, 3, name="conv1")(images)

@@ -13,8 +13,11 @@ import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_
 import tf_keras  # isort: skip
 
 AVERAGED = {
-    tf_keras.layers.MaxPooling2D: tf_keras.layers.AveragePooling2D,
-    tf_keras.layers.GlobalMaxPooling2D: tf_keras.layers.GlobalAveragePooling2D,
+    getattr(tf_keras.layers, f"{all_}Max{pooling}"): getattr(
+        tf_keras.layers, f"{all_}Average{pooling}"
+    )
+    for all_ in ("", "Global")
+    for pooling in ("Pooling1D", "Pooling2D", "Pooling3D")
 }
 
 
