@@ -186,6 +186,13 @@ def test_synflow_refuses_a_network_that_nothing_flows_through(architecture):
         criteria.scores("synflow", seen(where, weights))
 
 
+def test_synflow_scores_a_network_of_which_a_layer_has_collapsed():
+    weights, _ = models.initialise(LENET, "test", 0)
+    left = weights | {"dense1/kernel": np.zeros_like(weights["dense1/kernel"])}
+    scores = criteria.scores("synflow", seen(LENET, left))
+    assert not any(score.any() for score in scores.values())
+
+
 @pytest.fixture(scope="module")
 def weights():
     return models.initialise(LENET, "test", 0)[0]

@@ -87,8 +87,9 @@ def flow_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any)
     with tf.GradientTape() as tape:
         flow = tf.reduce_sum(model(tf.ones((1, *model.input_shape[1:])), training=False))
     gradient = tape.gradient(flow, kernels)
-    for name, variable in kernels.items():
-        value, whole = np.asarray(gradient[name]), np.all(variable.numpy() != 0)
+    whole = all(np.all(variable.numpy() != 0) for variable in kernels.values())
+    for name in kernels:
+        value = np.asarray(gradient[name])
         if not (value.min() >= 0 and value.max() < np.inf) or (whole and not value.any()):
             raise LotteryError(
                 f"params.yaml: prune.criterion: synflow cannot score {name}: it takes layers whose "
