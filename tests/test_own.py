@@ -149,6 +149,7 @@ MODELS = {
     "too_small": (layered(lambda: layers.MaxPooling2D(9, name="pool")), "ValueError: Exception"),
     "nothing": (lambda images, classes: None, "ValueError: Output tensors of a"),
     "one_argument": (lambda images: images, "TypeError: "),
+    "leaves": (lambda images, classes: sys.exit(3), "SystemExit: 3"),
     "noisy": (
         layered(lambda: layers.Lambda(lambda x: x + tf.random.normal((1,)), name="noise")),
         "Random ops require a seed to be set when determinism is enabled",
@@ -271,8 +272,29 @@ def test_a_module_imported_in_a_way_that_hides_its_changes_is_refused(tmp_path, 
     for _ in range(2):  # the next task of a worker, which has imported it by then
         with pytest.raises(LotteryError, match=r"hidden\.py: imported in a way that hides its ch"):
             machine.prepare(1, began, 0)
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("pack", "hidden")]:
+    forget("pack", "hidden")
+
+
+def forget(*packages):
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
         del sys.modules[name]
+
+
+def test_a_module_that_a_part_imports_so_when_it_is_called_is_refused_too(tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    text = """import importlib
+from mine.example import narrow as narrow_
+def narrow(images, classes):
+    importlib.import_module("pack.hidden")
+    return narrow_(images, classes)
+"""
+    for name, content in (("__init__", ""), ("hidden", ""), ("part", text)):
+        (tmp_path / f"pack/{name}.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    params = params_of({"model.name": "pack.part:narrow"})
+    (line,) = own.mistakes(params, DIGITS._replace(model=params.model))
+    assert "pack/hidden.py: imported in a way that hides its changes" in line
+    forget("pack")
 
 
 class Editable:

@@ -9,7 +9,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,17 +80,23 @@ def _other_code(threads: int, code: Code, worker: int) -> str:
         before, known = {*sys.modules}, dict(code.modules)
         for name in known:  # now: what is imported later might have changed
             importlib.import_module(name)
-        unknown = {*sys.modules} - before - known.keys()
+        unseen = hidden({*sys.modules} - before - known.keys())
         device.configure(threads, worker)
         device.device_name()
-    for file in (getattr(sys.modules[name], "__file__", None) for name in sorted(unknown)):
+    changed = ", ".join(code.changed())
+    return unseen or (f"{changed}: changed since the stage began; start it again" * bool(changed))
+
+
+def hidden(imported: Iterable[str]) -> str:
+    """Why none of these modules should have been imported as it was; empty where all are seen."""
+    names = sorted(name for name in imported if not name.startswith("__autograph_"))  # TensorFlow's
+    for file in (getattr(sys.modules[name], "__file__", None) for name in names):
         if file and file.endswith(".py") and not installed(Path(file)):
             return (
                 f"{file}: imported in a way that hides its changes: by its full name, with "
                 "`import` or `from`, they are seen"
             )
-    changed = ", ".join(code.changed())
-    return f"{changed}: changed since the stage began; start it again" if changed else ""
+    return ""
 
 
 @contextlib.contextmanager

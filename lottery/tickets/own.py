@@ -1,6 +1,7 @@
 """Parts of one's own tried before anything is computed: built, scored with, started from."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ def _network(params: Params, fetched: bool) -> Network | None:
 
 def mistakes(params: Params, network: Network | None, _: Report | None = None) -> list[str]:
     """A line for each mistake; without a network, for each part that cannot be imported."""
-    found: list[str] = []
+    found, before, names = list[str](), {*sys.modules}, _names(params)
 
     def attempt(name: str, call: Callable[..., Any], *args: Any) -> Any:
         """What the call gives; None, and a line more, where the part has a mistake."""
@@ -75,12 +76,12 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
             return call(*args)
         except LotteryError as error:
             found.append(str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not parts.is_own(name):
                 raise
             found.append(str(parts.mistake(name, error)))
 
-    for name in _names(params):
+    for name in names:
         attempt(name, parts.find, {}, name)
     if network is None or found:
         return found
@@ -95,6 +96,9 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
         ticket = attempt("random", _ticket, params, network, "random")
         for variant in params.retrain.variants if ticket else ():
             attempt(variant, _check_start, variant, ticket)
+    known = code.read(*map(parts.module_of, names))  # what is imported in functions counts, too
+    imported = {n for n in {*sys.modules} - before - known.keys() if not code.is_ours(n)}
+    found += filter(None, [machine.hidden(imported)])
     return list(dict.fromkeys(found))
 
 
