@@ -8,7 +8,7 @@ import ast
 import hashlib
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
@@ -69,14 +69,20 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
 
 
-def _beside(modules: Iterable[str]) -> Iterator[str]:
-    """What lies in the top folders of modules' packages and is no module: it may be read."""
+def _beside(modules: Mapping[str, Module]) -> Iterator[str]:
+    """What lies in the top folders of modules' packages and is none of them: it may be read.
+
+    Other modules may, where these import what runs a file by its path.
+    """
+    imported = {name.partition(".")[0] for module in modules.values() for name in module.imports}
+    passed = set() if imported & {"importlib", "runpy"} else {".py"}
+    known = set(map(source, modules))
     tops = (_top(name) for name in sorted({name.partition(".")[0] for name in modules}))
     for folder in (f for spec in tops if spec for f in spec.submodule_search_locations or ()):
         for file in sorted(Path(folder).rglob("*")):
             name = file.relative_to(folder)
-            counts = file.suffix != ".py" and not any(map(left_over, name.parts))
-            if counts and file.is_file():
+            counts = file.suffix not in passed and file not in known and file.is_file()
+            if counts and not any(map(left_over, name.parts)):
                 yield f"{name.as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 

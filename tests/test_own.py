@@ -357,6 +357,14 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     with monkeypatch.context() as updated:
         updated.setattr("lottery.code.metadata.version", lambda name: "another")
         assert of_run() != before
+    (tmp_path / "elsewhere/run_by_path.py").touch()
+    before = of_run()
+    (tmp_path / "elsewhere/run_by_path.py").write_text("HIDDEN = 22\n")
+    assert of_run() == before
+    (tmp_path / "elsewhere/sizes.py").write_text("import importlib.util\nHIDDEN = 21\n")
+    before = of_run()
+    (tmp_path / "elsewhere/run_by_path.py").write_text("HIDDEN = 23\n")
+    assert of_run() != before
     assert list(parts.unseen(["elsewhere.parts:x"], "prune", ["elsewhere", {"mine": {}}])) == []
     deps = ["elsewhere/parts.py", "elsewhere/__init__.py"]
     (line,) = parts.unseen(["elsewhere.parts:x"], "prune", deps)
