@@ -178,6 +178,17 @@ def test_a_flipped_bit_of_the_stored_numbers_and_a_file_cut_or_lengthened_are_al
         assert error_of(read).startswith(f"{path}: ")
 
 
+def test_a_link_to_a_folder_among_the_inputs_is_refused_as_dvc_does_not_follow_it(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "real/widths.json").write_text("[20]")
+    (tmp_path / "mine/widths.json").symlink_to(tmp_path / "real/widths.json")
+    assert len(files.inputs([str(tmp_path / "mine")])) == 1
+    (tmp_path / "mine/tables").symlink_to(tmp_path / "real")
+    with pytest.raises(LotteryError, match="mine/tables: a link to a folder, whose changes `dvc"):
+        files.inputs([str(tmp_path / "mine")])
+
+
 READERS = [files.read_tensors, files.read_mask, files.read_masked_weights, files.read_json]
 
 

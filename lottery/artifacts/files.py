@@ -66,18 +66,22 @@ def write(path: Path, content: bytes) -> None:
 def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
     """Of each file there or below, but modules and what is left over: time, size, inode.
 
-    Raises LotteryError for a DVC repository in one of them, into which DVC does not look.
+    Raises LotteryError for a DVC repository in one of them, or a link to a folder: DVC does not
+    look into them.
     """
     found = {}
     for path in paths:
         names = [path] if os.path.isfile(path) else []
         for folder, folders, here in os.walk(path):  # as DVC, not into links
-            if ".dvc" in folders:
-                raise LotteryError(
-                    f"{folder}: a DVC repository of its own, whose changes `dvc repro` would not "
-                    f"see; accepted in {path}/: copies of files (`dvc import`, `dvc get`)"
-                )
+            odd = [f"{folder}: a DVC repository of its own"] * (".dvc" in folders)
             folders[:] = [name for name in folders if not code.left_over(name)]
+            below = (os.path.join(folder, name) for name in folders)
+            odd += [f"{name}: a link to a folder" for name in below if os.path.islink(name)]
+            if odd:
+                raise LotteryError(
+                    f"{odd[0]}, whose changes `dvc repro` would not see; accepted in {path}/: "
+                    "copies of files (`dvc import`, `dvc get`)"
+                )
             names += [os.path.join(folder, name) for name in here if not code.left_over(name)]
         for name in names:
             if not name.endswith(".py") and os.path.exists(name):
