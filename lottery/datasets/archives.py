@@ -19,6 +19,7 @@ from lottery.errors import LotteryError, say
 MIB = 2**20
 MOST_FILES = 200_000
 MOST_BYTES = 8192 * MIB
+LONGEST_NAME = 1000
 MOST_RATIO = 200
 """Of unpacked to packed bytes, beyond the first 64 MiB; images seldom pass 10."""
 
@@ -110,9 +111,11 @@ def _check(members: Iterable[tuple[str, int]], where: str, most: int) -> None:
                 f"{where}: {shown(name)} points out of the archive; accepted: relative names"
             )
         path = posixpath.normpath(name)
-        if not name.isprintable() or (path in known and not name.endswith("/")):
+        again = path in known and not name.endswith("/")
+        if again or not name.isprintable() or len(name) > LONGEST_NAME:
             raise LotteryError(
-                f"{where}: {shown(name)} is there twice, or not plain text; pack each file once"
+                f"{where}: {shown(name)} is there twice, not plain text, or of more than "
+                f"{LONGEST_NAME:,} characters; pack each file once"
             )
         known.add(path)
 
