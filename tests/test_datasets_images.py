@@ -43,9 +43,10 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(side, bits, content):
-    """An RGB image of that side, written by hand."""
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 2, 0, 0, 0))
+def png(side, bits, content, *, grey_but=None):
+    """An image of that side, written by hand: RGB, or grey but for a transparent value."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, bits, 2 * (not grey_but), 0, 0, 0))
+    header += chunk(b"tRNS", struct.pack(">H", grey_but)) if grey_but else b""
     data = chunk(b"IDAT", zlib.compress(content))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
 
@@ -189,6 +190,8 @@ def test_photographs_are_read_as_viewers_show_them(tmp_path, orientation, stored
     (png(4, 16, (b"\0" + bytes(range(24))) * 4), "of 16 bits; accepted: grey or"),
     (encoded(np.zeros((4, 5), np.uint8), transparency=0), "transparent or of mode"),
     (encoded(np.zeros((4, 5, 3), np.uint8), transparency=(0, 0, 0)), "transparent or of mode"),
+    (png(4, 4, b"\0\x17\x33" * 4, grey_but=7), "transparent or of mode"),
+    (png(4, 2, b"\0\xf1" * 4, grey_but=1), "transparent or of mode"),
     (encoded(np.full((4, 5, 4), 100, np.uint8)), "transparent or of mode RGBA"),
     (encoded(rgb(), save_all=True, append_images=[Image.fromarray(rgb())]), "an animation"),
 ])  # fmt: skip

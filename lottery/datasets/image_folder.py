@@ -129,6 +129,9 @@ def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
                 raise LotteryError(f"{where}: an animation; accepted: still images")
             if image.format == "PNG" and ";16" in str(image.tile):  # Pillow keeps the upper 8
                 raise LotteryError(f"{where}: of 16 bits; accepted: grey or RGB of 8 bits, opaque")
+            for kind, step in (("'L;2'", 85), ("'L;4'", 17)):
+                if "transparency" in image.info and kind in str(image.tile):
+                    image.info["transparency"] *= step  # as Pillow spreads pixels over 0 to 255
             ImageOps.exif_transpose(image, in_place=True)
             pixels = _plain_colours(image, where)
         if size is not None and pixels.size != (size[1], size[0]):
