@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras
 from clones import network
 from networks import models
@@ -88,7 +89,15 @@ def subtracted(images, classes):
     return tf_keras.layers.Dense(classes, name="output")(tf_keras.layers.Subtract()([one, other]))
 
 
-@pytest.mark.parametrize("architecture", ["clipped", "subtracted"])
+def tokens(images, classes):
+    """An embedding of numbers: ones are one token, so that no path leads through the others."""
+    one_hot = tf_keras.layers.Lambda(lambda x: tf.one_hot(tf.cast(x, tf.int32), 7))
+    hidden = tf_keras.layers.Dense(4, name="embedding")(one_hot(tf_keras.layers.Flatten()(images)))
+    flat = tf_keras.layers.Flatten()(hidden)
+    return tf_keras.layers.Dense(classes, name="output")(flat)
+
+
+@pytest.mark.parametrize("architecture", ["clipped", "subtracted", "tokens"])
 def test_where_outputs_do_not_grow_with_inputs_paths_are_not_counted(architecture):
     of = network(f"test_paths:{architecture}", (8, 8, 3), 4)
     model = models.build(of)

@@ -29,7 +29,7 @@ def effective(mask: Mask, network: Network) -> Mask | None:
     linear network whose weights are the mask, for an input of ones, depends on it.
 
     None where paths cannot be counted so: in a network of one's own with layers that are no sums of
-    their inputs, such as ReLU(6), LayerNormalization or Subtract.
+    their inputs, such as ReLU(6), LayerNormalization, Subtract or tf.one_hot.
     """
     if not _counts_paths(network):
         return None
@@ -39,10 +39,18 @@ def effective(mask: Mask, network: Network) -> Mask | None:
 
 @cache
 def _counts_paths(network: Network) -> bool:
-    """Whether in the dense network paths lead through each layer, and none counts as negative."""
+    """Whether in the dense network paths lead through each layer as they do through sums."""
     shapes = {name: variables(_linear(network))[name].shape for name in kinds(_linear(network))}
-    numbers = _paths(Mask.full(shapes), network).values()
-    return all(n.min() >= 0 and 0 < n.max() < np.inf for n in numbers)
+    return all(map(_of_sums, _paths(Mask.full(shapes), network).values()))
+
+
+def _of_sums(numbers: np.ndarray) -> bool:
+    """Whether paths lead through all inputs and units of a kernel, or through none at a place of a
+    convolution's that only ever meets padding, and no number is negative or infinite.
+    """
+    some = numbers.reshape(-1, numbers.shape[-2] * numbers.shape[-1]) > 0
+    finite = numbers.min() >= 0 and numbers.max() < np.inf
+    return bool(finite and some.any() and np.array_equal(some.any(axis=1), some.all(axis=1)))
 
 
 def _paths(mask: Mask, network: Network) -> dict[str, np.ndarray]:
