@@ -327,6 +327,14 @@ def test_workers_end_with_their_driver_however_that_ends(driver, tmp_path, end, 
     assert "taken up again" not in said
 
 
+def test_a_cpu_without_a_name_is_told_by_its_part_and_features_in_brackets(monkeypatch):
+    known = "processor : 0\nFeatures : fp asimd\nCPU implementer : 0x41\nCPU part : 0xd40\n\n"
+    monkeypatch.setattr(machine.Path, "exists", lambda path: True)
+    monkeypatch.setattr(machine.Path, "read_text", lambda path, encoding: known)
+    monkeypatch.setattr("platform.processor", lambda: "aarch64")
+    assert machine.cpu_model.__wrapped__() == "aarch64 (0x41 0xd40 fp asimd)"
+
+
 def test_variables_that_change_arithmetic_count_those_that_libraries_set_as_they_start_do_not(
     monkeypatch,
 ):

@@ -1,4 +1,4 @@
-"""A folder of images as a dataset: ``train/<class>/*.{png,jpg,jpeg}``, perhaps ``test/<class>/``.
+"""A folder of images as a dataset: ``train/<class>/<image>``, perhaps ``test/<class>/<image>``.
 
 Classes are sorted by name, images by name within each class. Images are decoded under limits, and
 only as PNG or JPEG, whatever they are called.

@@ -52,7 +52,7 @@ def cpu_model() -> str:
     facts = {key.strip(): value.strip() for key, _, value in parted}
     if "model name" not in facts:
         arm = [facts[key] for key in ("CPU implementer", "CPU part", "Features") if key in facts]
-        return " ".join([platform.processor() or platform.machine(), *arm])
+        return (platform.processor() or platform.machine()) + f" ({' '.join(arm)})" * bool(arm)
     has = " ".join(name for name in INSTRUCTIONS if name in facts.get("flags", "").split())
     family = f"family {facts.get('cpu family')}, model {facts.get('model')}"
     return f"{facts['model name']} ({family}; {has or 'no AVX2'})"
