@@ -219,6 +219,12 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
     (tmp_path / "seed-0/round-06.npz").rename(tmp_path / "seed-0/ticket.npz")
     with pytest.raises(LotteryError, match=r"ticket\.npz: accepted: round-NN\.npz"):
         given.read(taking(tmp_path), 0, {"a/kernel": (3,)})
+    given.write_file(tmp_path / "seed-2/round-02.npz", Mask.full({"a/kernel": (3,)}))
+    (tmp_path / "params.yaml").write_text("prune: {rates: {}}")  # whose default it is
+    by_snip = {"prune": taking(tmp_path).prune.model_copy(update={"criterion": "snip"})}
+    other = taking(tmp_path).model_copy(update=by_snip)
+    with pytest.raises(LotteryError, match=r"prune\.criterion: got snip; accepted: magnitude, by"):
+        given.read(other, 2, {"a/kernel": (3,)})
     for name in ("round-02.npz", "round-2.npz"):
         given.write_file(tmp_path / "seed-1" / name, Mask.full({"a/kernel": (3,)}))
     with pytest.raises(LotteryError, match=r"round-02\.npz: accepted: .*one of each round"):

@@ -21,7 +21,7 @@ from lottery.artifacts.tables import Record
 from lottery.datasets.pinning import covering
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.params import Params
+from lottery.params import Params, Prune
 from lottery.params.reading import read_yaml
 from lottery.tickets import patterns
 
@@ -79,6 +79,8 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     match read_yaml(recipe) if recipe.exists() else None:  # of another program's it says nothing
         case {"prune": {"criterion": by}}:
             pass
+        case {"prune": {"rates": _}}:
+            by = Prune.model_fields["criterion"].default
     if by != params.prune.criterion:
         raise LotteryError(
             f"params.yaml: prune.criterion: got {params.prune.criterion}; accepted: {by}, by which "
