@@ -145,6 +145,10 @@ MODELS = {
         layered(last=lambda n: layers.Dense(n, kernel_constraint="non_neg", name="output")),
         "output has a kernel_constraint, which the training here leaves out",
     ),
+    "begun": (
+        layered(last=lambda n: layers.Dense(n, bias_initializer="ones", name="output")),
+        "output has a bias_initializer, in whose place the training here has zeros; accepted: none",
+    ),
     "own_weight": (layered(lambda: layers.PReLU(name="p")), "p/alpha would not be pruned"),
     "too_small": (layered(lambda: layers.MaxPooling2D(9, name="pool")), "ValueError: Exception"),
     "nothing": (lambda images, classes: None, "ValueError: Output tensors of a"),

@@ -90,6 +90,8 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
     model, criterion = network.model, params.prune.criterion
     if parts.is_own(model.name):
         attempt(model.name, models.check, network, params.train.precision, model.dropout)
+        if not found:
+            found += [str(parts.mistake(model.name, why)) for why in _initialisers(network)][:1]
     if not found:
         if parts.is_own(criterion):
             attempt(criterion, _check_scores, params, network, criterion)
@@ -100,6 +102,24 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
     imported = {n for n in {*sys.modules} - before - known.keys() if not code.is_ours(n)}
     found += filter(None, [machine.hidden(imported)])
     return list(dict.fromkeys(found))
+
+
+def _initialisers(network: Network) -> Iterator[str]:
+    """Initialisers of an architecture's own, in whose place ``initialise`` has the usual ones."""
+    import tf_keras
+
+    from lottery.training.models import build
+
+    usual = {"kernel": network.model.initializer, "gamma": "ones", "moving_variance": "ones"}
+    for layer in build(network).layers:
+        for name, given in vars(layer).items():
+            what, ending, _ = name.partition("_initializer")
+            accepted = ["glorot_uniform"] * (what == "kernel") + [usual.get(what, "zeros")]
+            if ending and type(given) not in [type(tf_keras.initializers.get(n)) for n in accepted]:
+                yield (
+                    f"{layer.name} has a {name}, in whose place the training here has "
+                    f"{accepted[-1]}; accepted: none; kernels begin by model.initializer"
+                )
 
 
 def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
