@@ -36,12 +36,12 @@ def costs(network=LENET, **changes):
     layers = pd.DataFrame([(n, p) for n, (_, p) in network.items()], columns=["layer", "positions"])
     runs = [("dense", 0, 0, 40), ("ticket", 1, 0, 20), ("ticket", 2, 0, 20)]
     if changes.get("prune__schedule") != "one_shot":
-        runs += [("pruning", 1, 10, 40), ("pruning", 2, 10, 40)][: changes.pop("searched", 2)]
+        runs += [("pruning", 1, 10, 40), ("pruning", 2, 10, 40)][changes.pop("searched", slice(2))]
     history = [(s, v, r, i) for s in (0, 1) for v, r, *ends in runs for i in ends]
     table = pd.DataFrame(history, columns=["seed", "variant", "round", "iteration"])
     params = params_of({key.replace("__", "."): value for key, value in changes.items()})
     found = flops(density, layers, table, params)
-    assert found["variant"].tolist() == ["dense", "ticket", "ticket"]
+    assert found["variant"].tolist()[:3] == ["dense", "ticket", "ticket"]
     return found
 
 
@@ -63,9 +63,11 @@ def test_one_shot_needs_the_dense_network_alone_and_a_mask_at_initialisation_not
 
 def test_what_it_took_to_find_a_mask_from_elsewhere_is_known_by_the_histories_that_come_with_it():
     masks = {"retrain__masks": "tickets/default"}
-    found = costs(**masks, searched=0)["finding_flops"].tolist()
+    found = costs(**masks, searched=slice(0))["finding_flops"].tolist()
     assert found[0] == 0  # the dense network here has found none of them
     assert math.isnan(found[1])
     assert math.isnan(found[2])
-    found = costs(**masks, searched=1)["finding_flops"].tolist()
+    found = costs(**masks, searched=slice(1))["finding_flops"].tolist()
     assert found[:2] == [0, 3 * 50 * 40 * OF_LENET]
+    found = costs(**masks, searched=slice(1, 2), prune__rounds=3)["finding_flops"]
+    assert found.isna().tolist() == [False, False, True, True]  # without round 1, of all after it

@@ -68,6 +68,15 @@ def test_a_weight_that_comes_back_is_an_error_that_names_the_file():
             check(wrong, before, 3)
 
 
+def test_where_one_threshold_serves_all_layers_the_weights_of_the_network_are_counted():
+    mask = pruned(2)
+    mask_tables.check(mask, pruned(1), 385, "round-02")
+    with pytest.raises(LotteryError, match=r"^round-02: all keeps 385 weights, expected 384"):
+        mask_tables.check(mask, None, 384, "round-02")
+    with pytest.raises(LotteryError, match=r"^round-02: keeps weights that the round before"):
+        mask_tables.check(mask, pruned(3), 385, "round-02")
+
+
 def test_a_mask_of_another_pattern_is_an_error_that_names_the_file():
     mask = pruned(1)
     with pytest.raises(LotteryError, match=r"^round-01: its mask is not of prune.pattern unit"):

@@ -40,6 +40,7 @@ def test_instability_is_the_highest_error_minus_the_mean_of_the_ends(accuracies,
     table = lines(*accuracies).sample(frac=1, random_state=0)  # in any order of the rows
     found = instabilities(table)
     assert found["instability"].tolist() == pytest.approx([barrier])
+    assert found["worse_end"].tolist() == [min(accuracies[0], accuracies[-1])]
     odd = len(accuracies) % 2  # losses 1, 2, 1, …: the ends are 1 and 1, or 1 and 2
     assert found["barrier"].tolist() == pytest.approx([1 if odd else 0.5])
 

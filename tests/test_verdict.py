@@ -158,7 +158,9 @@ def test_a_win_takes_the_largest_of_three_p_values_and_a_loss_three_times_the_sm
 
 
 def test_fewer_than_five_seeds_never_win():
-    assert concluded(experiment(4), params_of()).verdict == "inconclusive"
+    for confidence in (0.95, 0.8):  # four of four are a p-value of 0.06
+        few = params_of(changes={"report.confidence": confidence})
+        assert concluded(experiment(4), few).verdict == "inconclusive"
     assert concluded(experiment(5), params_of()).verdict == "winning ticket"
 
 
@@ -190,6 +192,15 @@ def test_a_margin_below_one_evaluation_is_refused_with_what_would_do():
         with pytest.raises(LotteryError, match=rf"iteration_margin: got 0.3; accepted: {least} or"):
             concluded(experiment(), params_of(changes=how))
     concluded(experiment(), params_of(changes=how | {"report.iteration_margin": 0.38}))
+    learned = np.arange(8) < 4  # the others stop at once, and say nothing of evaluations
+    stops = {"early_stop_iteration": np.where(learned, 40, 0)}
+    concluded(experiment(dense=np.where(learned, 0.9, 0.1), dense_flags=stops))
+
+
+def test_of_a_dense_network_that_stops_before_it_trains_no_ticket_is_in_time():
+    found = concluded(experiment(dense_flags={"early_stop_iteration": 0}))
+    assert found.rounds[0].early_stop_ratio.value == math.inf
+    assert [c.met for c in found.rounds[0].criteria] == [8, 0, 8]
 
 
 def test_an_end_of_an_interval_that_is_0_has_no_sign():
@@ -229,8 +240,9 @@ def test_all_rounds_are_corrected_by_holm_and_losses_too():
 
 
 def test_no_winning_ticket_takes_that_every_round_loses():
-    bad = GOOD | {"gain": 0.0}
+    bad, nearly = GOOD | {"gain": 0.0}, GOOD | {"gain": np.r_[0.02, np.zeros(8)]}
     assert concluded(experiment(10, {1: bad, 2: bad})).verdict == "no winning ticket"
+    assert outcomes_of(experiment(9, {1: nearly}), params_of([1])) == [(1, "open")]  # p = 30 / 512
     found = concluded(experiment(10, {1: bad, 2: GOOD}), params_of([1, 2]))
     assert found.verdict == "inconclusive"  # and stays so, however many the seeds
     assert found.reason == "round 1 fails one of the criteria, so that none after it can win"
@@ -255,9 +267,11 @@ def test_dense_networks_that_did_not_learn_give_no_verdict_about_tickets():
 
 def test_a_seed_whose_dense_network_did_not_learn_counts_as_a_failure():
     dense = np.r_[np.full(8, 0.9), 0.1, 0.1]
-    found = concluded(experiment(10, {1: GOOD}, dense=dense), params_of([1]))
+    for worse in (GOOD, {"accuracy": -0.1, "ratio": 2.0, "gain": -0.1}):
+        bad = {which: np.where(dense < 0.9, worse[which], good) for which, good in GOOD.items()}
+        found = concluded(experiment(10, {1: bad}, dense=dense), params_of([1]))
+        assert [(c.misses, c.refuted) for c in found.rounds[0].criteria] == [(2, 0)] * 3
     assert found.learned == 8
-    assert [c.misses for c in found.rounds[0].criteria] == [2, 2, 2]
     assert found.rounds[0].outcome == "open"
 
 
@@ -283,6 +297,10 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_tell_but_not_from_thr
     assert heading == "win"
     assert 1 - sum(1 - power(s, seeds, 0.05) for s in shares) >= 0.8
     assert f"about {seeds} would let round 1 win" in found.reason
+    worse = GOOD | {"gain": np.r_[np.zeros(6), np.full(2, 0.02)]}
+    heading, seeds = concluded(experiment(8, {1: worse, 2: worse})).rounds[0].needed
+    assert heading == "lose"  # where one criterion of three is refuted, of two rounds
+    assert power(7 / 10, seeds, 0.05 / 6) >= 0.8 > power(7 / 10, seeds - 1, 0.05 / 6)
     few = concluded(experiment(3, {1: GOOD | {"gain": 0.0}}), params_of([1]))
     assert few.rounds[0].needed is None
     assert few.reason == "3 seeds cannot tell: 5 are the fewest that can"
@@ -292,24 +310,26 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_tell_but_not_from_thr
 
 
 @pytest.mark.parametrize(
-    ("changes", "controls", "won"),
+    ("changes", "controls", "won", "in_time"),
     [
-        ({}, ["random_reinit"], "Winning ticket"),
-        ({"prune.rewind_iteration": 5}, ["random_reinit"], "Matching subnetwork"),
-        ({"prune.strategy": "finetune"}, [], "The pruned network matches the dense one"),
+        ({}, ["random_reinit"], "Winning ticket", True),
+        ({"prune.rewind_iteration": 5}, ["random_reinit"], "Matching subnetwork", True),
+        ({"prune.strategy": "finetune"}, [], "The pruned network matches the dense one", False),
         (
             {"prune.criterion": "snip"},
             ["random_reinit", "shuffled_mask"],
             "Pruning at initialisation passes its sanity checks",
+            False,
         ),
     ],
 )
-def test_the_words_fit_what_was_tested(changes, controls, won):
+def test_the_words_fit_what_was_tested(changes, controls, won, in_time):
     params = params_of([1], changes)
     found = concluded(experiment(rounds={1: GOOD | {"controls": controls}}), params)
     said = text.sentence(found, params)
     assert said.startswith(f"**{won}.** The sparsest has 80.00% of the weights.")
-    assert ("iterations, not more than" in said) == (found.claim.iterations)
+    assert ("iterations" in [c.name for c in found.rounds[0].criteria]) == in_time
+    assert ("iterations, not more than" in said) == in_time
     assert "within 40 iterations" in said
 
 
@@ -349,16 +369,26 @@ def test_of_tickets_that_were_cut_off_only_what_holds_for_the_claim_is_said():
         assert str(said).strip().endswith(ratio + end)
 
 
-def test_an_interval_beyond_a_bound_that_its_test_passed_is_said():
-    values = np.r_[np.full(2, 0.0), np.full(7, 0.02)]  # p = 0.09; of nine seeds
-    values[0] = 0.02  # p = 0.02
-    found = concluded(experiment(9, {1: GOOD | {"gain": values}, 2: GOOD}), params_of([1, 2]))
+@pytest.mark.parametrize(
+    ("which", "bound", "named"),
+    [
+        ("accuracy", -0.005, "accuracy"),
+        ("ratio", 1.3, "iterations"),
+        ("gain", 0.005, "gain over random_reinit"),
+    ],
+)
+def test_an_interval_that_reaches_a_bound_that_its_test_passed_is_said(which, bound, named):
+    values = np.r_[bound, np.full(8, GOOD[which])]  # p = 0.02; of nine seeds
+    found = concluded(experiment(9, {1: GOOD | {which: values}, 2: GOOD}), params_of([1, 2]))
     assert found.rounds[0].outcome == "wins"
-    assert found.rounds[0].beyond == ["gain over random_reinit"]
+    assert found.rounds[0].beyond == [named]
 
 
 def test_metrics_are_ten_flat_numbers_at_most_and_all_else_is_in_results_and_verdict():
-    runs = experiment()
+    controls = ["random_reinit", "random_mask", "shuffled_mask"]
+    runs = experiment(rounds={1: GOOD, 2: GOOD | {"controls": controls}})
+    masked = runs["variant"] == "random_mask"
+    runs.loc[masked, "test_accuracy"] -= 0.01
     found = concluded(runs)
     assert summary.metrics(found) == {
         "verdict": "winning ticket",
@@ -370,12 +400,28 @@ def test_metrics_are_ten_flat_numbers_at_most_and_all_else_is_in_results_and_ver
         "early_stop_ratio": 0.7,
         "vs_dense": 0.0,
         "vs_reinit": 2.0,
+        "vs_mask": 3.0,
     }
     row = summary.results(runs, found).set_index(["variant", "round"]).loc[("random_reinit", 2)]
     assert (row["ticket_minus_value"], row["n"]) == (pytest.approx(0.02), 8)
     said = json.loads(json.dumps(summary.as_json(found, 0.95)))
     assert said["round"] == 2
     assert [c["misses_at_most"] for c in said["rounds"][0]["criteria"]] == [0.31234] * 3
+    # an evaluation each way: 10 of the 40 iterations at which the dense network stops
+    assert said["rounds"][0]["early_stop_ratio"] == [0.7, 0.45, 0.95]
+
+
+def test_results_and_verdict_count_the_seeds_that_were_cut_off_diverged_or_missed_a_criterion():
+    flags = {"censored": np.arange(8) < 3, "diverged": np.arange(8) >= 6}
+    runs = experiment(8, {1: GOOD | {"accuracy": 0.01, "flags": flags}})
+    found = concluded(runs, params_of([1]))
+    row = summary.results(runs, found).set_index(["variant", "round"]).loc[("ticket", 1)]
+    assert (row["censored"], row["diverged"]) == (3, 2)
+    assert row["ticket_minus_value"] == pytest.approx(0.01)  # the dense network's
+    (said,) = summary.as_json(found, 0.95)["rounds"]
+    three_of_eight = pytest.approx(stats.binom.sf(2, 8, 0.5), rel=1e-4)
+    assert [c["misses"] for c in said["criteria"]] == [0, 5, 0]
+    assert (said["criteria"][1]["p"], said["p_win"], said["p_loss"]) == (*[three_of_eight] * 2, 1)
 
 
 def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over():

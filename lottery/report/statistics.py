@@ -112,8 +112,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def power(share: float, seeds: int, alpha: float) -> float:
     """Probability that a sign test at ``alpha`` succeeds, where a ``share`` of all seeds do."""
-    if seeds < FEWEST:
-        return 0.0
     needed = int(stats.binom.isf(alpha, seeds, 0.5)) + 1
     return float(stats.binom.sf(needed - 1, seeds, share))
 

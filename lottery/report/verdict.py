@@ -129,7 +129,6 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     }
     dense = tables["dense", 0]
     good = learned(dense["test_accuracy"], chance=chance, test_images=test_images)
-    good &= ~dense["diverged"]
     known = claim, len(dense), int(good.sum()), float(dense["test_accuracy"].mean())
     if not good.any():
         why = f"at {known[-1]:.2%} it is not above a guess in any seed"
@@ -195,7 +194,7 @@ def _judge(
     criterion = partial(Criterion, fails=bad, untold=bad)
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
-        late = bad | ticket["censored"].to_numpy() | ticket["diverged"].to_numpy()
+        late = bad | ticket["censored"].to_numpy()
         untold = bad | dense["censored"].to_numpy()
         bound = -1 - params.report.iteration_margin
         criteria.append(Criterion("iterations", -ratio, bound, late, untold))
@@ -232,7 +231,7 @@ def _in_sequence(judged: Sequence[Judgement], alpha: float, *, every: bool) -> l
             outcome = "wins"
         elif outcome == "open" and not going:
             outcome = "not tested"
-        going = every or (going and outcome == "wins")
+        going = every or outcome == "wins"
         rounds.append(judgement._replace(p_win=p, outcome=outcome))
     return rounds
 
