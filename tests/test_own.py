@@ -343,6 +343,13 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert of_run() == before
     (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 21\n")
     assert of_run() != before
+    before = of_run()
+    (tmp_path / "elsewhere/__init__.py").write_text("from .sizes import HIDDEN\n")  # runs too
+    assert of_run() != before
+    (tmp_path / "elsewhere/parts.py").write_text("from elsewhere import HIDDEN\n")
+    before = of_run()
+    (tmp_path / "elsewhere/sizes.py").write_text("HIDDEN = 22\n")
+    assert of_run() != before
     before, read = of_run(), files.inputs(["elsewhere"])
     (tmp_path / "elsewhere/__pycache__").mkdir(exist_ok=True)
     for left_over in (".parts.py.swp", "parts.py~", "__pycache__/scores-7.py311.nbi"):

@@ -46,6 +46,14 @@ def test_the_modules_that_compute_a_run_are_all_that_do():
     assert rest | handed_on == set(code.COMPUTE_A_RUN)
 
 
+def test_each_module_that_computes_a_run_counts_and_what_only_asks_for_it_does_not(monkeypatch):
+    before, read = code.of_stage("stages.prune").run, code._module
+    for name in (*code.COMPUTE_A_RUN, "lottery.tickets.search"):
+        changed = lambda n, at=name: read(n)._replace(sha256="0") if n == at else read(n)  # noqa: E731
+        monkeypatch.setattr(code, "_module", changed)
+        assert (code.of_stage("stages.prune").run != before) == (name in code.COMPUTE_A_RUN), name
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -54,6 +62,7 @@ def test_the_modules_that_compute_a_run_are_all_that_do():
         ("x = (1,\n  2)", "x = (1, 2)", True),
         ("x = a + b", "x = a - b", False),
         ("x = 'text'", "x = 'other'", False),
+        ("f(x)\ng(x)", "f(x)", False),
     ],
 )
 def test_code_that_differs_in_words_means_the_same(one, other, same):
@@ -155,6 +164,11 @@ def test_histories_cover_every_run_and_evaluation(finished_clone):
     assert len(runs) == 2 * 2 * 2
     assert all(list(group["iteration"]) == [0, 10, 20, 30, 40] for _, group in runs)
     assert retrained.loc[retrained["iteration"] > 0].notna().all(axis=None)
+    found = pd.read_csv(finished_clone.path / "data/pruned/history.csv")  # by the same tickets,
+    tickets = retrained[retrained["variant"] == "ticket"].reset_index(drop=True)  # in another order
+    trained = tickets["iteration"] > 0
+    assert (tickets["test_loss"] != found["test_loss"])[trained].all()
+    assert (tickets["test_loss"] == found["test_loss"])[~trained].all()
     assert retrained["test_accuracy"].between(0, 1).all()
     dense = pd.read_csv(finished_clone.path / "data/dense/history.csv")
     last = dense[dense["iteration"] == 40]
