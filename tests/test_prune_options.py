@@ -12,6 +12,7 @@ from lottery.errors import LotteryError
 from lottery.masks import random_mask
 from lottery.params import VARIANTS, load
 from lottery.streams import stream
+from lottery.tickets import criteria
 
 STEPS = {"iterations": [20, 30], "factor": 0.1}
 
@@ -34,11 +35,17 @@ def rows_of(clone, seed, round_, variant="ticket"):
     return history.loc[(seed, variant, round_)].sort_values("iteration").reset_index()
 
 
+def part_of(clone, seed, name):
+    """The images and labels of a part of a seed's split."""
+    dataset = open_dataset(clone.path / files.DATASET)
+    split = dataset.split(load(clone.path / "params.yaml").data, seed)
+    return dataset.part(getattr(split, name))
+
+
 def validation_loss(clone, seed, weights):
     """The mean cross-entropy of weights on a seed's validation images."""
-    dataset = open_dataset(clone.path / files.DATASET)
-    rows = dataset.split(load(clone.path / "params.yaml").data, seed).validation
-    return mean_loss(logits_of(weights, dataset.images[rows]), dataset.labels[rows])
+    images, labels = part_of(clone, seed, "validation")
+    return mean_loss(logits_of(weights, images), labels)
 
 
 def compute(clone, **changes):
@@ -52,6 +59,13 @@ def compute(clone, **changes):
 
 def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone, monkeypatch):
     monkeypatch.setattr("lottery.training.learned_masks.UPDATE_EVERY", 10)  # of 40 iterations
+    drawn_from, batch = {}, criteria.batch
+
+    def batch_of(part, classes, seed):
+        drawn_from[seed] = part.images
+        return batch(part, classes, seed)
+
+    monkeypatch.setattr(criteria, "batch", batch_of)
     prune = {"criterion": "snip", "scope": "global"}
     prune["rates"] = {"conv": 0.5, "dense": 0.5, "output": 0.5}
     report = compute(clone, prune=prune, retrain={"variants": list(VARIANTS)})
@@ -60,6 +74,7 @@ def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone,
         weights, mask, _ = pruned(clone, seed, 2)
         assert sum(mask.counts.values()) == round(sum(mask.sizes.values()) * 0.25)
         assert mask.within(pruned(clone, seed, 1)[1])
+        assert np.array_equal(drawn_from[seed], part_of(clone, seed, "train").images)
         assert len({round(mask.counts[n] / mask.sizes[n], 1) for n in mask.sizes}) > 1
         assert same(weights, mask.apply(dense(clone, seed, "initial")))
     assert set(history_of(clone, files.RETRAINED)["variant"]) == set(VARIANTS)
@@ -88,6 +103,11 @@ def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_
         assert abs(losses.iloc[-1] - losses[0]) < 0.1
     said = "one-shot layerwise pruning by magnitude; tickets keep their trained weights, trained on"
     assert f"{said} at the last" in report
+    clone.change("prune.schedule", "iterative")
+    clone.stage("prune")
+    rounds = history_of(clone, files.PRUNED).groupby(["seed", "round"])["validation_loss"]
+    assert len(rounds) == 4
+    assert np.abs(rounds.last() - rounds.first()).max() < 0.1
 
 
 def test_whole_units_are_pruned_and_stay_at_0_with_their_biases(clone):

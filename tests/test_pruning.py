@@ -9,7 +9,7 @@ from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
 from lottery.params import validate
 from lottery.tickets.pruning import magnitude_mask
-from lottery.tickets.search import check_that_something_survives
+from lottery.tickets.search import by_criterion, check_that_something_survives, search
 from lottery.tickets.ticket import Dense
 
 NETWORK = network("lenet_300_100", (8, 8, 1))
@@ -85,6 +85,72 @@ def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as
     for keep in ({n: s + 1 for n, s in full.sizes.items()}, dict.fromkeys(full.sizes, -1)):
         with pytest.raises(ValueError, match="asked to keep"):
             magnitude_mask(weights, full, keep, NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("how", "scored", "starts"),
+    [
+        ({}, ["6 trained", "5 of round 1"], ["5 rewound", "5 rewound"]),
+        ({"strategy": "finetune"}, ["6 trained", "5 of round 1"], ["5 trained", "5 of round 1"]),
+        ({"schedule": "one_shot"}, ["6 trained", "6 trained"], []),
+        ({"criterion": "snip"}, ["6 rewound", "5 rewound"], []),
+        ({"criterion": "snip", "schedule": "one_shot"}, ["6 rewound", "6 rewound"], []),
+    ],
+)
+def test_a_round_scores_what_the_one_before_left_or_the_dense_network_and_trains_from_its_start(
+    how, scored, starts
+):
+    found, first = {"scored": [], "starts": []}, Mask({"a/kernel": np.arange(6).reshape(2, 3) > 0})
+    states = ["rewound", "trained", "of round 1", "of round 2"]
+
+    def weights(state):
+        return {"a/kernel": np.full((2, 3), 1.0 + states.index(state), np.float32)}
+
+    def told(kind, of):
+        array = of["a/kernel"]
+        found[kind].append(f"{np.count_nonzero(array)} {states[int(array.max()) - 1]}")
+
+    def prune_to(mask, of, number):
+        told("scored", of)
+        return first
+
+    def train(of, mask, number):
+        told("starts", of)
+        return mask.apply(weights(f"of round {number}"))
+
+    dense = Dense(weights("rewound"), weights("trained"), {"a/kernel": "dense"})
+    prune = validate(tiny({f"prune.{key}": value for key, value in how.items()})).prune
+    assert [one.number for one in search(dense, prune, prune_to, train)] == [1, 2]
+    assert found == {"scored": scored, "starts": starts}
+
+
+def test_of_masks_that_are_taken_over_the_last_alone_is_trained_and_only_to_prune_from():
+    ones = {"a/kernel": np.ones((2, 3), np.float32)}
+    dense = Dense(ones, {"a/kernel": 2 * ones["a/kernel"]}, {"a/kernel": "dense"})
+    mask, trained = Mask({"a/kernel": np.arange(6).reshape(2, 3) > 0}), []
+    train = lambda of, mask, number: trained.append(number) or of  # noqa: E731
+    for rounds, expected in ((2, []), (3, [2, 3])):
+        prune = validate(tiny({"prune.rounds": rounds})).prune
+        found = search(dense, prune, lambda *_: mask, train, {1: mask, 2: mask})
+        assert [one.weights["a/kernel"].sum() for one in found] == [5] * rounds  # rewound
+        assert trained == expected
+
+
+def test_a_round_goes_by_the_seed_the_rounds_of_scoring_and_the_layers_that_stay_whole(kinds):
+    rates = {"conv": 0.5, "dense": 0.5, "output": 0.0}
+    dense = Dense(random_weights(0), random_weights(1), kinds)
+
+    def mask(seed=0, **how):
+        changes = {f"prune.{key}": value for key, value in how.items()}
+        prune = validate(tiny({"prune.rates": rates, "prune.scope": "global"} | changes)).prune
+        found = by_criterion(prune, dense, NETWORK, seed, None)(dense.full_mask, dense.trained, 1)
+        assert found.layers["output/kernel"].all()
+        return found
+
+    drawn = [mask(seed, criterion="random") for seed in (0, 1)]
+    scored = [mask(criterion="synflow", scoring_rounds=rounds) for rounds in (1, 3)]
+    for one, other in (drawn, scored):
+        assert not one.within(other)
 
 
 @pytest.mark.parametrize(

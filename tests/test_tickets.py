@@ -191,6 +191,21 @@ def test_a_file_is_the_mask_of_every_seed_and_layers_may_go_by_their_own_names(t
         assert np.array_equal(found.masks[2].layers["a/kernel"], keep)
 
 
+def test_of_a_folder_the_pruned_rounds_are_taken_with_layers_in_the_networks_order(tmp_path):
+    shapes = {"b/kernel": (2, 4), "a/kernel": (4, 2)}
+    for number in (1, 2, 3):
+        given.write_file(
+            given.round_file(tmp_path, 0, number),
+            Mask({"a": np.ones((4, 2), np.bool_), "b": np.eye(2, 4, dtype=np.bool_)}),
+        )
+    found = given.read(taking(tmp_path), 0, shapes).masks
+    assert list(found) == [1, 2]
+    assert list(found[2].layers) == list(shapes)
+    units = taking(tmp_path).prune.model_copy(update={"pattern": "unit"})
+    with pytest.raises(LotteryError, match=r"prune\.pattern: got unit; accepted: weight, as"):
+        given.read(taking(tmp_path).model_copy(update={"prune": units}), 0, shapes)
+
+
 @pytest.fixture(autouse=True)
 def tracked(tmp_path, monkeypatch):
     """A folder, the present one, in which everything is a dependency of prune."""

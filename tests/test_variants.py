@@ -122,6 +122,7 @@ def test_signed_reinit_gives_fresh_magnitudes_the_signs_of_the_initial_weights(a
 @pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
 def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     found = start(variant, a_ticket)
+    assert (found.iteration, found.train) == (KEPT, LAST)  # as the ticket
     assert found.mask.counts == a_ticket.mask.counts
     for name, keep in a_ticket.mask.layers.items():
         assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
@@ -129,15 +130,18 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
         assert np.array_equal(found.weights[name], expected)
 
 
-@pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
-def test_a_random_mask_of_whole_units_has_as_many_of_them(variant, a_ticket):
+def test_a_random_mask_of_whole_units_has_as_many_of_them(a_ticket):
     layers = {n: np.ones_like(keep) for n, keep in a_ticket.mask.layers.items()}
     layers["dense1/kernel"][:, 7:] = False
-    found = start(variant, replace(a_ticket, mask=Mask(layers), pattern="unit")).mask
-    alive = found.layers["dense1/kernel"].all(axis=0)
-    assert np.array_equal(found.layers["dense1/kernel"].any(axis=0), alive)
-    assert np.count_nonzero(alive) == 7 > np.count_nonzero(alive[:7])
-    assert found.layers["output/kernel"].all()
+    of_units, drawn = replace(a_ticket, mask=Mask(layers), pattern="unit"), []
+    for variant in ("random_mask", "shuffled_mask"):
+        found = start(variant, of_units).mask
+        alive = found.layers["dense1/kernel"].all(axis=0)
+        assert np.array_equal(found.layers["dense1/kernel"].any(axis=0), alive)
+        assert np.count_nonzero(alive) == 7 > np.count_nonzero(alive[:7])
+        assert found.layers["output/kernel"].all()
+        drawn.append(alive.tolist())
+    assert drawn[0] != drawn[1]  # two draws
 
 
 def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer(a_ticket):
@@ -201,6 +205,17 @@ def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ti
     masks, again = ([start(v, longer).mask for v in names] for _ in range(2))
     assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 5
     assert all(same(one.layers, other.layers) for one, other in zip(masks, again, strict=True))
+
+
+DRAWN = ("random_reinit", "random_sign_constant", "random_mask", "random_mask_global")
+DRAWN += ("random_mask_erk", "shuffled_mask", "set", "small_dense")
+
+
+@pytest.mark.parametrize("variant", DRAWN)
+def test_what_is_drawn_is_another_for_each_seed_and_each_round(variant, a_ticket):
+    others = [{"iterations": 200, **of} for of in ({}, {"seed": 4}, {"round": 3})]
+    starts = [start(variant, replace(a_ticket, **of)) for of in others]
+    assert len({of.weights["dense1/kernel"].tobytes() for of in starts}) == 3
 
 
 def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
