@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import math
 import os
 from pathlib import Path
@@ -189,6 +190,37 @@ def test_a_link_to_a_folder_among_the_inputs_is_refused_as_dvc_does_not_follow_i
         files.inputs([str(tmp_path / "mine")])
 
 
+def test_another_name_type_or_shape_of_the_same_numbers_is_an_error(tmp_path):
+    path = tmp_path / "weights"
+    files.write_tensors(path, example_weights(), {})
+    content = path.read_bytes()
+    for was, now in ((b"dense1/k", b"dense9/k"), (b'"F32"', b'"I32"'), (b"[7,5]", b"[5,7]")):
+        assert was in content
+        overwrite(path, content.replace(was, now))
+        assert "the checksum does not match" in error_of(files.read_tensors, path)
+
+
+def test_a_table_or_json_file_that_is_not_as_its_stage_wrote_it_is_an_error(tmp_path):
+    with files.folder_written_whole(tmp_path / "masks", checksums=True) as new:
+        files.write(new / "density.csv", b"round\n1\n")
+        files.write_json(new / "environment.json", [1])
+    for name, read in (("density.csv", tables.read_table), ("environment.json", files.read_json)):
+        path = tmp_path / "masks" / name
+        assert 1 in np.ravel(read(path))
+        overwrite(path, path.read_bytes().replace(b"1", b"2"))
+        assert error_of(read, path).startswith(f"{path}: its sha256 is not the one in checksums")
+
+
+def test_a_file_in_place_of_another_of_the_same_time_and_size_is_another_input(tmp_path):
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    for path, text in ((one, "[20]"), (other, "[30]")):
+        path.write_text(text)
+        os.utime(path, (0, 0))
+    before = files.inputs([str(one)])
+    os.replace(other, one)
+    assert files.inputs([str(one)]) != before
+
+
 READERS = [files.read_tensors, files.read_mask, files.read_masked_weights, files.read_json]
 
 
@@ -232,6 +264,12 @@ def test_a_dataset_comes_back_memory_mapped(tmp_path):
     assert (dataset.image_shape, dataset.classes, dataset.training) == ((4, 3, 1), 3, 7)
 
 
+def facts_of(**changes):
+    """The content of a ``dataset.json``."""
+    facts = {"image_shape": [4, 3, 1], "class_counts": [4, 3, 3], "test": 3, "own_test": False}
+    return json.dumps(facts | changes).encode()
+
+
 HEADER = range(8, 128)  # of an .npy file, after the magic number: white space, for the most part
 
 
@@ -262,6 +300,8 @@ def test_a_flipped_byte_of_a_dataset_is_an_error_or_leaves_the_same_images(
         ("dataset.json", b"", "not valid JSON"),
         ("dataset.json", b"null", "lacks a field or has one of another kind"),
         ("dataset.json", b'{"image_shape": 3}', "lacks a field or has one of another kind"),
+        ("dataset.json", facts_of(test=10), "ValueError: test, own_test"),
+        ("dataset.json", facts_of(own_test=None), "ValueError: test, own_test"),
         ("images.npy", np.zeros((10, 4, 4, 1), np.uint8), "expected uint8 [10, 4, 3, 1]"),
         ("images.npy", np.zeros((10, 4, 3, 1), np.float32), "holds float32 [10, 4, 3, 1]"),
         ("images.npy", np.zeros((10, 4, 3, 1), np.uint8), "its sha256 is not the one in dataset"),
@@ -375,6 +415,18 @@ def test_the_old_folder_stays_when_the_work_on_the_new_one_fails(old_folder, rai
     assert list(old_folder.parent.iterdir()) == [old_folder]
 
 
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(old_folder, monkeypatch):
+    def refuse(source, target, replace=os.replace):
+        if source.name == ".masks.partial":
+            raise NO_SPACE
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(LotteryError), files.folder_written_whole(old_folder) as new:
+        (new / "a").write_text("new")
+    assert contents_of(old_folder.parent) == {"masks/seed-0/round-01": "old"}
+
+
 # Histories
 
 
@@ -408,6 +460,10 @@ def test_what_is_not_measured_is_left_empty_and_names_are_names(tmp_path):
     table = tables.read(path)
     assert table["train_loss"].isna().tolist() == [True, False]
     assert table["variant"].tolist() == ["null", "null"]
+    overwrite(path, path.read_bytes()[:-3])
+    assert "truncated" in error_of(tables.read, path)
+    overwrite(path, path.read_bytes().replace(b",0.1,", b",much,") + b"\n")
+    assert "holds something else than numbers in train_loss" in error_of(tables.read, path)
 
 
 def test_a_run_whose_last_validation_loss_is_nan_has_diverged():

@@ -99,10 +99,13 @@ def test_the_test_set_depends_on_the_seed_alone():
 
 
 def test_a_test_set_of_its_own_is_the_last_rows_for_every_seed():
-    labels = np.arange(600) % 3
+    labels, held_out = np.arange(600) % 3, []
     for seed in (0, 1):
         parts = split(labels, test=90, own_test=True, validation=60, seed=seed)
         assert parts.test.tolist() == list(range(510, 600))
+        assert sorted([*parts.train, *parts.validation]) == list(range(510))
+        held_out.append(parts.validation.tolist())
+    assert held_out[0] != held_out[1]
 
 
 @pytest.mark.parametrize(("own_test", "counts", "accepted"), [
@@ -225,7 +228,7 @@ def test_an_original_is_known_by_its_pixels_and_labels_whatever_it_came_in(
 ):
     known = DATASETS[name]
     source = write_original(tmp_path, name, form)
-    images, labels, facts = obtain(name, source)
+    images, labels, facts = found = obtain(name, source)
     (train, train_labels), (test, test_labels) = parts_of(name)
     assert np.array_equal(images.squeeze(), np.concatenate([train, test]))
     assert labels.tolist() == [*train_labels, *test_labels]
@@ -234,6 +237,8 @@ def test_an_original_is_known_by_its_pixels_and_labels_whatever_it_came_in(
     assert (facts["title"], facts["own_test"]) == (known.title, True)
     assert (facts["test"], facts["classes"]) == (known.test, known.classes)
     assert tuple(facts.get("class_names", ())) == known.class_names
+    parts = found.split(Data(name=name, validation_size=known.classes), seed=1)
+    assert np.array_equal(found.part(parts.test).images.squeeze(), test)
 
 
 def test_the_files_of_another_dataset_are_not_taken_for_it(small, tmp_path, monkeypatch):
@@ -303,6 +308,26 @@ def test_what_is_no_npy_file_of_integers_is_refused_and_nothing_unpickled(tmp_pa
     (tmp_path / "x").write_bytes(content)
     with pytest.raises((ValueError, EOFError)):
         originals.npy(tmp_path / "x")
+
+
+def test_what_is_no_idx_file_of_as_many_unsigned_bytes_as_its_header_says_is_refused(tmp_path):
+    array = np.arange(6, dtype=np.uint8).reshape(3, 2)
+    whole = idx_of(array)
+    (tmp_path / "x").write_bytes(whole)
+    assert originals.idx(tmp_path / "x").tolist() == array.tolist()
+    for content in (whole[:2] + b"\x09" + whole[3:], whole[:-1], whole + b"\0", whole[:6], b""):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises((ValueError, struct.error)):
+            originals.idx(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("shape", "dtype", "labels"), [
+    ((3, 2, 2), np.uint8, 4), ((3, 2, 2), np.int16, 3), ((3, 4), np.uint8, 3),
+])  # fmt: skip
+def test_images_that_are_no_bytes_or_not_as_many_as_their_labels_are_refused(shape, dtype, labels):
+    arrays = {"images": np.zeros(shape, dtype), "labels": np.zeros(labels, np.uint8)}
+    with pytest.raises(ValueError, match=f"with uint8 .{labels}"):
+        originals.grey(arrays.__getitem__, "images", "labels")
 
 
 @here

@@ -175,6 +175,8 @@ def test_an_unpinned_download_that_has_changed_is_told(server, tmp_path, capsys)
     facts = {"source": source.name, "source_version": source.version}
     write(tmp_path / "data/dataset", {"dataset.json": json.dumps(facts).encode()})
     assert asked_again(data) == (False, "")
+    another = data.model_copy(update={"source": server.url("good")})  # than what is there is of
+    assert asked_again(another)[1].endswith(": whether it has changed cannot be told")
     server.content = zipped([*FILES.items(), ("train/dog/4.png", b"")])
     changed, line = asked_again(data)
     assert changed
@@ -430,6 +432,8 @@ def test_a_local_source_is_watched_by_dvc_or_pinned(tmp_path):
     pipeline.write_text(f"stages: {{fetch: {{deps: [images, {tmp_path / 'x.zip'}]}}}}")
     for source in ("images", str(tmp_path / "images"), "x.zip"):
         assert refusal(source) is None
+    write(tmp_path / "images-2", FILES)  # in no folder that is watched
+    assert refusal("images-2").startswith("data.source: images-2: `dvc repro` would not see")
     (tmp_path / "images/train/bird").symlink_to(tmp_path / "data/own/images/train/cat")
     assert "bird in train/ is a broken link, one to a folder" in refusal("images")
 

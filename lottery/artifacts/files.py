@@ -171,11 +171,11 @@ def tensors_from_bytes(content: bytes) -> tuple[Tensors, dict[str, Any]]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         written = json.loads(header["__metadata__"]["lottery"])
         facts, checksum = written["facts"], written["sha256"]
-        tensors = {name: loaded.pop(name) for name in written["names"]}
+        tensors = {name: loaded[name] for name in written["names"]}
     except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError) as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"not a tensor file of this project, or damaged ({why})") from None
-    if loaded or checksum != _checksum(tensors, facts):
+    if checksum != _checksum(tensors, facts):
         raise ValueError("damaged: the checksum does not match the content")
     return tensors, facts
 
