@@ -117,10 +117,13 @@ REFUSED = [
 
 
 EPOCHS = {"train.iterations": None, "train.epochs": 2, "train.evaluate_every": 10}
-ONE_RATE = "with prune.scope global one rate for all kinds, or 0: left whole"
+RATES, ONE_RATE = VALID["prune"]["rates"], "one rate for all kinds, or 0: left whole"
 NO_XLA = "false with conv2: XLA has no deterministic gradient of its max-pooling"
 ONE_SHOT = {"prune.criterion": "snip", "prune.schedule": "one_shot"}
 SCORES_ONCE = "1 with prune.schedule one_shot, which scores once"
+UNTRAINED = "rewind with retrain.masks: they come without trained weights"
+ALONG = "connectivity_of_pruning"
+NO_TRAINING = "none or linear_mode_connectivity: the rounds here are not trained"
 BEFORE_TRAINING = "rewind: snip prunes before any training"
 NO_DROPOUT = "0 with vgg16: it has no hidden dense layer"
 UNIT = {"prune.pattern": "unit", "prune.rates.output": 0, "prune.rates.conv": 0.2}
@@ -128,18 +131,25 @@ FOUR = {"prune.pattern": [2, 4], "prune.rounds": 1, "retrain.rounds": [1]}
 FOUR |= {"prune.rates": {"conv": 0.5, "dense": 0.5, "output": 0}}
 CLASSES = "0 with prune.pattern unit: the output units are the classes"
 HALF = "0.5, the share that prune.pattern [2, 4] prunes, or 0: left whole"
-WITHOUT = "without random_mask_global, or with prune.pattern weight"
+WEIGHT, SNIP = "with prune.pattern weight", {"prune.criterion": "snip"}
+SINGLE = ("random_mask_global", "random_mask_erk", "set", "rigl", "supermask")
+SINGLE += ("supermask_signed_constant",)
 REFUSED_BESIDE_OTHERS = [
     (EPOCHS, "train.evaluate_every", 51, "at most the run's 50 iterations"),
     ({"model.name": "conv2"}, "train.jit_compile", True, NO_XLA),
-    ({"prune.scope": "global"}, "prune.rates", VALID["prune"]["rates"], ONE_RATE),
+    ({"prune.scope": "global"}, "prune.rates", RATES, f"with prune.scope global {ONE_RATE}"),
+    ({"prune.scope": "erk"}, "prune.rates", RATES, f"with prune.scope erk {ONE_RATE}"),
     (ONE_SHOT, "prune.scoring_rounds", 9, SCORES_ONCE),
     (UNIT, "prune.scope", "global", "layerwise with a prune.pattern other than weight"),
     (UNIT, "prune.rates.output", 0.1, CLASSES),
     (FOUR, "prune.rounds", 2, "1 with prune.pattern [2, 4]: its density is fixed"),
+    (FOUR | SNIP, "prune.scoring_rounds", 9, "1 with prune.pattern [2, 4]: its density is fixed"),
     (FOUR, "prune.rates", {"conv": 0.0, "dense": 0.2, "output": 0.0}, HALF),
-    (UNIT, "retrain.variants", ["random_mask_global"], WITHOUT),
-    ({"prune.criterion": "snip"}, "prune.strategy", "finetune", BEFORE_TRAINING),
+    *((UNIT, "retrain.variants", [name], f"without {name}, or {WEIGHT}") for name in SINGLE),
+    (SNIP, "prune.strategy", "finetune", BEFORE_TRAINING),
+    ({"retrain.masks": "tickets/tiny"}, "prune.strategy", "finetune", UNTRAINED),
+    ({"retrain.masks": "tickets/tiny"}, "retrain.analysis", ALONG, NO_TRAINING),
+    ({"prune.schedule": "one_shot"}, "retrain.analysis", ALONG, NO_TRAINING),
     ({"data.name": "cifar10", "model.name": "vgg16"}, "model.dropout", 0.5, NO_DROPOUT),
     ({"data.name": "image_folder"}, "data.source", None, FOLDER),
     ({"data.name": "arrays"}, "data.source", None, ARRAYS),
@@ -159,7 +169,8 @@ def test_a_mistake_gives_one_line_with_the_key_what_it_got_and_what_it_takes(
 
 
 STEPS = "train.learning_rate_steps"
-NO_FACTOR, FALLING = {"iterations": [3]}, {"iterations": [20, 10], "factor": 0.1}
+NO_FACTOR = {"iterations": [3]}
+FALLING, TWICE, LATE = ({"iterations": of, "factor": 0.1} for of in ([20, 10], [9, 9], [9, 40]))
 RISING = "accepted: rising ones, less than the run's 40 iterations"
 UNKNOWN = "unknown key; accepted: conv, dense, output"
 COMMA = {"conv": 0, 1: None, "dense": 0.2, "output": 0.1}  # YAML's {conv: 0,1, dense: …}
@@ -173,6 +184,8 @@ COMMA = {"conv": 0, 1: None, "dense": 0.2, "output": 0.1}  # YAML's {conv: 0,1, 
         ("data.image_size", [32, 0], "data.image_size.1: got 0; accepted: at least 1"),
         (STEPS, NO_FACTOR, f"{STEPS}.factor: missing; accepted: a number"),
         (STEPS, FALLING, f"{STEPS}.iterations: got [20, 10]; {RISING}"),
+        (STEPS, TWICE, f"{STEPS}.iterations: got [9, 9]; {RISING}"),
+        (STEPS, LATE, f"{STEPS}.iterations: got [9, 40]; {RISING}"),
         ("prune.rates.dence", 0.2, f"prune.rates.dence: {UNKNOWN}; did you mean dense?"),
         ("prune.rates", COMMA, f"prune.rates.1: {UNKNOWN}; a decimal comma? write a point"),
         ("model.name", "x" * 10_000, f"model.name: got '{'x' * 76}...; accepted: {MODELS}"),
@@ -253,6 +266,9 @@ def test_one_threshold_for_all_layers_leaves_those_of_rate_0_whole():
     kinds = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
     assert prune.left_whole(kinds) == ["output/kernel"]
     assert prune.surviving(shapes, kinds, 2) == 100 + 2560
+    erk = prune.model_copy(update={"scope": "erk"})
+    assert erk.left_whole(kinds) == ["output/kernel"]
+    assert erk.surviving(shapes, kinds, 2) == dict(zip(kinds, (1000, 1560, 100), strict=True))
     layerwise = prune.model_copy(update={"scope": "layerwise"})
     assert layerwise.left_whole(kinds) == []
     assert layerwise.surviving(shapes, kinds, 2) == dict(zip(kinds, (640, 1920, 100), strict=True))
@@ -264,6 +280,13 @@ def test_the_last_learning_rate_is_what_the_steps_end_with():
     assert train.last_learning_rate().learning_rate == pytest.approx(1.2e-5)
     assert train.last_learning_rate().learning_rate_steps is None
     assert hash(train) != hash(train.last_learning_rate())
+    for strategy, how in (
+        ("rewind", train),
+        ("learning_rate_rewind", train),
+        ("finetune", train.last_learning_rate()),
+    ):
+        params = tiny({"train.learning_rate_steps": steps, "prune.strategy": strategy})
+        assert validate(params).tickets_train() == how
 
 
 def test_rounds_keep_the_order_in_which_they_are_listed():
@@ -336,7 +359,10 @@ def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp
     ("changes", "said"),
     [
         ({}, "add to retrain.variants: random_reinit"),
-        ({"prune.criterion": "snip"}, "add to retrain.variants: shuffled_mask, random_reinit"),
+        *(
+            ({"prune.criterion": name}, "add to retrain.variants: shuffled_mask, random_reinit")
+            for name in ("snip", "grasp", "synflow")
+        ),
         ({"prune.strategy": "finetune"}, "2 seeds cannot tell: 5 are the fewest that can"),
     ],
 )
