@@ -61,7 +61,8 @@ def signals(series, classes):
     """Numbers to tokens, an embedding of these as a dense layer, convolutions in time."""
     tokens = layers.Lambda(lambda x: tf.one_hot(tf.cast(x[..., 0], tf.int32), 7), name="tokens")
     x = layers.Dense(4, use_bias=False, name="embedding")(tokens(series))
-    x = layers.Conv1D(5, 9, strides=4, activation="relu", name="time")(x)
+    zero = tf_keras.initializers.Constant(0.0)  # as usual, in other words
+    x = layers.Conv1D(5, 9, strides=4, bias_initializer=zero, name="time")(x)
     return layers.Dense(classes, name="output")(layers.Flatten(name="flatten")(x))
 
 
@@ -105,6 +106,17 @@ def by_chance(array):
     return np.random.default_rng().random(array.shape)
 
 
+class Scaled(layers.Layer):
+    """As of ConvNeXt: what it begins with is no attribute of it."""
+
+    def build(self, shape):
+        small = tf_keras.initializers.Constant(1e-6)
+        self.gamma = self.add_weight("gamma", shape[-1:], initializer=small)
+
+    def call(self, inputs):
+        return self.gamma * inputs
+
+
 def fails(layer):
     return layer.w / undefined  # noqa: F821
 
@@ -146,9 +158,10 @@ MODELS = {
         "output has a kernel_constraint, which the training here leaves out",
     ),
     "begun": (
-        layered(last=lambda n: layers.Dense(n, bias_initializer="ones", name="output")),
-        "output has a bias_initializer, in whose place the training here has zeros; accepted: none",
+        layered(last=lambda n: layers.Dense(n, kernel_initializer="he_normal", name="output")),
+        "output/kernel has an initialiser of its own, which the training here leaves out; accepted",
     ),
+    "begun_within": (layered(lambda: Scaled(name="scaled")), "scaled/gamma has an initialiser of"),
     "own_weight": (layered(lambda: layers.PReLU(name="p")), "p/alpha would not be pruned"),
     "too_small": (layered(lambda: layers.MaxPooling2D(9, name="pool")), "ValueError: Exception"),
     "nothing": (lambda images, classes: None, "ValueError: Output tensors of a"),

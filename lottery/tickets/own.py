@@ -105,21 +105,25 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
 
 
 def _initialisers(network: Network) -> Iterator[str]:
-    """Initialisers of an architecture's own, in whose place ``initialise`` has the usual ones."""
-    import tf_keras
+    """Variables that an architecture begins otherwise than ``initialise`` does."""
+    from tf_keras import initializers
 
-    from lottery.training.models import build
+    from lottery.training.models import build, kinds, variables
 
-    usual = {"kernel": network.model.initializer, "gamma": "ones", "moving_variance": "ones"}
-    for layer in build(network).layers:
-        for name, given in vars(layer).items():
-            what, ending, _ = name.partition("_initializer")
-            accepted = ["glorot_uniform"] * (what == "kernel") + [usual.get(what, "zeros")]
-            if ending and type(given) not in [type(tf_keras.initializers.get(n)) for n in accepted]:
-                yield (
-                    f"{layer.name} has a {name}, in whose place the training here has "
-                    f"{accepted[-1]}; accepted: none; kernels begin by model.initializer"
-                )
+    names = ("glorot_uniform", network.model.initializer, None)  # of None Keras makes the first
+    accepted, model = {type(initializers.get(name)) for name in names}, build(network)
+    for name, variable in variables(model).items():
+        if name in kinds(model):
+            layer = model.get_layer(name.removesuffix("/kernel"))
+            usual = type(layer.kernel_initializer) in accepted
+        else:
+            one = name.endswith(("/gamma", "/moving_variance"))
+            usual = bool(np.all(variable.numpy() == one))
+        if not usual:
+            yield (
+                f"{name} has an initialiser of its own, which the training here leaves out; "
+                "accepted: none; kernels begin by model.initializer"
+            )
 
 
 def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
