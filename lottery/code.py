@@ -6,6 +6,7 @@ with it, as far as they are the project's or the user's: installed packages coun
 
 import ast
 import hashlib
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -88,7 +89,7 @@ def _beside(modules: Mapping[str, Module]) -> Iterator[str]:
 
 def left_over(name: str) -> bool:
     """Whether editors, systems and Python itself leave files or folders of such a name."""
-    return name.startswith(".") or name.endswith("~") or name == "__pycache__"
+    return re.fullmatch(r"\..*|.*~|#.*#|__pycache__", name) is not None
 
 
 def _versions(modules: Iterable[Module]) -> list[str]:

@@ -365,7 +365,8 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     assert of_run() != before
     before, read = of_run(), files.inputs(["elsewhere"])
     (tmp_path / "elsewhere/__pycache__").mkdir(exist_ok=True)
-    for left_over in (".parts.py.swp", "parts.py~", "__pycache__/scores-7.py311.nbi"):
+    cached = "__pycache__/scores-7.py311.nbi"
+    for left_over in (".parts.py.swp", "parts.py~", "#parts.py#", cached):
         (tmp_path / "elsewhere" / left_over).touch()  # of editors, of Numba
         assert (of_run(), files.inputs(["elsewhere"])) == (before, read)
     (tmp_path / "elsewhere/widths.json").write_text("[20]")  # which it may read
