@@ -35,6 +35,7 @@ COMPUTE_A_RUN = (
 hands them values, which the run's fingerprint holds. A test compares with the imports.
 """
 
+RUN_BY_PATH = {"importlib", "importlib.machinery", "importlib.util", "runpy"}
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 
 
@@ -75,8 +76,8 @@ def _beside(modules: Mapping[str, Module]) -> Iterator[str]:
 
     Other modules may, where these import what runs a file by its path.
     """
-    imported = {name.partition(".")[0] for module in modules.values() for name in module.imports}
-    passed = set() if imported & {"importlib", "runpy"} else {".py"}
+    imported = {name for module in modules.values() for name in module.imports}
+    passed = set() if imported & RUN_BY_PATH else {".py"}
     known = set(map(source, modules))
     tops = (_top(name) for name in sorted({name.partition(".")[0] for name in modules}))
     for folder in (f for spec in tops if spec for f in spec.submodule_search_locations or ()):

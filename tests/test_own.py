@@ -383,6 +383,7 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
         updated.setattr("lottery.code.metadata.version", lambda name: "another")
         assert of_run() != before
     (tmp_path / "elsewhere/run_by_path.py").touch()
+    (tmp_path / "elsewhere/sizes.py").write_text("import importlib.resources\nHIDDEN = 21\n")
     before = of_run()
     (tmp_path / "elsewhere/run_by_path.py").write_text("HIDDEN = 22\n")
     assert of_run() == before
