@@ -163,6 +163,9 @@ def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
     pipeline = {"own": own, "bare": {}, "fetch": {"params": ["data", "data.split"]}}
     assert check.left_out(pipeline, {"data": {}}) == ["data.split"]
     assert list(check.unseen_parts({"own": own}, params.load(ROOT / "params.yaml"))) == []
+    found = {"own": [{"changed deps": {"other.yaml": {"data.split": "modified"}}}]}
+    (cause,) = check.changed_files(found, {"own": {}}, {"data": {}})
+    assert cause == ("own", "other.yaml: has changed since the stage ran")
 
 
 def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):

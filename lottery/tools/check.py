@@ -55,7 +55,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
                 continue
             changed = entry.get("changed deps", {}) | entry.get("changed outs", {})
             for path, how in changed.items():
-                if isinstance(how, dict):
+                if isinstance(how, dict) and path == str(PARAMS_FILE):
                     before = locked[stage].get("params", {}).get(path, {})
                     for key in how:
                         for line in differences(key, value_at(before, key), value_at(params, key)):
@@ -63,7 +63,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
                 elif how == "modified" and path.startswith("reports/"):
                     yield stage, f"{path}: is not what the stage wrote"
                 elif how not in ABSENT:
-                    what = "has changed" if how == "modified" else how
+                    what = how if isinstance(how, str) and how != "modified" else "has changed"
                     yield stage, f"{path}: {what} since the stage ran"
                 elif not path.startswith(ARTIFACTS):
                     yield stage, f"{path}: not there"
