@@ -112,8 +112,10 @@ def run(name: str) -> None:
     ]
     now = _values(read_params(), stages[name].get("params", []))
     for key in given | now:  # a section that was null has keys of its own now
-        was, is_ = given.get(key), now.get(key)
-        if was != is_:
+        if given.get(key) != now.get(key):
+            from lottery.datasets.sources import without_secrets
+
+            was, is_ = (without_secrets(str(of.get(key))) for of in (given, now))
             changed.append(f"params.yaml: {key} was {was} when the stage began, now {is_}")
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"

@@ -343,6 +343,16 @@ def test_a_section_that_comes_or_goes_while_a_stage_computes_is_seen(clone, monk
         clone.stage("train_dense")
 
 
+def test_a_source_that_changes_while_fetch_reads_it_is_told_without_secrets(clone, monkeypatch):
+    clone.change("data.name", "arrays")
+    clone.change("data.source", "https://me:word@example.org/a.npz?sig=1")
+    meanwhile = partial(clone.change, "data.source", "https://me:word@example.org/b.npz?sig=1")
+    monkeypatch.setattr("stages.fetch.main", lambda stage: meanwhile())
+    urls = "was https://example.org/a.npz when the stage began, now https://example.org/b.npz\n"
+    with pytest.raises(LotteryError, match=urls):
+        clone.stage("fetch")
+
+
 @pytest.mark.parametrize("how", ["changed", "new", "gone"])
 def test_a_file_that_changes_while_a_stage_reads_it_is_seen(clone, monkeypatch, how):
     path = clone.path / "mine/widths.json"

@@ -141,7 +141,8 @@ def differences(key: str, before: Any, now: Any) -> Iterator[str]:
     elif before != now:
         texts = (without_secrets(v) if isinstance(v, str) else v for v in (before, now))
         was, is_ = (v if v == MISSING else json.dumps(v) for v in texts)
-        yield f"{key} was {was} when the stage ran, now {is_}"
+        only = ", with other secrets" * (was == is_)
+        yield f"{key} was {was} when the stage ran, now {is_}{only}"
 
 
 def status(deep: bool) -> dict[str, list[Any]]:
