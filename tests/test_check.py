@@ -166,6 +166,8 @@ def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
     found = {"own": [{"changed deps": {"other.yaml": {"data.split": "modified"}}}]}
     (cause,) = check.changed_files(found, {"own": {}}, {"data": {}})
     assert cause == ("own", "other.yaml: has changed since the stage ran")
+    ((stage, _),) = check.changed_pipeline({"each": {"matrix": {}}}, {"each@1": {}, "gone@1": {}})
+    assert stage == "gone@1"
 
 
 def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):

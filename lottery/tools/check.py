@@ -81,7 +81,8 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     for stage, before in locked.items():
         now = pipeline.get(stage)
         if now is None:
-            yield stage, "is in dvc.lock, and no longer in dvc.yaml"
+            if stage.partition("@")[0] not in pipeline:  # one of a matrix or foreach
+                yield stage, "is in dvc.lock, and no longer in dvc.yaml"
             continue
         if now.get("frozen"):
             yield stage, f"is frozen: `dvc repro` passes it over: `dvc unfreeze {stage}`"
