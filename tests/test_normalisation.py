@@ -180,6 +180,10 @@ def test_dropout_is_in_training_alone_repeats_itself_and_follows_the_purpose(dro
     assert one.history == again.history
     assert not same(one.weights, without.weights)
     assert not same(one.weights, trained(dropping, 12, "conv2", Order("another", 0)).weights)
+    in_parts = trained(dropping, of="conv2", keep=[1, 2, 3])  # anew in each iteration
+    assert same(one.weights, in_parts.weights)
+    for other in (Order("test order", 1), Order("another", 0)):
+        assert not np.array_equal(other.dropout_seeds(0, 4), ORDER.dropout_seeds(0, 4))
     with pytest.raises(LotteryError, match=r"model\.dropout: resnet20 takes none"):
         models.build(NETWORKS["resnet20"], dropout=0.5)  # it has no hidden dense layer
 
@@ -196,18 +200,20 @@ def test_changed_images_are_flipped_padded_and_cut():
         assert np.array_equal(result, cut[:, ::-1] if flip else cut)
 
 
-def by_image(batch_size, epoch, flip=True, crop=4):
+def by_image(batch_size, epoch, flip=True, crop=4, order=ORDER):
     """What happens to each of 60 images in an epoch."""
     how = {"augmentation": Augmentation(flip=flip, crop=crop), "batch_size": batch_size}
     span = [epoch * 60 // batch_size, (epoch + 1) * 60 // batch_size, 60]
-    changes = ORDER.changes(*span, TRAIN.model_copy(update=how))
+    changes = order.changes(*span, TRAIN.model_copy(update=how))
     assert (changes.dtype, changes.shape) == (np.int32, (60 // batch_size, batch_size, 3))
-    rows = ORDER.batches(*span, batch_size).ravel()
+    rows = order.batches(*span, batch_size).ravel()
     return dict(zip(rows.tolist(), map(tuple, changes.reshape(-1, 3).tolist()), strict=True))
 
 
-def test_what_happens_to_an_image_is_a_function_of_seed_epoch_and_image():
+def test_what_happens_to_an_image_is_a_function_of_purpose_seed_epoch_and_image():
     assert by_image(10, 0) == by_image(12, 0)  # in other batches
+    for other in (Order("test order", 1), Order("other order", 0)):
+        assert by_image(10, 0) != by_image(10, 0, order=other)
     assert by_image(10, 0) != by_image(10, 1)
     everything = [change for epoch in range(100) for change in by_image(10, epoch).values()]
     assert [set(values) for values in zip(*everything, strict=True)] == [

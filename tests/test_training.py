@@ -15,7 +15,7 @@ from lottery.datasets.split import Split
 from lottery.masks import Mask
 from lottery.params import EarlyStopping, LearningRateSteps, Model, Train
 from lottery.training import models
-from lottery.training.schedule import Order, learning_rates
+from lottery.training.schedule import Order, learning_rates, step_sizes
 from lottery.training.trainer import InvariantBroken, Trainer
 
 FACTS = {"image_shape": [8, 8, 1], "classes": 10, "test": 400}
@@ -105,6 +105,17 @@ def test_a_weight_that_is_not_zero_where_it_is_pruned_is_refused(lenet):
         trained(lenet, (dense, mask))
 
 
+def test_a_pruned_weight_that_moves_or_has_a_slot_is_never_a_result(lenet):
+    unmasked, start = trainer(), fresh(share=0.5)
+    unmasked._masks = {}
+    with pytest.raises(InvariantBroken, match=r"dense1/kernel: .* not 0 after training"):
+        trained(unmasked, start, 10)
+    state = trained(lenet, start, 10)
+    state.slots["v/dense1/kernel"] += 1
+    with pytest.raises(InvariantBroken, match=r"v/dense1/kernel: .* not 0 at the start"):
+        trained(lenet, start, resume=state)
+
+
 def test_histories_are_the_metrics_of_the_weights(lenet):
     state = trained(lenet, fresh())
     for part in ("validation", "test"):
@@ -114,7 +125,10 @@ def test_histories_are_the_metrics_of_the_weights(lenet):
         assert state.history[f"{part}_loss"][-1] == pytest.approx(loss, rel=1e-5)
         assert state.history[f"{part}_accuracy"][-1] == pytest.approx(accuracy)
     assert math.isnan(state.history["train_loss"][0])
-    assert state.history["train_accuracy"][-1] > 0.8
+    images, labels = DATASET.part(SPLIT.train[ORDER.batches(0, 1, 600, 30)[0]])
+    logits, first = logits_of(fresh()[0], images), trained(lenet, fresh(), 1).history
+    assert first["train_loss"][-1] == pytest.approx(mean_loss(logits, labels), rel=1e-5)
+    assert first["train_accuracy"][-1] == pytest.approx((logits.argmax(axis=1) == labels).mean())
     assert state.history["iteration"] == [0, 10, 20, 30, 40]
     # the last interval may be shorter
     assert trained(lenet, fresh(), 33).history["iteration"] == [0, 10, 20, 30, 33]
@@ -184,7 +198,8 @@ def test_a_rewound_run_continues_data_order_and_learning_rate_at_its_start():
     engine = trainer(optimizer="sgd", learning_rate=0.05, learning_rate_steps=steps)
     weights, mask = fresh()
     whole = trained(engine, (weights, mask), keep=[20])
-    rewound = trained(engine, (whole.kept[20], mask), start=20)
+    rewound = trained(engine, (whole.kept[20], mask), start=20, keep=[20])
+    assert same(rewound.kept[20], whole.kept[20])
     assert rewound.history["iteration"] == [20, 30, 40]
     assert same(rewound.weights, whole.weights)  # without momentum there is no other state
 
@@ -214,14 +229,30 @@ def test_early_stopping_ends_the_run_after_its_patience():
 def test_a_run_that_diverges_ends_there_with_finite_weights():
     weights, mask = fresh(share=0.5)
     engine = trainer(optimizer="sgd", learning_rate=1e30)
-    state = trained(engine, (weights, mask), keep=[0, 30])
+    checkpoints = []
+    watch = lambda iteration, snapshot: checkpoints.append(iteration)  # noqa: E731
+    state = trained(engine, (weights, mask), keep=[0, 5, 30], on_evaluation=watch)
     assert state.history["iteration"] == [0, 10]
+    assert checkpoints == [0]  # nothing goes on from where it diverged
     assert math.isnan(state.history["validation_loss"][-1])
     assert same(state.kept[0], weights)
     assert same(state.kept[30], state.weights)  # an iteration that it did not reach
     for name, value in state.weights.items():
         assert np.isfinite(value).all()
+        assert np.isfinite(state.kept[5][name]).all()
         assert name not in mask.layers or not value[~mask.layers[name]].any()
+
+
+def test_a_run_has_diverged_by_its_last_update_or_by_any_loss_before_it(monkeypatch):
+    engine = trainer(optimizer="sgd", learning_rate=1e30, evaluate_every=1)
+    state = trained(engine, fresh())
+    assert math.isfinite(state.history["train_loss"][1])  # of before the update
+    assert state.history["iteration"] == [0, 1]
+    monkeypatch.setattr(engine, "train_interval", lambda *_: (math.inf, 0))
+    state = trained(engine, fresh())
+    assert math.isfinite(state.history["test_loss"][1])
+    assert math.isnan(state.history["validation_loss"][1])
+    assert state.history["iteration"] == [0, 1]
 
 
 # Orders and rates
@@ -230,7 +261,10 @@ def test_a_run_that_diverges_ends_there_with_finite_weights():
 def test_an_epoch_is_a_permutation_and_the_order_a_function_of_purpose_seed_and_epoch():
     rows = ORDER.batches(0, 40, images=605, batch_size=30)
     assert rows.shape == (40, 30)
-    assert all(len(np.unique(epoch)) == 600 for epoch in np.split(rows, 2))
+    first, second = np.split(rows, 2)
+    assert len(np.unique(first)) == len(np.unique(second)) == 600
+    assert not np.array_equal(first, second)
+    assert len(np.unique(ORDER.batches(0, 200, 605, 30))) == 605  # no image is left out for good
     assert np.array_equal(ORDER.batches(13, 27, 605, 30), rows[13:27])
     for other in (Order("test order", 1), Order("other order", 0)):
         assert not np.array_equal(other.batches(0, 40, 605, 30), rows)
@@ -245,3 +279,13 @@ def test_the_learning_rate_warms_up_linearly_and_steps_multiply_it_at_their_iter
     expected = [0.01, 0.02, 0.03, 0.04, 0.05, 0.05]
     assert learning_rates(train, 0, 6) == pytest.approx(expected)
     assert learning_rates(train, 3, 6) == pytest.approx(expected[3:])
+
+
+def test_adam_corrects_its_bias_from_where_it_starts_afresh_a_rewound_run_too():
+    train = Train(**ADAM)
+    first = 1.2e-3 * np.sqrt(1 - 0.999) / (1 - 0.9)
+    assert step_sizes(train, 0, 0, 5)[0] == pytest.approx(first)
+    for begun in (1, 500):
+        rewound = step_sizes(train, begun, begun, begun + 5)
+        assert np.array_equal(rewound, step_sizes(train, 0, 0, 5))
+        assert np.array_equal(rewound[2:], step_sizes(train, begun, begun + 2, begun + 5))
