@@ -168,6 +168,15 @@ def test_scores_are_those_of_the_published_definition_in_float64(criterion, batc
         assert np.abs(found[name] - expected).max() < 1e-4 * np.abs(expected).max(), name
 
 
+def test_a_criterion_may_see_the_gradient_at_the_weights_and_at_the_initial_ones(batch):
+    weights, initial = (models.initialise(LENET, "test", seed)[0] for seed in (0, 1))
+    both = criteria.PrunedNetwork(LENET, weights, initial, tuple(KERNELS), batch, 0)
+    for at, where in ((weights, {}), (initial, {"initial": True})):
+        expected = seen(LENET, at, batch).gradients(criteria.loss_gradient)
+        found = both.gradients(criteria.loss_gradient, **where)
+        assert all(np.array_equal(found[name], expected[name]) for name in KERNELS)
+
+
 def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(batch):
     where = network("test_criteria:normalised_dense", SHAPE, CLASSES)
     weights, _ = models.initialise(where, "test", 0)
@@ -322,6 +331,8 @@ def test_random_pruning_depends_on_the_seed_and_keeps_each_layer_in_proportion(m
     keep = make.full.sizes["dense2/kernel"] // 2
     one, other = (make("random", keep, seed=seed) for seed in (0, 1))
     assert not np.array_equal(one.layers["dense2/kernel"], other.layers["dense2/kernel"])
+    scores = criteria.scores("random", seen(LENET, make.full.layers))  # of each layer its own
+    assert not np.isin(scores["dense2/kernel"], scores["dense1/kernel"]).any()
     for name, size in one.sizes.items():
         share = one.weights_remaining
         spread = 4 * (share * (1 - share) * size) ** 0.5
@@ -349,3 +360,7 @@ def test_a_layer_left_whole_keeps_all_and_one_threshold_serves_the_others(weight
         kept, gone = magnitudes(weights, mask, KERNELS[:2])
         assert len(kept) == 2000
         assert criterion == "grasp" or kept.min() >= gone.max()
+    half_way = round(((sum(mask.sizes.values()) - 400) * 2000) ** 0.5)  # of the others
+    found = make("synflow", 400 + 2000, whole=["output/kernel"], scoring_rounds=2)
+    expected = make("synflow", 400 + half_way, whole=["output/kernel"])
+    assert alike(make("synflow", 400 + 2000, expected, whole=["output/kernel"]), found)

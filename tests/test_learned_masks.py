@@ -10,6 +10,7 @@ from lottery.params import Model, Train
 from lottery.training import learned_masks
 from lottery.training.engine import changed
 from lottery.training.learned_masks import TRAINERS, change, drop_fraction
+from lottery.training.schedule import Order
 
 LENET = Model(name="lenet_300_100", initializer="glorot_normal")
 
@@ -99,9 +100,39 @@ def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often, aug
         images = changed(images, ORDER.changes(5, 6, len(SPLIT.train), engine.train)[0], 1).numpy()
     gradient = np.abs(gradients_of(states[5].weights, images, labels)["dense2/kernel"])
     before, after = (mask_in(states[i])["dense2/kernel"] for i in (5, 10))
+    assert np.array_equal(
+        mask_in(states[0])["dense2/kernel"], before
+    )  # the first stays for a while
     grown, left_out = after & ~before, ~after & ~before
     assert grown.sum() > 10
     assert gradient[grown].min() >= 0.999 * gradient[left_out].max()
+
+
+def grown(rule, order=ORDER, iteration=5):
+    """The weights of the largest layer that come at an iteration."""
+    engine, (weights, mask) = trainer(rule), fresh(share=0.2)
+    engine._assign(engine._masks, {n: m.astype(np.float32) for n, m in mask.layers.items()})
+    engine._assign(engine._variables, weights)
+    engine._last = 40
+    engine._change(order, SPLIT, iteration)
+    return (engine._masks["dense1/kernel"].numpy() > 0) & ~mask.layers["dense1/kernel"]
+
+
+def test_what_grows_in_set_is_drawn_anew_for_each_purpose_seed_and_change():
+    one, orders = grown("set"), (Order("other order", 0), Order("test order", 1))
+    others = [*(grown("set", order) for order in orders), grown("set", iteration=10), grown("rigl")]
+    for other in others:
+        by_chance = other.sum() / (0.8 * other.size)
+        assert np.mean(other[one]) == pytest.approx(by_chance, abs=0.03)
+    assert np.array_equal(grown("set"), one)
+
+
+def test_the_scores_of_a_supermask_are_drawn_for_each_layer_purpose_and_seed():
+    (initial, _), (_, mask) = fresh(), fresh(share=0.3)
+    orders = (ORDER, Order("other order", 0), Order("test order", 1))
+    starts = [trainer("edge_popup")._beginning(initial, mask, o, 0, ()).slots for o in orders]
+    scores = [start[f"score/{name}"].ravel()[:1000] for start in starts for name in mask.layers]
+    assert np.abs(np.corrcoef(scores) - np.eye(len(scores))).max() < 0.2
 
 
 def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():

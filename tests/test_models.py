@@ -152,6 +152,8 @@ def test_a_narrowed_network_has_at_most_as_many_weights_and_the_next_width_more(
     sizes = [models.prunable_weights(n) for n in (narrow, narrow._replace(model=wider))]
     assert 0.97 * most < sizes[0] <= most < sizes[1]
     assert width - 1 < narrow.model.width < width
+    itself = network("lenet_300_100", MNIST)
+    assert models.narrowed(itself, models.prunable_weights(itself)).model.width < 1
 
 
 def separable(images, classes):
