@@ -105,6 +105,31 @@ def test_published_results_are_drawn_where_network_and_data_fit():
     stops = figures.anchored(fitting, 1000, percent=False)
     assert stops[["density", "value"]].values.tolist() == [[0.092, 286.0]]
     assert figures.fitting(anchors, network, "CIFAR-100").empty
+    half = network.model_copy(update={"width": 0.5})
+    assert figures.fitting(anchors, half, "CIFAR-10").empty
+
+
+def test_what_is_drawn_are_the_numbers_of_its_variant_and_round():
+    ends = {"min": 0.5, "max": 0.9, "weights_remaining": 0.5}
+    rows = [(v, r, i, m) for v, r, m in CURVES for i in (0, 10)]
+    curves = pd.DataFrame(rows, columns=["variant", "round", "iteration", "mean"]).assign(**ends)
+    panels = figures.training_curves(curves, "a title").axes
+    drawn = [[line.get_ydata()[0] for line in axes.lines] for axes in panels]
+    assert drawn == [[0.8, 0.6], [0.8, 0.7]]  # the dense network's and the ticket's
+    accuracy = {f"test_accuracy_{name}": [0.8, 0.7] for name in ("mean", "min", "max")}
+    costs = {"training_flops": [4.0, 2.0], "finding_flops": [0.0, 4.0], "n": 3}
+    shares = {"variant": ["dense", "ticket"], "round": [0, 1], "weights_remaining": [1.0, 0.5]}
+    (axes,) = figures.against_cost(pd.DataFrame({**shares, **accuracy, **costs}), "a title").axes
+    assert [line.get_xdata().tolist() for line in axes.lines[:3]] == [[4], [2], [6]]
+    cells = [("b", 1, 0.5), ("a", 1, 0.25), ("b", 2, 0.4), ("a", 2, 0.2)]
+    table = pd.DataFrame(cells, columns=["layer", "round", "weights_remaining"])
+    axes = figures.density_map(table).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    assert [words.get_text() for words in axes.texts] == ["50", "40", "25", "20"]
+    matplotlib.pyplot.close("all")
+
+
+CURVES = [("dense", 0, 0.8), ("ticket", 1, 0.6), ("ticket", 2, 0.7)]
 
 
 LEGAL = ["$x$", "a|b*c", "<b>_1_", "null", "NA", "1", "中文/核", "_", "n" * 300, "{0}"]

@@ -143,6 +143,7 @@ def test_survivors_of_no_use_are_counted_and_told(effective, share, said):
     assert found["effective_weights_remaining"].tolist() == pytest.approx([share], nan_ok=True)
     words = text._paths(found)
     assert words.startswith(said)
+    assert ("compare" in words) == ("compare" in said)
     assert bool(words) == bool(said)
 
 

@@ -57,10 +57,12 @@ def test_networks_that_know_nothing_are_not_stable_and_a_round_is_one_row_whatev
     alive = [lines(0.9, 0.9, 0.9, seed=seed, round_=2) for seed in (0, 1)]
     alive[1]["weights_remaining"] = 0.52
     facts = {"class_counts": [100] * 10, "test": 100}
-    rows = text._stability(pd.concat([dead, *alive]), facts).splitlines()[2:]
+    dips = [lines(0.9, 0.9 - dip, 0.9, seed=s, round_=3) for s, dip in ((0, 0.015), (1, 0.025))]
+    rows = text._stability(pd.concat([dead, *alive, *dips]), facts).splitlines()[2:]
     found = [[cell.strip() for cell in row.split("|")[2:6]] for row in rows]
     zero = "0.00 [0.00, 0.00]"
-    assert found == [["1", "50.00%", zero, "0 of 2"], ["2", "51.00%", zero, "2 of 2"]]
+    assert found[:2] == [["1", "50.00%", zero, "0 of 2"], ["2", "51.00%", zero, "2 of 2"]]
+    assert found[2:] == [["3", "50.00%", "2.00 [1.50, 2.50]", "1 of 2"]]
 
 
 def test_the_pipeline_evaluates_the_line_between_two_copies_that_nothing_stops_early(clone, capsys):
