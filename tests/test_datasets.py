@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from lottery.datasets import loading, originals
 from lottery.datasets.catalogue import DATASETS
+from lottery.datasets.image_folder import Images
 from lottery.datasets.split import split
 from lottery.errors import LotteryError
 from lottery.params import Data
@@ -147,6 +148,8 @@ def test_images_that_repeat_others_are_counted():
     assert loading.repeats(images, 24) == {"repeated": 4}
     assert loading.repeats(images, 22) == {"repeated": 4, "test_in_training": 2}
     assert loading.repeats(images[:20], 10) == {}
+    same = images[[7, 7, 1, 7]]  # one test image, which is there twice in training
+    assert loading.repeats(same, 3) == {"repeated": 2, "test_in_training": 1}
 
 
 # Published datasets, of the same formats but small
@@ -292,6 +295,10 @@ def test_a_damaged_original_is_one_plain_line_or_unchanged(small, tmp_path, name
 
 def test_counts_and_labels_are_held_against_the_catalogue(small, tmp_path, monkeypatch):
     source = write_original(tmp_path, "cifar10", "tar.gz")
+    images, labels, _ = obtain("cifar10", source)
+    found = Images(images, np.where(np.arange(60) < 50, labels, 0), 50, ())
+    with pytest.raises(LotteryError, match=r"with 10 and 1 classes; accepted.* with 10 each"):
+        loading._check("x", found, DATASETS["cifar10"])
     monkeypatch.setitem(DATASETS, "cifar10", replace(DATASETS["cifar10"], images=61))
     with pytest.raises(LotteryError, match=r"holds 50 training and 10 test images.*accepted: 51"):
         obtain("cifar10", source)
