@@ -7,7 +7,6 @@ from test_verdict import GOOD, concluded, experiment, params_of
 
 from lottery.report import summary, text, verdict
 
-
 HALF = dict.fromkeys(["conv", "dense", "output"], 0.5)
 TWO_OF_FOUR = {"prune.pattern": [2, 4], "prune.rates": HALF, "prune.rounds": 1}
 
