@@ -241,11 +241,13 @@ def test_what_came_out_otherwise_is_listed_with_the_metrics_differences(checkout
     lock = checkout.path / "dvc.lock"
     dense = r"(path: data/dense\n +hash: md5\n +md5: )\w+"
     lock.write_text(re.sub(dense, r"\g<1>" + 32 * "0", lock.read_text()))
+    change(lock, "confidence: 0.95", "confidence: 0.9")
     write(checkout.path / "reports/report.md", "")
     assert list(differences(checkout.path)) == [
         "train_dense wrote another data/dense",
         "prune reads another data/dense",
         "retrain reads another data/dense",
+        "report has other parameters: `python -m lottery check` says which",
         "reports/metrics.json: differs",
         "reports/report.md: differs",
         f"  verdict: committed {before['verdict']}, now another",

@@ -212,6 +212,10 @@ VARIANTS = {
         changed(model=lambda t: t.network.model.model_copy(update={"name": "elsewhere:wide"})),
         "starts the network elsewhere:wide; accepted: mine.example:narrow, of model.name",
     ),
+    "early": (
+        changed(iteration=lambda t: -1),
+        "starts at iteration -1, which is none of its run's",
+    ),
     "late": (changed(iteration=lambda t: 40), "starts at iteration 40, which is none of its run's"),
     "chance": (
         changed(weights=lambda t: t.mask.apply({n: by_chance(v) for n, v in t.weights.items()})),
@@ -268,6 +272,12 @@ def test_parts_are_tried_once_until_they_change(tmp_path, monkeypatch):
     own.check(params_of(EXAMPLE))
     with pytest.raises(LotteryError, match="LOTTERY_EXECUTOR"):
         own.check(params_of({**EXAMPLE, "seeds": [5]}))
+    edited = code.Code((("mine.example", code.Module("another", ())),), "")
+    for module, name, other in ((own, "_network", None), (code, "of_stage", edited)):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_, other=other: other)
+            with pytest.raises(LotteryError, match="LOTTERY_EXECUTOR"):
+                own.check(params_of(EXAMPLE))
     own.check(params_of())  # without any there is nothing to try
 
 

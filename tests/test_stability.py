@@ -111,6 +111,8 @@ def test_lines_along_pruning_join_the_solutions_of_rounds_and_the_dense_network(
     history = pd.concat([tables.read(folder / "history.csv") for folder in folders])
     last = history[history["seed"] == 0].groupby("round")["test_accuracy"].last()
     for line in lines:
+        masks = files.read_mask(files.round_file(files.MASKS, 0, line.round))[0]
+        assert line.weights_remaining == masks.weights_remaining  # where it ends
         begin = line.round - 1 if line.between == "round before" else 0
         for point, number in zip(line.points, (begin, line.round), strict=True):
             assert point["test_accuracy"] == pytest.approx(last[number], abs=1e-6)

@@ -66,7 +66,20 @@ def test_a_ticket_is_published_as_bool_arrays_with_what_it_reached_and_starts_fr
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: tf-keras\n")
     assert "one for each of 2 seeds and 2 pruning rounds" in card
-    assert f"| 2 | {100 * mask.weights_remaining:.2f} % | 2 |" in card
+    of = 100 * table["test_accuracy"].xs(2, level="round")
+    said = f"{of.mean():.2f} % | {of.std():.2f} | {of.min():.2f} to {of.max():.2f} %"
+    stop = table["early_stop_iteration"].xs(2, level="round").median()
+    assert f"| 2 | {100 * mask.weights_remaining:.2f} % | 2 | {said} | {stop:,.0f} |" in card
+
+
+def test_a_ticket_that_is_rewound_late_starts_from_the_weights_of_then(project):
+    folder = files.seed_folder(files.DENSE, 0)
+    (folder / "rewind.safetensors").unlink()
+    shutil.copy(folder / "trained.safetensors", folder / "rewind.safetensors")
+    tickets.publish(params.load(), "late")
+    starts = tables.read_table(project.path / "tickets/late/tickets.csv").groupby("seed").first()
+    then = files.read_tensors(folder / "trained.safetensors")[0]
+    assert starts["start_sha256"][0] == tickets.sha256_of(then)
 
 
 def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project, monkeypatch, capsys):
@@ -254,6 +267,10 @@ def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkey
     recipe, row, _ = tickets.ticket("mnist-lenet", seed=1, round_=9, source="/home/me/mnist")
     assert recipe["data"]["source"] == "data/own/mnist"
     assert (recipe["seeds"], recipe["retrain"]["rounds"], row["seed"]) == ([1], [9], 1)
+    recipe, row, others = tickets.ticket("mnist-lenet", seed=2)  # of the last round there is
+    last = tables.read_table(tickets.FOLDER / "mnist-lenet/tickets.csv")["round"].max()
+    assert (row["seed"], recipe["retrain"]["rounds"]) == (2, [last])
+    assert others["round"].tolist() == [last] * 8
     with pytest.raises(LotteryError, match="--source: got /no/where, which is not there"):
         tickets.verified("mnist-lenet", None, None, "/no/where")
 
@@ -293,5 +310,15 @@ def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
     runs = tickets.reached(files.RETRAINED, params.load(), facts)
     said = tickets.compared(row, others, float(runs["test_accuracy"].iloc[0]))
     assert said.endswith(("the same", "within the range of its round, on other arithmetic"))
-    with pytest.raises(LotteryError, match="not what such tickets reach"):
-        tickets.compared(row, others, 0.5)
+
+
+def test_a_ticket_reaches_the_published_accuracy_or_one_of_its_round():
+    others = pd.DataFrame({"test_accuracy": [0.9, 0.92, 0.94]})
+    row = others.iloc[1]
+    assert tickets.compared(row, others, 0.92 + 1e-7).endswith(", published 92.00%: the same")
+    near = tickets.compared(row, others, 0.921)
+    assert near.startswith("test accuracy 92.10%, published 92.00% (others of its round 90.00% to")
+    assert near.endswith("within the range of its round, on other arithmetic")
+    for other in (0.8999, 0.9401):
+        with pytest.raises(LotteryError, match="not what such tickets reach"):
+            tickets.compared(row, others, other)
