@@ -329,7 +329,7 @@ def test_the_words_fit_what_was_tested(changes, controls, won, in_time):
     said = text.sentence(found, params)
     assert said.startswith(f"**{won}.** The sparsest has 80.00% of the weights.")
     assert ("iterations" in [c.name for c in found.rounds[0].criteria]) == in_time
-    assert ("iterations, not more than" in said) == in_time
+    assert ("iterations, not more than 30% later" in said) == in_time
     assert "within 40 iterations" in said
 
 
