@@ -11,6 +11,7 @@ from networks import logits_of
 from lottery import params
 from lottery.artifacts import files, tables
 from lottery.datasets.dataset import open_dataset
+from lottery.datasets.split import Split
 from lottery.report import text
 from lottery.report.outcomes import instabilities
 from lottery.running.run import Experiment
@@ -154,3 +155,23 @@ def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interp
     for point, again in zip(*points, strict=True):
         assert point == pytest.approx(again, rel=1e-4)
         assert point["train_loss"] < 10  # with the statistics it was made with: hundreds
+
+
+def test_statistics_between_networks_are_those_of_training_images():
+    seen = []
+
+    class Seeing:
+        def with_statistics_of(self, rows, weights):
+            seen.append(rows)
+            return weights
+
+        def evaluate(self, rows, weights):
+            return float(rows[0]), float(len(rows))
+
+    split, one = Split(*map(np.array, ([1, 2, 3], [4], [5, 6]))), {"a": np.zeros(1, np.float32)}
+    points = stability.interpolate(Seeing(), split, one, one)
+    assert len(seen) == 30
+    assert all(rows is split.train for rows in seen)
+    position, *measured = points[7].values()
+    assert position == pytest.approx(7 / 29)
+    assert measured == [1, 3, 5, 2]
