@@ -198,9 +198,21 @@ def test_the_questions_page_has_the_numbers_of_its_tables():
         assert f"| {interval(100 * values)} | 4 of 4 |" in page
 
 
-def test_the_tables_of_mnist_lenet_are_what_its_finished_runs_say(monkeypatch, capsys):
-    page = ROOT / "docs/results/mnist-lenet"
-    experiment = str(ROOT / "experiments/mnist-lenet.yaml")
+@pytest.mark.parametrize(
+    ("name", "experiment", "lines"),
+    [
+        ("mnist-lenet", "experiments/mnist-lenet.yaml", 2 * (1 + 19 + 1 + 19)),
+        (
+            "cifar10-conv4-evening",
+            "docs/results/cifar10-conv4-evening/params.yaml",
+            2 * (1 + 3 + 1 + 6),
+        ),
+    ],
+)
+def test_the_tables_of_an_experiment_are_what_its_finished_runs_say(
+    name, experiment, lines, monkeypatch, capsys
+):
+    page, experiment = ROOT / "docs/results" / name, str(ROOT / experiment)
     monkeypatch.setattr(sys, "argv", ["paired", experiment, str(page / "state")])
     paired.main()
 
@@ -209,5 +221,5 @@ def test_the_tables_of_mnist_lenet_are_what_its_finished_runs_say(monkeypatch, c
         return [[cell.strip() for cell in line.split("|")] for line in lines if "--" not in line]
 
     printed, shown = rows(capsys.readouterr().out), rows((page / "index.md").read_text())
-    assert len(printed) == 2 * (1 + 19 + 1 + 19)
+    assert len(printed) == lines
     assert all(row in shown for row in printed)

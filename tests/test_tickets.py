@@ -109,7 +109,7 @@ def test_what_has_no_effect_or_is_not_there_is_refused(project, capsys):
         (["tiny", "--seed", "0"], "--seed: accepted with --verify only"),
         (
             ["nope", "--verify"],
-            "tickets/nope: no published tickets; accepted: default, mnist-lenet, tiny",
+            "tickets/nope: no published tickets; accepted: cifar10-conv4-evening, default, mnist-lenet, tiny",
         ),
     ):
         with pytest.raises(SystemExit, match="1"):
@@ -286,12 +286,19 @@ def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkey
         tickets.verified("mnist-lenet", None, None, ".")
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("default", 23), ("mnist-lenet", 8)])
-def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds):
+@pytest.mark.parametrize(
+    ("name", "seeds", "shape"),
+    [
+        ("default", 23, (28, 28, 1)),
+        ("mnist-lenet", 8, (28, 28, 1)),
+        ("cifar10-conv4-evening", 2, (32, 32, 3)),
+    ],
+)
+def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds, shape):
     from lottery.training.models import initialise
 
     folder = ROOT / "tickets" / name
-    network = params.Network(params.load(folder / "params.yaml").model, (28, 28, 1), 10)
+    network = params.Network(params.load(folder / "params.yaml").model, shape, 10)
     table = tables.read_table(folder / "tickets.csv").drop_duplicates("seed")
     assert len(table) == seeds
     for seed, expected in zip(table["seed"], table["start_sha256"], strict=True):
