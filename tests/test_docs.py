@@ -223,3 +223,12 @@ def test_the_tables_of_an_experiment_are_what_its_finished_runs_say(
     printed, shown = rows(capsys.readouterr().out), rows((page / "index.md").read_text())
     assert len(printed) == lines
     assert all(row in shown for row in printed)
+
+
+def test_what_is_said_of_the_evening_is_what_its_results_have():
+    results = of_file("docs/results/cifar10-conv4-evening/results.csv")
+    ends = 100 * results.set_index("variant")["final_test_accuracy_mean"]
+    said = "dense {dense:.1f} % at the end, the ticket of 5.37 % {ticket:.1f} %, re-initialised "
+    said = (said + "{random_reinit:.1f} %").format(**ends)
+    for name in ("README.md", "experiments/cifar10-conv4-evening.yaml"):
+        assert said in (ROOT / name).read_text(encoding="utf-8")
