@@ -2,8 +2,7 @@
 
 Reads   data/dataset/dataset.json, data/{dense,pruned,retrained}/{history.csv,environment.json},
         data/dense/layers.csv, data/masks/*.csv, data/retrained/stability.csv,
-        docs/results/anchors.csv; params.yaml: all, of data the
-        split and validation_size
+        docs/results/anchors.csv; params.yaml: all, of data the split and validation_size
 Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,
         figures/*.{svg,png}
 """

@@ -49,7 +49,10 @@ def test_the_modules_that_compute_a_run_are_all_that_do():
 def test_each_module_that_computes_a_run_counts_and_what_only_asks_for_it_does_not(monkeypatch):
     before, read = code.of_stage("stages.prune").run, code._module
     for name in (*code.COMPUTE_A_RUN, "lottery.tickets.search"):
-        changed = lambda n, at=name: read(n)._replace(sha256="0") if n == at else read(n)  # noqa: E731
+
+        def changed(module, at=name):
+            return read(module)._replace(sha256="0") if module == at else read(module)
+
         monkeypatch.setattr(code, "_module", changed)
         assert (code.of_stage("stages.prune").run != before) == (name in code.COMPUTE_A_RUN), name
 

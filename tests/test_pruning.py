@@ -128,7 +128,11 @@ def test_of_masks_that_are_taken_over_the_last_alone_is_trained_and_only_to_prun
     ones = {"a/kernel": np.ones((2, 3), np.float32)}
     dense = Dense(ones, {"a/kernel": 2 * ones["a/kernel"]}, {"a/kernel": "dense"})
     mask, trained = Mask({"a/kernel": np.arange(6).reshape(2, 3) > 0}), []
-    train = lambda of, mask, number: trained.append(number) or of  # noqa: E731
+
+    def train(of, mask, number):
+        trained.append(number)
+        return of
+
     for rounds, expected in ((2, []), (3, [2, 3])):
         prune = validate(tiny({"prune.rounds": rounds})).prune
         found = search(dense, prune, lambda *_: mask, train, {1: mask, 2: mask})

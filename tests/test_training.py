@@ -230,7 +230,10 @@ def test_a_run_that_diverges_ends_there_with_finite_weights():
     weights, mask = fresh(share=0.5)
     engine = trainer(optimizer="sgd", learning_rate=1e30)
     checkpoints = []
-    watch = lambda iteration, snapshot: checkpoints.append(iteration)  # noqa: E731
+
+    def watch(iteration, snapshot):
+        checkpoints.append(iteration)
+
     state = trained(engine, (weights, mask), keep=[0, 5, 30], on_evaluation=watch)
     assert state.history["iteration"] == [0, 10]
     assert checkpoints == [0]  # nothing goes on from where it diverged

@@ -12,12 +12,10 @@ from lottery.training.models import build, kinds, variables
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
 
+MAXIMA = [f"{where}MaxPooling{n}D" for where in ("", "Global") for n in (1, 2, 3)]
 AVERAGED = {
-    getattr(tf_keras.layers, f"{all_}Max{pooling}"): getattr(
-        tf_keras.layers, f"{all_}Average{pooling}"
-    )
-    for all_ in ("", "Global")
-    for pooling in ("Pooling1D", "Pooling2D", "Pooling3D")
+    getattr(tf_keras.layers, name): getattr(tf_keras.layers, name.replace("Max", "Average"))
+    for name in MAXIMA
 }
 
 
