@@ -54,7 +54,9 @@ def main(stage: command.Stage) -> None:
     tables.write_folder(reports / "plots", plots)
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
-    words = text.markdown(params, facts, environments, runs, conclusion, stability, results, failed)
+    words = text.markdown(
+        params, facts, environments, runs, pruning, conclusion, stability, results, failed
+    )
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])
     files.write(reports / "report.html", web.encode())

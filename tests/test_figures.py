@@ -200,7 +200,7 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
     plots, lines = {**plots, "cost": found}, pd.DataFrame()
     with contextlib.chdir(tmp_path_factory.mktemp("report")):
         failed = figures.write(Path("reports/figures"), plots, title, NONE)
-        words = text.markdown(p, facts, {}, runs, conclusion, lines, found, failed)
+        words = text.markdown(p, facts, {}, runs, while_pruning, conclusion, lines, found, failed)
         web = page.report(words, p, plots, outcomes.shown(history), masks, [2, 3, 1])
         assert len(list(Path("reports/figures").iterdir())) == 10
     assert failed == {}

@@ -363,7 +363,7 @@ def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp
             ({"prune.criterion": name}, "add to retrain.variants: shuffled_mask, random_reinit")
             for name in ("snip", "grasp", "synflow")
         ),
-        ({"prune.strategy": "finetune"}, "2 seeds cannot tell: 5 are the fewest that can"),
+        ({"prune.strategy": "finetune"}, "2 seeds cannot tell: 6 are the fewest that can"),
     ],
 )
 def test_what_no_verdict_can_come_without_is_known_before(changes, said):

@@ -34,7 +34,9 @@ def experiment(seeds=8, rounds=None, dense=0.9, dense_flags=None):
         row |= {"weights_remaining": 0.8**number, "initial_test_accuracy": 0.1}
         same = ("test_accuracy", "final_test_accuracy", "validation_accuracy")
         row |= dict.fromkeys(same, accuracy) | {"early_stop_iteration": stop}
-        tables.append(pd.DataFrame(row | (flags or {})))
+        table = pd.DataFrame(row | (flags or {}))
+        table["early_stop_iteration"] = table["early_stop_iteration"].mask(table["diverged"])
+        tables.append(table)
 
     add("dense", 0, dense, 40, dense_flags)
     for number, one in (rounds or {1: GOOD, 2: GOOD}).items():
@@ -258,10 +260,13 @@ def test_no_winning_ticket_takes_that_every_round_loses():
 
 def test_dense_networks_that_did_not_learn_give_no_verdict_about_tickets():
     found = concluded(experiment(dense=0.1))
-    assert found.verdict == "the dense network did not learn"
+    assert found.verdict == "the dense network is not shown to have learned"
     assert text.sentence(found, params_of()) == (
-        "**The dense network did not learn.** At 10.00% it is not above a guess in any seed."
+        "**The dense network is not shown to have learned.** At 10.00% it is above a guess in no seed, "
+        "by a test at 0.1%."
     )
+    perfect = verdict.conclude(experiment(dense=1.0), params_of(), chance=0.9, test_images=60)
+    assert perfect.reason.endswith("by a test at 0.1%, and 60 test examples cannot show it")
     assert "ticket_weights" not in summary.metrics(found)
 
 
@@ -306,6 +311,31 @@ def test_an_inconclusive_verdict_says_how_many_seeds_would_tell_but_not_from_thr
     assert few.reason == "3 seeds cannot tell: 5 are the fewest that can"
 
 
+@pytest.mark.parametrize(
+    ("rounds", "confidence", "fewest"), [([1, 2], 0.95, 5), ([1], 0.99, 7), ("all", 0.95, 8)]
+)
+def test_the_fewest_seeds_that_can_win_are_told_and_do(rounds, confidence, fewest):
+    params = params_of(rounds, {"report.confidence": confidence})
+    every = dict.fromkeys(params.retrain_rounds(), GOOD)
+    found = concluded(experiment(fewest - 1, every), params)
+    assert found.reason == f"{fewest - 1} seeds cannot tell: {fewest} are the fewest that can"
+    assert not found.won
+    assert concluded(experiment(fewest, every), params).won
+
+
+def test_the_ratio_shown_takes_a_ticket_that_was_cut_off_as_late_and_no_dense_network_that_failed():
+    late = {"ratio": np.r_[np.full(3, 0.5), np.full(5, 1.05)]}
+    late |= {"flags": {"censored": np.arange(8) >= 4}}
+    shown = concluded(experiment(8, {1: GOOD | late}), params_of([1])).rounds[0].early_stop_ratio
+    assert (shown.low, shown.value, shown.high) == (0.5, math.inf, math.inf)
+    failed = experiment(
+        dense=np.r_[0.1, np.full(7, 0.9)], dense_flags={"diverged": np.arange(8) < 1}
+    )
+    shown = concluded(failed, params_of([1])).rounds[0].early_stop_ratio
+    assert shown.value == GOOD["ratio"]
+    assert math.isfinite(shown.high)
+
+
 # Words and files
 
 
@@ -336,7 +366,9 @@ def test_the_words_fit_what_was_tested(changes, controls, won, in_time):
 def test_a_ticket_below_the_dense_network_but_within_the_margin_is_never_called_as_good():
     found = concluded(experiment(rounds={1: GOOD | {"accuracy": -0.004}}), params_of([1]))
     said = text.sentence(found, params_of([1]))
-    assert "lower, but within 0.5 points of the dense network's (-0.40 points" in said
+    assert (
+        "lower, but not lower than the dense network's by 0.5 points or more (-0.40 points" in said
+    )
     assert "as good" not in said
 
 
@@ -359,13 +391,13 @@ def test_masks_from_elsewhere_and_weights_that_are_trained_are_called_so():
 def test_of_tickets_that_were_cut_off_only_what_holds_for_the_claim_is_said():
     flags = {"censored": ["ticket 1 1 of 8"], "diverged": []}
     for changes, end in (
-        ({}, ", and it does not meet the criterion of iterations."),
+        ({}, ": it does not meet the criterion of iterations."),
         ({"prune.strategy": "finetune"}, "."),
     ):
         params = params_of(changes=changes)
         claim = verdict.claim_of(params.prune)
         said = text._words().ended(flags, {"ticket", "dense"}, params.train, claim)
-        ratio = "So is its ratio to that of a dense network that was not"
+        ratio = "dense network that was not is unknown, and counts as infinite"
         assert str(said).strip().endswith(ratio + end)
 
 
@@ -434,7 +466,7 @@ def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over(
     def report(**environments):
         none, found = pd.DataFrame({"position": []}), concluded(runs)
         results = summary.results(runs, found)
-        return text.markdown(params, facts, environments, runs, found, none, results, {})
+        return text.markdown(params, facts, environments, runs, runs[:0], found, none, results, {})
 
     page = report(dense=[here], retraining=[here])
     assert "\n- CPU, 1 thread(s) a run; tensorflow 2\n" in page

@@ -286,8 +286,14 @@ class Params(Section):
         if absent:
             return f"add to retrain.variants: {', '.join(absent)}"
         seeds = len(self.seeds)
-        few = f"{seeds} seed{'s' * (seeds != 1)} cannot tell: {FEWEST} are the fewest that can"
-        return few if seeds < FEWEST else ""
+        few = f"{seeds} seed{'s' * (seeds != 1)} cannot tell: {self.fewest_seeds()} are the fewest"
+        return f"{few} that can" if seeds < self.fewest_seeds() else ""
+
+    def fewest_seeds(self) -> int:
+        """The least number of seeds that can win a round, if all of them meet every criterion."""
+        alpha = 1 - self.report.confidence
+        rounds = self.prune.rounds if self.retrain.rounds == "all" else 1  # Holm's first step
+        return max(FEWEST, math.floor(math.log2(rounds / alpha)) + 1)
 
     def retrain_rounds(self) -> list[int]:
         """The pruning rounds whose tickets are retrained, in the order in which they are listed."""

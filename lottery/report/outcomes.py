@@ -13,6 +13,7 @@ from scipy import stats
 from lottery.params import EarlyStopping
 
 KEYS = ["seed", "variant", "round"]
+GUESS = 0.001  # the level at which an accuracy is above that of a guess
 LINES = ["seed", "round", "between", "weights_remaining"]
 
 
@@ -24,7 +25,7 @@ def outcomes(
     The early-stop iteration is that of the lowest validation loss over the whole run (the first of
     several). A run is *censored* where that is its last evaluation and its length, not its
     patience, ended it: it would have gone on. It has *diverged* where its loss is no longer finite
-    at its last evaluation: its accuracy is then ``chance``, and its early stop its last iteration.
+    at its last evaluation: its accuracy is then ``chance``, and its early stop missing.
 
     Columns: KEYS, ``weights_remaining``, ``early_stop_iteration``, ``validation_accuracy``,
     ``test_accuracy`` there, ``final_test_accuracy`` at the end, ``initial_test_accuracy`` before
@@ -41,13 +42,14 @@ def outcomes(
         losses = run["validation_loss"].to_numpy()
         diverged = bool(np.isnan(losses[-1]))
         stop = len(losses) - 1 if diverged else int(losses.argmin())
-        ended = diverged or (stopping is not None and stopping.ends(losses))
+        patient = stopping is not None and key[1] != "dense_longer"  # which nothing stops early
+        ended = diverged or (patient and stopping.ends(losses))
         at, last = run.iloc[stop], run.iloc[-1]
         rows.append(
             {
                 **dict(zip(KEYS, key, strict=True)),
                 "weights_remaining": at["weights_remaining"],
-                "early_stop_iteration": at["iteration"],
+                "early_stop_iteration": np.nan if diverged else at["iteration"],
                 "validation_accuracy": chance if diverged else at["validation_accuracy"],
                 "test_accuracy": chance if diverged else at["test_accuracy"],
                 "final_test_accuracy": chance if diverged else last["test_accuracy"],
@@ -73,7 +75,7 @@ def learned(accuracy: pd.Series, *, chance: float, test_images: int) -> pd.Serie
     at 0.1 %.
     """
     hits = (accuracy * test_images).round()
-    return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < 0.001, index=accuracy.index)
+    return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < GUESS, index=accuracy.index)
 
 
 def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lottery.params import FEWEST, VARIANTS, Params, Prune
+from lottery.params import VARIANTS, Params, Prune
 from lottery.report.outcomes import guess, instabilities, learned
 from lottery.report.statistics import MOST_SEEDS, POWER, Median, at_most
 from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
@@ -87,6 +87,7 @@ def markdown(
     facts: dict[str, Any],
     environments: Mapping[str, list[dict[str, Any]]],
     runs: pd.DataFrame,
+    pruning: pd.DataFrame,
     conclusion: Conclusion,
     lines: pd.DataFrame,
     results: pd.DataFrame,
@@ -96,6 +97,7 @@ def markdown(
 
     Args:
         environments: by part of the experiment, what its runs were computed on.
+        pruning: outcomes of the networks trained while pruning.
         lines: the content of ``stability.csv``.
         results: that of ``results.csv``.
         failed: figures that could not be drawn, with the reason.
@@ -110,7 +112,7 @@ def markdown(
     every = [one for some in environments.values() for one in some]
     once = [one for number, one in enumerate(every) if one not in every[:number]]
     computed_on = [(e, [part for part, some in environments.items() if e in some]) for e in once]
-    rounds = conclusion.rounds
+    rounds, trained = conclusion.rounds, pd.concat([runs, pruning])
     text = templates().get_template("report.md.j2")
     written = text.render(
         params=params,
@@ -120,7 +122,7 @@ def markdown(
         failed=failed,
         training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
         results=section(_results, runs, params.prune),
-        by_flag={flag: _counts(runs, flag) for flag in ("censored", "diverged")},
+        by_flag={flag: _counts(trained, flag) for flag in ("censored", "diverged")},
         cut_off=set(runs.loc[runs["censored"], "variant"]),
         compared=section(_compared, conclusion) if rounds else "",
         criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
@@ -130,7 +132,6 @@ def markdown(
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),
         stable=STABLE,
         not_learned=NOT_LEARNED,
-        fewest=FEWEST,
         power=POWER,
     )
     return written + "\n"
@@ -251,6 +252,8 @@ def _costs(results: pd.DataFrame) -> str:
 
 
 def _range(values: pd.Series, decimals: int) -> str:
+    if values.isna().all():
+        return "none"
     mean, low, high = (f"{v:,.{decimals}f}" for v in (values.mean(), values.min(), values.max()))
     return f"{mean} [{low}, {high}]"
 

@@ -14,11 +14,11 @@ import pandas as pd
 from lottery.errors import LotteryError
 from lottery.params import Params, Prune
 from lottery.report import statistics
-from lottery.report.outcomes import learned
+from lottery.report.outcomes import GUESS, learned
 from lottery.report.statistics import MOST_SEEDS, POWER, Criterion, Median, median
 
 Outcome = Literal["wins", "loses", "open", "not tested"]
-NOT_LEARNED = "the dense network did not learn"
+NOT_LEARNED = "the dense network is not shown to have learned"
 
 
 class Claim(NamedTuple):
@@ -36,8 +36,9 @@ def claim_of(prune: Prune) -> Claim:
         matches = "the pruned network {} the dense one".format
         return Claim(matches("matches"), matches("does not match"), "pruned network")
     if prune.at_initialisation:  # Frankle et al. 2021, section 5: which are kept, and their values
-        checks = "pruning at initialisation {} its sanity checks".format
-        return Claim(checks("passes"), checks("fails"), "network pruned at initialisation")
+        at = f"iteration {prune.rewind_iteration}" if prune.rewind_iteration else "initialisation"
+        checks = f"pruning at {at} {{}} its sanity checks".format
+        return Claim(checks("passes"), checks("fails"), f"network pruned at {at}")
     if prune.rewind_iteration:  # Frankle et al. 2020, section 2: to an early iteration
         return Claim("matching subnetwork", "no matching subnetwork", "subnetwork", True)
     # Frankle & Carbin 2019, section 1; better than re-initialised after Ma et al. 2021, section 3
@@ -48,8 +49,9 @@ class Judgement(NamedTuple):
     """What the seeds say of one round.
 
     ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and
-    of the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's.
-    Intervals are simultaneous over the rounds listed.
+    of the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's,
+    of the seeds whose dense network learned: infinite where the ticket diverged, or was cut off and
+    the dense network was not. Intervals are simultaneous over the rounds listed.
     """
 
     round: int
@@ -131,7 +133,8 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     good = learned(dense["test_accuracy"], chance=chance, test_images=test_images)
     known = claim, len(dense), int(good.sum()), float(dense["test_accuracy"].mean())
     if not good.any():
-        why = f"at {known[-1]:.2%} it is not above a guess in any seed"
+        few = f", and {test_images} test examples cannot show it" * (chance**test_images >= GUESS)
+        why = f"at {known[-1]:.2%} it is above a guess in no seed, by a test at {GUESS:.1%}{few}"
         return Conclusion(NOT_LEARNED, why, *known, [])
     listed = [number for number in params.retrain_rounds() if ("ticket", number) in tables]
     if not listed:
@@ -190,14 +193,14 @@ def _judge(
     }
     stop, bad = dense["early_stop_iteration"], ~good.to_numpy()
     ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(math.inf)
-    ratio = ratio.mask(ticket["diverged"], math.inf).to_numpy()  # it never gets there
     criterion = partial(Criterion, fails=bad, untold=bad)
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
         late = bad | ticket["censored"].to_numpy()
         untold = bad | dense["censored"].to_numpy()
         bound = -1 - params.report.iteration_margin
-        criteria.append(Criterion("iterations", -ratio, bound, late, untold))
+        criteria.append(Criterion("iterations", -ratio.to_numpy(), bound, late, untold))
+    timely = ratio.mask(ticket["censored"] & ~dense["censored"], math.inf)[good].to_numpy()
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
     missing = len(trained) < len(params.prune.controls)
@@ -207,7 +210,7 @@ def _judge(
         float(ticket["weights_remaining"].mean()),
         float(ticket["test_accuracy"].mean()),
         {name: median(values, level, step) for name, values in gain.items()},
-        median(ratio, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
+        median(timely, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
         criteria,
         missing,
         1.0 if missing else statistics.p_win(criteria),

@@ -120,7 +120,9 @@ def latex(runs: pd.DataFrame) -> str:
     """A LaTeX table of means and standard deviations by variant and round."""
 
     def cell(values: pd.Series, digits: int) -> str:
-        """Mean and standard deviation."""
+        """Mean and standard deviation, of the runs that have a value."""
+        if (values := values.dropna()).empty:
+            return "none"
         mean, spread = f"{values.mean():.{digits}f}", f"{values.std():.{digits}f}"
         return f"${mean} \\pm {spread}$" if len(values) > 1 else f"${mean}$"
 
