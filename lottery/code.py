@@ -35,7 +35,7 @@ COMPUTE_A_RUN = (
 hands them values, which the run's fingerprint holds. A test compares with the imports.
 """
 
-RUN_BY_PATH = {"importlib", "importlib.machinery", "importlib.util", "runpy"}
+RUN_BY_PATH = {"imp", "importlib", "importlib.machinery", "importlib.util", "runpy"}
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 
 
@@ -67,11 +67,11 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
     of_model = {n: m for n, m in (read(model) if model else {}).items() if not is_ours(n)}
     names = {*COMPUTE_A_RUN, *of_model}
     content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
-    content += [*_beside(of_model), *_versions(of_model.values())]
+    content += [*beside(of_model), *_versions(of_model.values())]
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
 
 
-def _beside(modules: Mapping[str, Module]) -> Iterator[str]:
+def beside(modules: Mapping[str, Module]) -> Iterator[str]:
     """What lies in the top folders of modules' packages and is none of them: it may be read.
 
     Other modules may, where these import what runs a file by its path.
@@ -182,7 +182,9 @@ def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
             above = module.split(".") if node.level else []
             above = above[: len(above) - node.level + is_package]
             start = ".".join([*above, *filter(None, [node.module])])
-            yield from (start, *(f"{start}.{alias.name}" for alias in node.names))
+            yield from (f"{start}.{alias.name}" for alias in node.names)
+            if start != "importlib":  # which runs modules by their path, as not all below it do
+                yield start
 
 
 def _packages_of(module: str) -> list[str]:

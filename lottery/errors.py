@@ -1,6 +1,7 @@
 """What people are told: mistakes that they can mend, and lines that fit their terminal."""
 
 import io
+import re
 import shutil
 import sys
 import textwrap
@@ -31,6 +32,11 @@ def plain(error: BaseException) -> str:
             "or allow more (`ulimit -v`)"
         )
     return "".join(traceback.format_exception(error)).rstrip()
+
+
+def without_secrets(url: str) -> str:
+    """A URL for messages and results: without user name, password, query and fragment."""
+    return re.sub(r"(?s)^(.*?://)([^/?#]*@)?([^?#]*).*", r"\1\3", url)
 
 
 def print_any_character() -> None:

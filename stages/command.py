@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from lottery import code, parts
 from lottery.artifacts import files
 from lottery.datasets.catalogue import read_params
-from lottery.errors import LotteryError, plain, print_any_character, say
+from lottery.errors import LotteryError, plain, print_any_character, say, without_secrets
 from lottery.params import Params
 from lottery.params.reading import read_yaml
 
@@ -113,10 +113,9 @@ def run(name: str) -> None:
     now = _values(read_params(), stages[name].get("params", []))
     for key in given | now:  # a section that was null has keys of its own now
         if given.get(key) != now.get(key):
-            from lottery.datasets.sources import without_secrets
-
             was, is_ = (without_secrets(str(of.get(key))) for of in (given, now))
-            changed.append(f"params.yaml: {key} was {was} when the stage began, now {is_}")
+            only = ", with other secrets" * (was == is_)
+            changed.append(f"params.yaml: {key} was {was} when the stage began, now {is_}{only}")
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))

@@ -166,8 +166,52 @@ def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
     found = {"own": [{"changed deps": {"other.yaml": {"data.split": "modified"}}}]}
     (cause,) = check.changed_files(found, {"own": {}}, {"data": {}})
     assert cause == ("own", "other.yaml: has changed since the stage ran")
-    ((stage, _),) = check.changed_pipeline({"each": {"matrix": {}}}, {"each@1": {}, "gone@1": {}})
-    assert stage == "gone@1"
+    elsewhere = {"sub/dvc.yaml:own": ["changed command"], "data.dvc": [{"changed outs": {}}]}
+    causes = [*check.changed_files(elsewhere | {"own": ["always changed"]}, {"own": {}}, {})]
+    assert causes == [(name, "has changed: `dvc status` says what") for name in elsewhere]
+    model = {"params": ["model"], "deps": []}  # it may compare the name; only some call the part
+    loaded = params.load(ROOT / "params.yaml")
+    loaded = loaded.model_copy(
+        update={"model": loaded.model.model_copy(update={"name": "mine.example:narrow"})}
+    )
+    causes = [*check.unseen_parts({"own": model, "prune": model}, loaded)]
+    assert {stage for stage, _ in causes} == {"prune"}
+
+
+OWN_STAGES = """
+  each:
+    matrix: {key: [seeds, model]}
+    cmd: "true"
+    params: ["${item.key}"]
+    deps: ["${train.optimizer}.txt"]
+  below: {wdir: data, cmd: "true", params: [k]}
+  whole: {cmd: "true", params: [{params.yaml: [train.epochs]}, {other.yaml: [k]}]}
+  every: {cmd: "true", params: [{params.yaml: }]}
+"""
+
+
+def test_stages_of_ones_own_are_read_as_dvc_reads_them(project):
+    change(project.path / "dvc.yaml", "stages:\n", f"stages:{OWN_STAGES}")
+    stages = check._stages(check.PIPELINE)
+    ours = read_yaml(ROOT / "dvc.yaml")["stages"]
+    keys = {name: check.keys_of(of) for name, of in stages.items() if name not in ours}
+    assert keys.pop("every") == [*params.load().model_dump()]
+    each = {"each@seeds": ["seeds"], "each@model": ["model"]}
+    assert keys == each | {"below": [], "whole": ["train.epochs"]}
+    assert stages["each@seeds"]["deps"] == ["adam.txt"]
+    locked = {"params": {"params.yaml": {"train.epochs": 2}}}
+    removed = {"each@seeds": {"deps": [{"path": "adam.txt"}]}, "each@data": {}, "whole": locked}
+    ((stage, why),) = check.changed_pipeline(stages, removed)
+    assert (stage, why) == ("each@data", "is in dvc.lock, and no longer in dvc.yaml")
+
+
+def test_a_dvc_lock_of_many_stages_is_not_taken_for_one_that_is_cut_off(project):
+    text = (project.path / "dvc.lock").read_text()
+    dependency = f"    - path: mine\n      hash: md5\n      md5: {'0' * 32}.dir\n      size: 1\n"
+    one = "  each@{}:\n    cmd: x\n    deps:\n".format
+    more = (one(number) + dependency * 14 for number in range(100))
+    (project.path / "dvc.lock").write_text(text + "".join(more))
+    assert not check.cut_off()
 
 
 def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):

@@ -63,6 +63,12 @@ def test_a_signed_url_is_shown_without_what_signs_it():
     assert line.endswith('now "https://example.org/a.zip", with other secrets')
 
 
+def test_results_are_of_the_parameters_that_the_report_was_made_with():
+    of = {"report": [0], "own": [1], "each@2": [2]}
+    stages = {name: {"params": {"params.yaml": {"seeds": seeds}}} for name, seeds in of.items()}
+    assert compare._ran(json.dumps({"stages": stages})) == {"seeds": [0]}
+
+
 @needs_browser
 def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path):
     clone.run("python", "-m", "lottery", "compare", "HEAD", "main")

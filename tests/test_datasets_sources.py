@@ -275,6 +275,7 @@ def test_names_that_repeat_or_would_spoil_a_terminal_are_refused(tmp_path, pack)
     assert "a.png is there twice" in complaint(tmp_path, pack([("a.png", b"1"), ("a.png", b"2")]))
     assert r"a\x1b[31m' is there" in complaint(tmp_path, pack([("a\x1b[31m", b"")]))
     assert "of more than 1,000 char" in complaint(tmp_path, pack([("a/" * 500 + "b", b"")]))
+    assert "or 255 bytes a folder" in complaint(tmp_path, pack([("ä" * 128, b"")]))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, b"S"])

@@ -345,12 +345,13 @@ def test_a_section_that_comes_or_goes_while_a_stage_computes_is_seen(clone, monk
 
 def test_a_source_that_changes_while_fetch_reads_it_is_told_without_secrets(clone, monkeypatch):
     clone.change("data.name", "arrays")
-    clone.change("data.source", "https://me:word@example.org/a.npz?sig=1")
-    meanwhile = partial(clone.change, "data.source", "https://me:word@example.org/b.npz?sig=1")
-    monkeypatch.setattr("stages.fetch.main", lambda stage: meanwhile())
-    urls = "was https://example.org/a.npz when the stage began, now https://example.org/b.npz\n"
-    with pytest.raises(LotteryError, match=urls):
-        clone.stage("fetch")
+    for now, text in (("b.npz?sig=1", "b.npz\n"), ("a.npz?sig=2", "a.npz, with other secrets\n")):
+        clone.change("data.source", "https://me:word@example.org/a.npz?sig=1")
+        meanwhile = partial(clone.change, "data.source", f"https://me:word@example.org/{now}")
+        monkeypatch.setattr("stages.fetch.main", lambda stage, change=meanwhile: change())
+        urls = f"was https://example.org/a.npz when the stage began, now https://example.org/{text}"
+        with pytest.raises(LotteryError, match=urls):
+            clone.stage("fetch")
 
 
 @pytest.mark.parametrize("how", ["changed", "new", "gone"])

@@ -112,10 +112,11 @@ def _check(members: Iterable[tuple[str, int]], where: str, most: int) -> None:
             )
         path = posixpath.normpath(name)
         again = path in known and not name.endswith("/")
-        if again or not name.isprintable() or len(name) > LONGEST_NAME:
+        long = len(name) > LONGEST_NAME or any(len(part.encode()) > 255 for part in name.split("/"))
+        if again or not name.isprintable() or long:
             raise LotteryError(
                 f"{where}: {shown(name)} is there twice, not plain text, or of more than "
-                f"{LONGEST_NAME:,} characters; pack each file once"
+                f"{LONGEST_NAME:,} characters, or 255 bytes a folder; pack each file once"
             )
         known.add(path)
 

@@ -15,9 +15,8 @@ from lottery.datasets.sources import (
     file_names,
     local,
     usable,
-    without_secrets,
 )
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, without_secrets
 from lottery.params import Data
 from lottery.params.reading import read_yaml
 

@@ -7,7 +7,6 @@ into a temporary folder.
 import contextlib
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from lottery.artifacts import files
 from lottery.datasets.archives import MOST_BYTES, shown, unpack
 from lottery.datasets.catalogue import DATASETS, Known
-from lottery.errors import LotteryError, say
+from lottery.errors import LotteryError, say, without_secrets
 from lottery.params import Data
 
 OWN = files.DATASET.parent / "own"
@@ -187,11 +186,6 @@ def _download(version: dict[str, str], url: str, path: str, _: Any) -> None:
                 bar.update(file.write(content))
                 if file.tell() > MOST_BYTES:
                     raise ValueError(f"sends more than the {MOST_BYTES:,} bytes accepted")
-
-
-def without_secrets(url: str) -> str:
-    """A URL for messages and results: without user name, password, query and fragment."""
-    return re.sub(r"(?s)^(.*?://)([^/?#]*@)?([^?#]*).*", r"\1\3", url)
 
 
 def _last_part(url: str) -> str:

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, without_secrets
 
-LARGEST = 10_000  # values in a file; params.yaml has about 60
+LARGEST = 200_000  # values in a file; params.yaml has about 60, dvc.lock thousands
 CONFLICT_MARK = re.compile(r"^(<{7}|>{7})(?= |$)", flags=re.MULTILINE)
 MISSING = object()
 UNKNOWN = ("extra_forbidden", "invalid_key")
@@ -137,7 +137,8 @@ def refuse(where: str, lines: list[str]) -> None:
 
 
 def _line(key: str, value: Any, accepted: str) -> str:
-    got = "missing" if value is MISSING else f"got {_cut(repr(value))}"
+    shown = without_secrets(value) if isinstance(value, str) else value  # it may hold URLs
+    got = "missing" if value is MISSING else f"got {_cut(without_secrets(repr(shown)))}"
     return f"{key}: {got}; accepted: {accepted}"
 
 

@@ -42,8 +42,8 @@ def outcomes(
         losses = run["validation_loss"].to_numpy()
         diverged = bool(np.isnan(losses[-1]))
         stop = len(losses) - 1 if diverged else int(losses.argmin())
-        patient = stopping is not None and key[1] != "dense_longer"  # which nothing stops early
-        ended = diverged or (patient and stopping.ends(losses))
+        patience = stopping if key[1] != "dense_longer" else None  # which nothing stops early
+        ended = diverged or (patience is not None and patience.ends(losses))
         at, last = run.iloc[stop], run.iloc[-1]
         rows.append(
             {

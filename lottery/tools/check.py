@@ -20,8 +20,8 @@ from lottery import parts
 from lottery.artifacts.files import inputs
 from lottery.datasets.catalogue import read_params
 from lottery.datasets.pinning import asked_again, check_seen, covering
-from lottery.datasets.sources import OWN, local, without_secrets
-from lottery.errors import LotteryError
+from lottery.datasets.sources import OWN, local
+from lottery.errors import LotteryError, without_secrets
 from lottery.params import PARAMS_FILE, Params
 from lottery.params.reading import CONFLICT_MARK, read_yaml
 
@@ -30,7 +30,7 @@ RWLOCK = Path(".dvc/tmp/rwlock")
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
 MISSING = "(absent)"
-CALL_NO_PARTS = ("extract_masks", "report")  # stages that only name them
+CALL_PARTS = ("fetch", "train_dense", "prune", "retrain")  # others only name them
 
 Stages = dict[str, dict[str, Any]]
 Cause = tuple[str, str]
@@ -46,10 +46,15 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
         params: the content of ``params.yaml``.
     """
     for stage, entries in status.items():
+        if ":" in stage or stage.endswith(".dvc"):
+            yield stage, "has changed: `dvc status` says what"
+            continue
         if stage not in locked:
             yield stage, "has never run: it is not in dvc.lock"
             continue
         for entry in entries:
+            if entry == "always changed":  # as its author wants it
+                continue
             if not isinstance(entry, dict):
                 yield stage, f"its {str(entry).removeprefix('changed ')} in dvc.yaml has changed"
                 continue
@@ -81,8 +86,7 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     for stage, before in locked.items():
         now = pipeline.get(stage)
         if now is None:
-            if stage.partition("@")[0] not in pipeline:  # one of a matrix or foreach
-                yield stage, "is in dvc.lock, and no longer in dvc.yaml"
+            yield stage, "is in dvc.lock, and no longer in dvc.yaml"
             continue
         if now.get("frozen"):
             yield stage, f"is frozen: `dvc repro` passes it over: `dvc unfreeze {stage}`"
@@ -93,7 +97,7 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
                 if path not in listed:
                     yield stage, f"{path}: was {what} when the stage ran, is none in dvc.yaml now"
         for key in before.get("params", {}).get(str(PARAMS_FILE), {}):
-            if key not in now.get("params", []):
+            if key not in keys_of(now):
                 yield stage, f"{key}: was a parameter when the stage ran, is none in dvc.yaml now"
 
 
@@ -101,7 +105,7 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     """The sources of parts of one's own that a stage uses and does not depend on."""
     values = params.model_dump()
     for stage, listed in pipeline.items():
-        if stage in CALL_NO_PARTS:
+        if stage not in CALL_PARTS:
             continue
         names = parts.named([value_at(values, key) for key in keys_of(listed)])
         deps = map(name_of, listed.get("deps", []))
@@ -115,8 +119,13 @@ def left_out(pipeline: Stages, content: Any) -> list[str]:
 
 
 def keys_of(stage: dict[str, Any]) -> list[str]:
-    """The keys of ``params.yaml`` that a stage in dvc.yaml lists; of other files it has dicts."""
-    return [key for key in stage.get("params", []) if isinstance(key, str)]
+    """The keys of the project's ``params.yaml`` that a stage in dvc.yaml lists."""
+    if "wdir" in stage:
+        return []  # of another folder's
+    ours, entries = PARAMS_FILE.name, stage.get("params", [])
+    listed = (entry if isinstance(entry, dict) else {ours: [entry]} for entry in entries)
+    here = (of[ours] for of in listed if ours in of)
+    return [key for keys in here for key in keys or Params.model_fields]  # none: the whole file
 
 
 def name_of(entry: Any) -> str:
@@ -275,4 +284,20 @@ def _stages(path: Path) -> Stages | None:
     if path == LOCK and cut_off():
         way = f"`make repro` makes it again, or `git checkout {LOCK}`"
         raise LotteryError(f"{LOCK}: cut off: {way}")
-    return read_yaml(path)["stages"] if path.exists() else None
+    if not path.exists():
+        return None
+    content = read_yaml(path)
+    return content["stages"] if path == LOCK else _resolved(content)
+
+
+def _resolved(content: dict[str, Any]) -> Stages:
+    """The stages that DVC makes of a dvc.yaml: its variables, ``foreach`` and ``matrix`` filled."""
+    from dvc.exceptions import DvcException
+    from dvc.parsing import DataResolver
+    from dvc.repo import Repo
+
+    try:
+        with Repo() as repo:
+            return dict(DataResolver(repo, "", content).resolve()["stages"])
+    except DvcException as error:
+        raise LotteryError(f"{PIPELINE}: {error}") from None

@@ -18,8 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from lottery import params
 from lottery.artifacts import files
-from lottery.datasets.sources import without_secrets
-from lottery.errors import LotteryError
+from lottery.errors import LotteryError, without_secrets
 from lottery.report import charts, page
 from lottery.report.text import plain, table
 from lottery.tools.check import differences, value_at
@@ -110,9 +109,10 @@ def _text(commit: str | None, path: str) -> str | None:
 
 
 def _ran(text: str) -> dict[str, Any]:
-    """The parameters that the stages of a ``dvc.lock`` ran with."""
-    stages = YAML(typ="safe").load(text)["stages"].values()
-    return {k: v for of in stages for k, v in of.get("params", {}).get("params.yaml", {}).items()}
+    """The parameters that the results of a ``dvc.lock`` are of: all are read by these two."""
+    stages = YAML(typ="safe").load(text)["stages"]
+    these = (stages.get(name, {}) for name in ("fetch", "report"))
+    return {k: v for of in these for k, v in of.get("params", {}).get("params.yaml", {}).items()}
 
 
 def _keys(text: str) -> dict[str, Any]:
