@@ -54,6 +54,7 @@ def main(name: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     print_any_character()
     try:
         run(name)
@@ -102,6 +103,8 @@ def run(name: str) -> None:
     if any(names for stage, names in own.items() if stage != "fetch"):  # which calls its own
         # by name: what most stages write does not depend on the modules that try them
         importlib.import_module("lottery.tickets.own").check(loaded, fetched=name != "fetch")
+    if loaded.retrain.masks:
+        importlib.import_module("lottery.tickets.given").check(loaded)
     with _one_stage_at_a_time(name):
         read = files.inputs(stages[name]["deps"])
         importlib.import_module(f"stages.{name}").main(Stage(name, loaded, began))

@@ -310,7 +310,7 @@ def test_a_zip_member_of_another_size_than_declared_is_refused(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"no archive" * 99, b"\x1f\x8b"])
 def test_what_is_no_archive_is_refused(tmp_path, content):
-    assert "not a zip, tar or tar.gz archive" in complaint(tmp_path, content)
+    assert "not a zip, tar or tar.gz archive, an npz" in complaint(tmp_path, content)
 
 
 @given(

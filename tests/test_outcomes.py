@@ -77,6 +77,8 @@ def test_the_test_set_does_not_choose_the_early_stop(losses, order):
 )
 def test_a_run_is_censored_where_its_length_ended_it_at_its_lowest_loss(losses, stopping, censored):
     assert only(history(losses), stopping=stopping)["censored"] is censored
+    by_little = stopping is not None and stopping.min_delta > 0
+    assert only(history(losses), stopping=stopping)["improving"] is by_little
     longer = history(losses, variant="dense_longer")  # nothing stops it early
     assert only(longer, stopping=stopping)["censored"] is only(history(losses))["censored"]
 

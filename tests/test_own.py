@@ -178,6 +178,7 @@ CRITERIA = {
         lambda layer: layer.w * np.nan,
         "of them NaN; accepted: a number for each weight",
     ),
+    "booleans": (lambda layer: layer.w > 0, "scores hidden/kernel with bool [64, 20]; accepted: a"),
     "text": (lambda layer: layer.w.astype(str), "scores hidden/kernel with <U"),
     "in_place": (lambda layer: layer.w.sort(), "ValueError: sort array is read-only"),
     "fails": (fails, "NameError: name 'undefined' is not defined"),
@@ -212,6 +213,12 @@ VARIANTS = {
         changed(model=lambda t: t.network.model.model_copy(update={"name": "elsewhere:wide"})),
         "starts the network elsewhere:wide; accepted: mine.example:narrow, of model.name",
     ),
+    "untrained": (changed(train=lambda t: None), "its train is a NoneType; accepted: Train"),
+    "rate": (
+        changed(train=lambda t: t.train.model_copy(update={"learning_rate": -1.0})),
+        "its train.learning_rate: got -1.0; accepted: above 0",
+    ),
+    "masks": (changed(masks=lambda t: "grown"), "its masks are 'grown'; accepted: fixed, rigl"),
     "early": (
         changed(iteration=lambda t: -1),
         "starts at iteration -1, which is none of its run's",

@@ -84,7 +84,8 @@ REFUSED = [
     # YAML reads it otherwise than it was meant
     ("data.source", 2024, 'a string, in quotes: "2024"'),
     ("data.source", datetime.date(2024, 5, 1), 'a string, in quotes: "2024-05-01"'),
-    ("seeds", 3, "a list: [3]"),
+    ("seeds", 3, "a list: [3], which is one seed"),
+    ("data.image_size", 10, "a list: [10, 10]"),
     ("report.margin", "0,01", "a number, with a decimal point: 0.01"),
     ("train.batch_size", "60", "a whole number, without quotes: 60"),
     # another key rules it out

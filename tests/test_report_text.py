@@ -8,6 +8,7 @@ from test_verdict import GOOD, concluded, experiment, params_of
 from lottery.report import summary, text, verdict
 
 HALF = dict.fromkeys(["conv", "dense", "output"], 0.5)
+PATIENT = {"train.early_stopping": {"patience": 3, "min_delta": 0.05}}
 TWO_OF_FOUR = {"prune.pattern": [2, 4], "prune.rates": HALF, "prune.rounds": 1}
 
 
@@ -119,13 +120,34 @@ def test_the_rule_is_that_of_the_parameters(rounds, how):
         ({"train.optimizer": "sgd", "train.momentum": 0.9}, "iterations, momentum 0.9; 2 rounds"),
         ({"train.warmup_iterations": 10}, ", warm-up over 10 iterations; 2 rounds"),
         ({"train.precision": "bfloat16"}, ", computed in bfloat16; 2 rounds"),
+        (
+            {"train.early_stopping": {"patience": 3}},
+            "ended after 3 evaluations without a better val",
+        ),
+        (PATIENT, ", ended after 3 evaluations without a validation loss lower by more than 0.05;"),
         ({"train.augmentation": {"flip": True, "crop": 0}}, "iterations, images flipped; 2 rounds"),
         ({"train.augmentation": {"flip": False, "crop": 4}}, "ns, images padded by 4 pixels and c"),
     ],
 )
 def test_what_differs_from_the_plain_recipe_is_said(changes, phrase):
     given = params_of("all", {"prune.rounds": 2} | changes)
-    assert phrase in said_of("setting", given, 8)
+    assert phrase in said_of("setting", given, 8, True)
+
+
+def test_of_masks_from_elsewhere_it_is_said_whether_one_is_for_all_and_what_was_searched():
+    path, rest = "tickets/x", "; tickets keep their initial weights."
+    given = params_of("all", {"retrain.masks": path})
+    assert f"taken over from {path}{rest}" in said_of("setting", given, 8, False)
+    lacks = f"taken over from {path}, rounds that it lacks found by iterative layerwise pruning by"
+    assert lacks in said_of("setting", given, 8, True)
+    one = params_of("all", {"retrain.masks": f"{path}.npz", "data.split": "per_seed"})
+    assert f"{path}.npz, the same for all seeds{rest}" in said_of("setting", one, 8, False)
+    of_test = (
+        "Nor over masks: there is one, and test images of some seeds may have had a part in it"
+    )
+    assert of_test in said_of("generalises", one, False, "images")
+    assert said_of("generalises", one, True, "images").endswith("Nor over masks: there is one.")
+    assert "masks" not in said_of("generalises", given, True, "images")
 
 
 def test_what_spoils_a_comparison_stands_in_the_report():
@@ -139,9 +161,15 @@ def test_what_spoils_a_comparison_stands_in_the_report():
     none, results = pd.DataFrame({"position": []}), summary.results(runs, found)
     pruning = runs[runs["variant"] == "ticket"].assign(variant="pruning")
     pruning["diverged"] = (pruning["round"] == 2) & (pruning["seed"] < 3)
+    pruning["improving"] = pruning["round"] == 1
+    params = params.model_copy(update={"train": params_of(changes=PATIENT).train})
     page = text.markdown(params, facts, {}, runs, pruning, found, none, results, {})
     assert "learned in 1 of 9 seeds; they count as failures." in page
     assert "curves end with the first of them: pruning 2 3 of 9." in page
+    assert (
+        "by no more than 0.05 beneath the last that counted, so that their early stops are " in page
+    )
+    assert "lower bounds: pruning 1 9 of 9." in page
     assert "**3 of its test images are training or validation images too.**" in page
     assert "7 of its images repeat others, value for value" in page
     beyond = [(j.round, j.beyond) for j in found.rounds if j.beyond]

@@ -82,6 +82,18 @@ def test_a_ticket_that_is_rewound_late_starts_from_the_weights_of_then(project):
     assert starts["start_sha256"][0] == tickets.sha256_of(then)
 
 
+def test_what_is_published_can_be_taken_over_or_is_refused(project):
+    loaded = params.load()
+    lines = {"retrain": loaded.retrain.model_copy(update={"analysis": "connectivity_of_pruning"})}
+    tickets.publish(loaded.model_copy(update=lines), "lines")
+    assert params.load(project.path / "tickets/lines/params.yaml").retrain.analysis == "none"
+    tuned = {"prune": loaded.prune.model_copy(update={"strategy": "finetune"})}
+    with pytest.raises(
+        LotteryError, match=r"prune\.strategy: got finetune; accepted: rewind: masks"
+    ):
+        tickets.publish(loaded.model_copy(update=tuned), "tuned")
+
+
 def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project, monkeypatch, capsys):
     before = bytes_of(project.path / files.MASKS), bytes_of(project.path / files.RETRAINED)
     project.stage("prune", "extract_masks", "retrain")
@@ -236,6 +248,12 @@ def test_masks_that_nobody_tracks_are_refused_with_the_way_out(tmp_path):
 def test_what_is_missing_or_no_mask_is_named(tmp_path):
     with pytest.raises(LotteryError, match="which is not there"):
         given.read(taking(tmp_path / "nowhere"), 0, {})
+    np.savez(tmp_path / "twice.npz", **{"a": np.ones(3, bool), "a/kernel": np.ones(3, bool)})
+    with pytest.raises(LotteryError, match=r"twice\.npz: a: there twice, also as a/kernel"):
+        given.read(taking(tmp_path / "twice.npz"), 0, {"a/kernel": (3,)})
+    np.savez(tmp_path / "turned.npz", a=np.ones((3, 2), bool))
+    with pytest.raises(LotteryError, match="not zero, transposed, as PyTorch has it; accepted"):
+        given.read(taking(tmp_path / "turned.npz"), 0, {"a/kernel": (2, 3)})
     with pytest.raises(LotteryError, match="has no mask of seed 3, round 2"):
         given.read(taking(tmp_path), 3, {})
     (tmp_path / "seed-0").mkdir()

@@ -152,12 +152,14 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
     for name, size in found.mask.sizes.items():
         spread = 4 * (share * (1 - share) * size) ** 0.5
         assert found.mask.counts[name] == pytest.approx(share * size, abs=spread)
-    # a layer that the ticket keeps whole stays whole
+    # a layer of a rate of 0 stays whole; one that the ticket happens to keep whole does not
     layers = ("dense2/kernel", "output/kernel")
     whole = a_ticket.mask.layers | {n: np.ones_like(a_ticket.mask.layers[n]) for n in layers}
-    found = start("random_mask_global", replace(a_ticket, mask=Mask(whole)))
+    whole = replace(a_ticket, mask=Mask(whole))
+    found = start("random_mask_global", replace(whole, never_pruned=frozenset(layers)))
     assert found.mask.layers["output/kernel"].all()
     assert found.mask.counts["dense1/kernel"] == a_ticket.mask.counts["dense1/kernel"]
+    assert not start("random_mask_global", whole).mask.layers["output/kernel"].all()
 
 
 def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ticket):
@@ -166,8 +168,11 @@ def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ti
     assert found.counts == erk_counts(a_ticket.mask.shapes, sum(counts.values()))
     assert found.counts["output/kernel"] == 50 > counts["output/kernel"]  # full
     whole = a_ticket.mask.layers | {"dense1/kernel": np.ones((64, 30), bool)}
-    found = start("random_mask_erk", replace(a_ticket, mask=Mask(whole))).mask
+    whole = replace(a_ticket, mask=Mask(whole))
+    never = frozenset(["dense1/kernel"])
+    found = start("random_mask_erk", replace(whole, never_pruned=never)).mask
     assert found.layers["dense1/kernel"].all()
+    assert not start("random_mask_erk", whole).mask.layers["dense1/kernel"].all()
 
 
 @pytest.mark.parametrize("variant", ["set", "rigl"])

@@ -9,7 +9,6 @@ import pytest
 from clones import tiny
 from scipy import stats
 
-from lottery.errors import LotteryError
 from lottery.params import validate
 from lottery.report import summary, text, verdict
 from lottery.report.statistics import Criterion, at_most, holm, median, p_loss, p_win, power
@@ -30,7 +29,7 @@ def experiment(seeds=8, rounds=None, dense=0.9, dense_flags=None):
 
     def add(variant, number, accuracy, stop, flags=None):
         row = {"seed": np.arange(seeds), "variant": variant, "round": number}
-        row |= dict.fromkeys(["censored", "diverged"], False)
+        row |= dict.fromkeys(["censored", "diverged", "improving"], False)
         row |= {"weights_remaining": 0.8**number, "initial_test_accuracy": 0.1}
         same = ("test_accuracy", "final_test_accuracy", "validation_accuracy")
         row |= dict.fromkeys(same, accuracy) | {"early_stop_iteration": stop}
@@ -188,15 +187,21 @@ def test_a_diverged_ticket_never_stops_early():
     assert written == [None, 1.0, None]  # the interval ends below in those that have not diverged
 
 
-def test_a_margin_below_one_evaluation_is_refused_with_what_would_do():
-    for every, least in ((20, "0.5"), (15, "0.38")):  # 15 of 40 are 0.375
+def test_with_a_margin_below_one_evaluation_no_round_wins_and_what_would_do_is_said():
+    for every, could in ((20, "12 could, or 0.5"), (15, "12 could, or 0.38")):  # 15 / 40 = 0.375
         how = {"train.evaluate_every": every, "train.iterations": 80}
-        with pytest.raises(LotteryError, match=rf"iteration_margin: got 0.3; accepted: {least} or"):
-            concluded(experiment(), params_of(changes=how))
-    concluded(experiment(), params_of(changes=how | {"report.iteration_margin": 0.38}))
+        found = concluded(experiment(), params_of(changes=how))
+        assert found.verdict == "inconclusive"
+        assert found.reason.startswith("a report.iteration_margin of 0.3 cannot be measured")
+        assert found.reason.endswith(f"train.evaluate_every of at most {could}")
+        assert text._outcome(found.rounds[0]) == "open: too few evaluations"
+        worse = concluded(experiment(rounds={1: GOOD | {"accuracy": -0.1}}), params_of([1], how))
+        assert worse.rounds[0].outcome == "loses"
+    assert concluded(experiment(), params_of(changes=how | {"report.iteration_margin": 0.38})).won
     learned = np.arange(8) < 4  # the others stop at once, and say nothing of evaluations
     stops = {"early_stop_iteration": np.where(learned, 40, 0)}
-    concluded(experiment(dense=np.where(learned, 0.9, 0.1), dense_flags=stops))
+    found = concluded(experiment(dense=np.where(learned, 0.9, 0.1), dense_flags=stops))
+    assert "cannot be measured" not in found.reason
 
 
 def test_of_a_dense_network_that_stops_before_it_trains_no_ticket_is_in_time():
@@ -381,7 +386,9 @@ def test_a_ticket_far_above_the_dense_network_is_not_called_within_the_margin():
 
 
 def test_masks_from_elsewhere_and_weights_that_are_trained_are_called_so():
-    words = str(text._words().setting(params_of([1], {"retrain.masks": "tickets/default"}), 8))
+    words = str(
+        text._words().setting(params_of([1], {"retrain.masks": "tickets/default"}), 8, True)
+    )
     assert "masks taken over from tickets/default, rounds that it lacks found by iterative" in words
     assert "9 rounds" not in words
     for changes, head in (({}, "untrained (%)"), ({"prune.strategy": "finetune"}, "at its start")):
@@ -389,7 +396,7 @@ def test_masks_from_elsewhere_and_weights_that_are_trained_are_called_so():
 
 
 def test_of_tickets_that_were_cut_off_only_what_holds_for_the_claim_is_said():
-    flags = {"censored": ["ticket 1 1 of 8"], "diverged": []}
+    flags = {"censored": ["ticket 1 1 of 8"], "diverged": [], "improving": []}
     for changes, end in (
         ({}, ": it does not meet the criterion of iterations."),
         ({"prune.strategy": "finetune"}, "."),

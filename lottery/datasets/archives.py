@@ -45,8 +45,10 @@ def unpack(path: Path, into: Path, where: str) -> None:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        what = "not a zip, tar or tar.gz archive, or damaged or truncated"
-        raise LotteryError(f"{where}: {what} ({why}); obtain it again") from None
+        what = "not a zip, tar or tar.gz archive, an npz or safetensors file"
+        raise LotteryError(
+            f"{where}: {what}, or damaged or truncated ({why}); obtain it again"
+        ) from None
 
 
 def _unzip(path: Path, into: Path, where: str, most: int) -> None:

@@ -202,8 +202,9 @@ def _accepted(one: ErrorDetails, section: type[Section]) -> str:
         words = re.sub(part, plainer, words)
     if kind == "string_type" and value is not MISSING and not isinstance(value, dict | list):
         words += f', in quotes: "{value}"'
-    elif kind in ("list_type", "tuple_type") and isinstance(value, int):
-        words += f": [{value}]"
+    elif kind == "list_type" and isinstance(value, int):
+        pair = "image_size" in one["loc"]
+        words += f": {[value] * (1 + pair)}" + ", which is one seed" * (one["loc"] == ("seeds",))
     elif kind in ("int_type", "float_type") and isinstance(value, str):
         if re.fullmatch(r"[-+]?\d*,\d+", value):
             words += f", with a decimal point: {value.replace(',', '.')}"

@@ -198,11 +198,14 @@ class Prune(Section):
             return ()
         return ("shuffled_mask", "random_reinit") if self.at_initialisation else ("random_reinit",)
 
-    def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
-        """The layers of a rate of 0, where one rate is for the network and not for each layer."""
+    def never_pruned(self, kinds: Mapping[str, str]) -> list[str]:
+        """The layers of a rate of 0."""
         rates = self.rates.model_dump()
-        of_network = self.scope in ("global", "erk")
-        return [name for name, kind in kinds.items() if of_network and not rates[kind]]
+        return [name for name, kind in kinds.items() if not rates[kind]]
+
+    def left_whole(self, kinds: Mapping[str, str]) -> list[str]:
+        """Those, where one rate is for the network and not for each layer."""
+        return self.never_pruned(kinds) if self.scope in ("global", "erk") else []
 
     def surviving(
         self, shapes: Mapping[str, tuple[int, ...]], kinds: Mapping[str, str], round_: int

@@ -25,11 +25,13 @@ def outcomes(
     The early-stop iteration is that of the lowest validation loss over the whole run (the first of
     several). A run is *censored* where that is its last evaluation and its length, not its
     patience, ended it: it would have gone on. It has *diverged* where its loss is no longer finite
-    at its last evaluation: its accuracy is then ``chance``, and its early stop missing.
+    at its last evaluation: its accuracy is then ``chance``, and its early stop missing. It was
+    *improving* where its patience ended it at its lowest loss, as it fell by less than
+    ``min_delta``.
 
     Columns: KEYS, ``weights_remaining``, ``early_stop_iteration``, ``validation_accuracy``,
     ``test_accuracy`` there, ``final_test_accuracy`` at the end, ``initial_test_accuracy`` before
-    training, ``censored``, ``diverged``.
+    training, ``censored``, ``diverged``, ``improving``.
 
     Args:
         history: one row a (seed, variant, round, iteration).
@@ -44,7 +46,7 @@ def outcomes(
         stop = len(losses) - 1 if diverged else int(losses.argmin())
         patience = stopping if key[1] != "dense_longer" else None  # which nothing stops early
         ended = diverged or (patience is not None and patience.ends(losses))
-        at, last = run.iloc[stop], run.iloc[-1]
+        at, last, lowest_last = run.iloc[stop], run.iloc[-1], stop == len(losses) - 1
         rows.append(
             {
                 **dict(zip(KEYS, key, strict=True)),
@@ -54,8 +56,9 @@ def outcomes(
                 "test_accuracy": chance if diverged else at["test_accuracy"],
                 "final_test_accuracy": chance if diverged else last["test_accuracy"],
                 "initial_test_accuracy": run.iloc[0]["test_accuracy"],
-                "censored": stop == len(losses) - 1 and not ended,
+                "censored": lowest_last and not ended,
                 "diverged": diverged,
+                "improving": lowest_last and ended and not diverged,
             }
         )
     return pd.DataFrame(rows)

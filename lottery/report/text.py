@@ -17,6 +17,7 @@ from lottery.report.verdict import NOT_LEARNED, Conclusion, Judgement
 T = TypeVar("T")
 DEAD = 0.9  # of survivors on a path: with fewer, dead units explain a part of the sparsity
 BEGINNINGS = {"copies": "its copy", "round before": "the round before", "dense": "dense network"}
+FLAGS = ("censored", "diverged", "improving")  # of runs, that the report lists
 STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
 
 
@@ -122,11 +123,12 @@ def markdown(
         failed=failed,
         training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
         results=section(_results, runs, params.prune),
-        by_flag={flag: _counts(trained, flag) for flag in ("censored", "diverged")},
+        by_flag={flag: _counts(trained, flag) for flag in FLAGS},
         cut_off=set(runs.loc[runs["censored"], "variant"]),
         compared=section(_compared, conclusion) if rounds else "",
         criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
         stability="" if lines.empty else section(_stability, lines, facts),
+        searched=not pruning.empty,
         paths=section(_paths, results),
         costs=section(_costs, results),
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),
@@ -184,7 +186,7 @@ def _compared(conclusion: Conclusion) -> str:
 
 def _outcome(j: Judgement) -> str:
     if j.missing and j.outcome != "loses":
-        return "open: no control"
+        return f"open: {j.missing}"
     if j.outcome != "open" or j.needed is None:
         return j.outcome
     heading, seeds = j.needed

@@ -11,7 +11,6 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from lottery.errors import LotteryError
 from lottery.params import Params, Prune
 from lottery.report import statistics
 from lottery.report.outcomes import GUESS, learned
@@ -60,7 +59,7 @@ class Judgement(NamedTuple):
     compared: Mapping[str, Median]
     early_stop_ratio: Median
     criteria: list[Criterion]
-    missing: bool  # whether a control that the claim needs was not trained
+    missing: str  # what the claim needs and there is not: a control, or a measure; else empty
     p_win: float
     p_loss: float
     outcome: Outcome
@@ -122,7 +121,7 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
         chance: the accuracy of a guess.
         test_images: images in the test set.
 
-    Raises LotteryError where ``report.iteration_margin`` is below the noise floor, one evaluation.
+    Where ``report.iteration_margin`` is below the distance of two evaluations, no round wins.
     """
     claim, alpha = claim_of(params.prune), 1 - params.report.confidence
     tables = {
@@ -139,9 +138,11 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     listed = [number for number in params.retrain_rounds() if ("ticket", number) in tables]
     if not listed:
         return Conclusion("inconclusive", params.missing(), *known, [])
-    if claim.iterations:
-        _check_noise_floor(params, float(dense.loc[good, "early_stop_iteration"].median()))
+    stop = float(dense.loc[good, "early_stop_iteration"].median())
+    too_fine = _below_noise_floor(params, stop) if claim.iterations else ""
     judged = [_judge(tables, n, good, params, 1 / test_images, len(listed)) for n in listed]
+    if too_fine:
+        judged = [j._replace(missing="too few evaluations", p_win=1.0) for j in judged]
     rounds = _in_sequence(judged, alpha, every=params.retrain.rounds == "all")
     if any(j.outcome == "wins" for j in rounds):
         return Conclusion(claim.won, "", *known, rounds)
@@ -153,19 +154,20 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     if first is not None:
         level = f"{100 * params.report.confidence:.4g}%"
         why = f"{len(dense)} seeds do not tell, at {level} confidence{_hope(first)}"
-    return Conclusion("inconclusive", params.missing() or why, *known, rounds)
+    return Conclusion("inconclusive", params.missing() or too_fine or why, *known, rounds)
 
 
-def _check_noise_floor(params: Params, stop: float) -> None:
+def _below_noise_floor(params: Params, stop: float) -> str:
+    """Why a margin of iterations cannot be measured; empty where it can."""
     margin, step = params.report.iteration_margin, params.train.evaluate_every
-    if 0 < margin * stop < step:  # one that stops before it trains is judged by its accuracy
-        least = math.ceil(100 * step / stop - 1e-9) / 100  # rounded up: it must do
-        raise LotteryError(
-            f"params.yaml: report.iteration_margin: got {margin:g}; accepted: {least:g} or "
-            f"more: the dense network stops at iteration {stop:.0f} in the typical seed, and "
-            f"evaluations are {step} iterations apart; or train.evaluate_every at most "
-            f"{max(1, int(margin * stop))}"
-        )
+    if not 0 < margin * stop < step:  # one that stops before it trains is judged by its accuracy
+        return ""
+    least = math.ceil(100 * step / stop - 1e-9) / 100  # rounded up: it must do
+    return (
+        f"a report.iteration_margin of {margin:g} cannot be measured: the dense network stops at "
+        f"iteration {stop:.0f} in the typical seed, and evaluations are {step} iterations apart; "
+        f"train.evaluate_every of at most {max(1, int(margin * stop))} could, or {least:g}"
+    )
 
 
 def _judge(
@@ -203,7 +205,7 @@ def _judge(
     timely = ratio.mask(ticket["censored"] & ~dense["censored"], math.inf)[good].to_numpy()
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
-    missing = len(trained) < len(params.prune.controls)
+    missing = "no control" * (len(trained) < len(params.prune.controls))
     level, loses = 1 - alpha / rounds, min(1.0, rounds * statistics.p_loss(criteria))
     return Judgement(
         number,

@@ -242,7 +242,7 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
     found = {name: np.asarray(score(Layer(name, network))) for name in network.names}
     for name, value in found.items() if parts.is_own(criterion) else ():
         shape, got = list(network.weights[name].shape), f"{value.dtype} {list(value.shape)}"
-        numbers = list(value.shape) == shape and value.dtype.kind in "biuf"
+        numbers = list(value.shape) == shape and value.dtype.kind in "iuf"
         if numbers and (undefined := np.isnan(value).sum()):
             numbers, got = False, f"{got}, {undefined:,} of them NaN"
         if not numbers:

@@ -36,6 +36,21 @@ class Given(NamedTuple):
     records: Mapping[int, Record]
 
 
+def check(params: Params) -> None:
+    """Raises LotteryError where ``retrain.masks`` is not there, or DVC does not watch it."""
+    if params.retrain.masks is None:
+        return
+    path = Path(params.retrain.masks).expanduser()
+    if not path.exists():
+        raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
+    if not covering(path, read_yaml(Path("dvc.yaml"))["stages"]["prune"]["deps"]):
+        raise LotteryError(
+            f"{WHERE}: got {path}, whose changes nobody would see; accepted: a file or folder in "
+            f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
+            "dvc.yaml"
+        )
+
+
 def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Given:
     """The masks of a seed by round; none where ``retrain.masks`` is null, or the seed's folder has
     none yet.
@@ -48,15 +63,8 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     """
     if params.retrain.masks is None:
         return Given({}, {})
+    check(params)
     path, rounds = Path(params.retrain.masks).expanduser(), params.prune.rounds
-    if not path.exists():
-        raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
-    if not covering(path, read_yaml(Path("dvc.yaml"))["stages"]["prune"]["deps"]):
-        raise LotteryError(
-            f"{WHERE}: got {path}, whose changes nobody would see; accepted: a file or folder in "
-            f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
-            "dvc.yaml"
-        )
     if path.is_file():
         found = {rounds: path}
     else:
@@ -123,6 +131,9 @@ def _fitting(
     arrays: dict[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: Path
 ) -> Mask:
     layers = {f"{n}/kernel" if f"{n}/kernel" in shapes else n: keep for n, keep in arrays.items()}
+    if len(layers) < len(arrays):
+        twice = next(name for name in arrays if f"{name}/kernel" in arrays)
+        raise LotteryError(f"{WHERE}: {path}: {twice}: there twice, also as {twice}/kernel")
     if wrong := sorted(layers.keys() ^ shapes.keys()):
         raise LotteryError(
             f"{WHERE}: {path}: {', '.join(wrong)}: in the file or in the network, but not in both; "
@@ -132,6 +143,7 @@ def _fitting(
         keep = layers[name]
         if keep.dtype != np.bool_ or keep.shape != shape or not keep.any():
             kept = f"{np.count_nonzero(keep):,} of its values not zero"
+            kept += ", transposed, as PyTorch has it" * (keep.shape == shape[::-1] != shape)
             raise LotteryError(
                 f"{WHERE}: {path}: {name}: got {keep.dtype} {list(keep.shape)}, {kept}; "
                 f"accepted: bool {list(shape)}, at least one of them true"

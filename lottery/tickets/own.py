@@ -2,7 +2,7 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from lottery.artifacts import files
 from lottery.datasets.catalogue import DATASETS
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
-from lottery.params import Network, Params
+from lottery.masks import Mask
+from lottery.params import Network, Params, Train
+from lottery.params.reading import typed
 from lottery.running import executors, machine
 from lottery.running.executors import Task
 from lottery.running.progress import Report
@@ -24,6 +26,7 @@ from lottery.tickets.search import by_criterion, check_that_something_survives
 from lottery.tickets.ticket import Dense, Start, Ticket, rewound_ticket
 
 DRAWN = "random numbers of lottery.streams.stream, a function of purpose, seed and round"
+OF_A_START = {"weights": Mapping, "mask": Mask, "train": Train}
 TRIED = Path(".dvc/tmp/own-parts")  # what was found without mistakes last
 
 
@@ -164,7 +167,17 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     if not isinstance(start, Start):
         yield f"gives a {type(start).__name__}; accepted: lottery.tickets.ticket.Start"
         return
+    for name, kind in OF_A_START.items():
+        if not isinstance(value := getattr(start, name), kind):
+            yield f"its {name} is a {type(value).__name__}; accepted: {kind.__name__}"
+            return
+    from lottery.training.learned_masks import TRAINERS
     from lottery.training.models import initialise
+
+    if start.masks not in TRAINERS:
+        yield f"its masks are {start.masks!r}; accepted: {', '.join(TRAINERS)}"
+    if lines := typed(start.train.model_dump(), Train)[1]:
+        yield f"its train.{lines[0]}"
 
     known = ticket.network.model.name
     model = start.model or ticket.network.model

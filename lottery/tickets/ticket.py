@@ -46,8 +46,9 @@ class Ticket:
     dense_train: Train  # how the dense network was: what training from the start needs
     network: Network
     iterations: int  # length of a run
-    budget: int  # iterations that finding the mask and training the ticket take
+    budget: int  # iterations that finding the mask and training the ticket take at most
     pattern: Pattern = "weight"  # of the mask, and of random ones
+    never_pruned: frozenset[str] = frozenset()  # layers of a rate of 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class Start:
 
 
 def budget(prune: Prune, round_: int, iterations: int) -> int:
-    """Iterations that finding the mask of a round and training its ticket take.
+    """Iterations that finding the mask of a round and training its ticket take, if nothing stops
+    them early.
 
     The dense network's run begins at 0; where rounds train, those of the rounds before begin at
     ``rewind_iteration``, like the ticket's, with weights that have as many behind them.
@@ -120,6 +122,7 @@ def rewound_ticket(
         iterations=iterations,
         budget=budget(params.prune, round_, iterations),
         pattern=params.prune.pattern,
+        never_pruned=frozenset(params.prune.never_pruned(dense.kinds)),
     )
 
 

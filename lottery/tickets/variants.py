@@ -119,9 +119,9 @@ def random_mask_erk(t: Ticket) -> Start:
 
 
 def _drawn(t: Ticket) -> tuple[list[str], int]:
-    """The layers that the ticket prunes, and how many of their weights it keeps."""
-    counts, sizes = t.mask.counts, t.mask.sizes
-    drawn = [name for name in sizes if counts[name] < sizes[name]]
+    """The layers that may be pruned, and how many of their weights the ticket keeps."""
+    counts = t.mask.counts
+    drawn = [name for name in counts if name not in t.never_pruned]
     return drawn, sum(counts[name] for name in drawn)
 
 
@@ -216,7 +216,7 @@ def small_dense(t: Ticket) -> Start:
 
 def dense_longer(t: Ticket) -> Start:
     """The dense network, trained from its initial (or rewound) weights for as many iterations as
-    finding and training the ticket take.
+    finding and training the ticket take at most, without early stopping.
 
     Source: the "same computation budget" of Liu et al. 2019, section 3 (Scratch-B), given to the
     dense network: the learning-rate schedule is stretched over it, and nothing stops it early.

@@ -134,10 +134,11 @@ def latex(runs: pd.DataFrame) -> str:
             r"accuracy (\%)": cell(100 * group["test_accuracy"], 2),
             r"at the end (\%)": cell(100 * group["final_test_accuracy"], 2),
             "early stop": cell(group["early_stop_iteration"], 0),
+            "cut off": int(group["censored"].sum()),
             "seeds": len(group),
         }
         for variant, style in styles(runs["variant"]).items()
         for number, group in runs[runs["variant"] == variant].groupby("round")
     ]
     table = pd.DataFrame(rows).style.hide(axis="index").format(subset="network", escape="latex")
-    return str(table.to_latex(hrules=True, column_format="lrrrrrr"))
+    return str(table.to_latex(hrules=True, column_format="lrrrrrrr"))

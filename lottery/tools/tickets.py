@@ -60,7 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def publish(loaded: Params, name: str) -> Path:
-    """Writes ``tickets/<name>`` whole; LotteryError where the pipeline has not finished."""
+    """Writes ``tickets/<name>`` whole; LotteryError where the pipeline has not finished, or tickets
+    are no masks over weights that their seeds give.
+    """
+    if loaded.prune.strategy != "rewind":
+        raise LotteryError(
+            f"params.yaml: prune.strategy: got {loaded.prune.strategy}; accepted: rewind: masks "
+            "and seeds alone do not give the weights that such networks keep"
+        )
     facts = files.read_json(files.DATASET / "dataset.json")
     runs = reached(files.RETRAINED, loaded, facts).drop(columns="weights_remaining")
     with files.folder_written_whole(FOLDER / name) as folder:
@@ -78,6 +85,8 @@ def publish(loaded: Params, name: str) -> Path:
         recipe = loaded.model_dump(mode="json")
         recipe["data"] |= {"source": None, "sha256": None}
         recipe["retrain"] |= {"variants": ["ticket"], "masks": (FOLDER / name).as_posix()}
+        if loaded.retrain.analysis == "connectivity_of_pruning":  # of a search, which there is not
+            recipe["retrain"]["analysis"] = "none"
         written = io.StringIO()
         YAML().dump(recipe, written)
         files.write(folder / "params.yaml", written.getvalue().encode())
