@@ -15,7 +15,7 @@ from lottery import params
 from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.params.reading import read_yaml
-from lottery.tools import check
+from lottery.tools import check, dvc_files
 from lottery.tools.verify import differences
 
 MINE = "def narrow(images, classes):\n    return images\n"
@@ -192,7 +192,7 @@ OWN_STAGES = """
 
 def test_stages_of_ones_own_are_read_as_dvc_reads_them(project):
     change(project.path / "dvc.yaml", "stages:\n", f"stages:{OWN_STAGES}")
-    stages = check._stages(check.PIPELINE)
+    stages = dvc_files.stages_of(dvc_files.PIPELINE)
     ours = read_yaml(ROOT / "dvc.yaml")["stages"]
     keys = {name: check.keys_of(of) for name, of in stages.items() if name not in ours}
     assert keys.pop("every") == [*params.load().model_dump()]
@@ -211,7 +211,7 @@ def test_a_dvc_lock_of_many_stages_is_not_taken_for_one_that_is_cut_off(project)
     one = "  each@{}:\n    cmd: x\n    deps:\n".format
     more = (one(number) + dependency * 14 for number in range(100))
     (project.path / "dvc.lock").write_text(text + "".join(more))
-    assert not check.cut_off()
+    assert not dvc_files.cut_off()
 
 
 def test_what_a_stage_has_written_since_another_read_it_is_named_without_the_data(project, capsys):
@@ -302,23 +302,23 @@ def test_a_dvc_lock_that_is_cut_off_is_set_aside_wherever_dvc_could_not_read_it(
     from dvc.repo import Repo
 
     monkeypatch.chdir(clone.path)
-    whole = check.LOCK.read_bytes()
+    whole = dvc_files.LOCK.read_bytes()
     unreadable = aside = 0
     for length in random.Random(0).sample(range(len(whole)), 25):
-        check.LOCK.write_bytes(whole[:length])
-        is_cut_off = check.cut_off()
+        dvc_files.LOCK.write_bytes(whole[:length])
+        is_cut_off = dvc_files.cut_off()
         try:
             Repo().status()
         except Exception:  # of any kind: DVC does not expect it
             unreadable += 1
             assert is_cut_off, whole[:length][-80:]
         aside += is_cut_off
-    check.LOCK.write_bytes(b"")
+    dvc_files.LOCK.write_bytes(b"")
     assert 25 > aside >= unreadable > 3
     with pytest.raises(LotteryError, match=r"dvc\.lock: cut off: `make repro` makes it again"):
         check.results_of(params.load())  # of export, paper and tickets too
-    check.LOCK.write_bytes(whole)
-    assert not check.cut_off()
+    dvc_files.LOCK.write_bytes(whole)
+    assert not dvc_files.cut_off()
 
 
 def test_make_repro_makes_again_what_a_killed_dvc_has_left(clone):

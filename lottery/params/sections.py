@@ -1,49 +1,15 @@
 """The sections of params.yaml: a key is a line here, its type is what it takes."""
 
 import math
-import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
-from lottery import parts
 from lottery.masks import erk_counts, surviving_count
 from lottery.params.early_stopping import EarlyStopping
 from lottery.params.reading import Section
-
-
-def _of_form(pattern: str, accepted: str) -> BeforeValidator:
-    def check(text: Any) -> Any:
-        """The text, where it is of that form."""
-        if not (isinstance(text, str) and re.fullmatch(pattern, text)):
-            raise PydanticCustomError("form", accepted)
-        return text
-
-    return BeforeValidator(check)
-
-
-def _two_of_four(pair: Any) -> tuple[int, int]:
-    if pair not in ([2, 4], (2, 4)):
-        raise PydanticCustomError("form", "[2, 4]")
-    return 2, 4
-
-
-def _each_once(values: list[Any]) -> list[Any]:
-    if len(set(values)) < len(values):
-        raise PydanticCustomError("twice", "each value once")
-    return values
-
-
-Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Positive = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Rate = Annotated[float, Field(ge=0, lt=1)]
-Side = Annotated[int, Field(ge=1, le=4096)]
-Own = Annotated[str, _of_form(parts.PATTERN, "your own module:function")]
-Sha256 = Annotated[str, _of_form("[0-9a-f]{64}", "64 lower-case hexadecimal digits, or null")]
-Once = AfterValidator(_each_once)
-
+from lottery.params.values import Once, Own, Positive, Rate, Sha256, Side, TwoOfFour, Whole
 
 DatasetName = Literal[
     "mnist5k", "digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "image_folder", "arrays"
@@ -162,7 +128,7 @@ CriterionName = Literal[
 CRITERIA = get_args(CriterionName)
 AT_INITIALISATION = ("snip", "grasp", "synflow")
 
-Pattern = Literal["weight", "unit"] | Annotated[tuple[int, int], BeforeValidator(_two_of_four)]
+Pattern = Literal["weight", "unit"] | TwoOfFour
 """What goes together (lottery.tickets.patterns)."""
 
 

@@ -7,8 +7,6 @@ fault, a line for each mistake in it.
 
 import argparse
 import json
-import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -23,16 +21,14 @@ from lottery.datasets.pinning import asked_again, check_seen, covering
 from lottery.datasets.sources import OWN, local
 from lottery.errors import LotteryError, without_secrets
 from lottery.params import PARAMS_FILE, Params
-from lottery.params.reading import CONFLICT_MARK, read_yaml
+from lottery.params.reading import read_yaml
+from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, mend, stages_of
 
-PIPELINE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
-RWLOCK = Path(".dvc/tmp/rwlock")
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
 MISSING = "(absent)"
 CALL_PARTS = ("fetch", "train_dense", "prune", "retrain")  # others only name them
 
-Stages = dict[str, dict[str, Any]]
 Cause = tuple[str, str]
 """A stage, and a line on what is not as when it ran."""
 
@@ -195,50 +191,6 @@ def causes(params: Params, pipeline: Stages, locked: Stages, *, deep: bool) -> I
         print(f"fetch: {line}", file=sys.stderr)
 
 
-def mend() -> None:
-    """Sets aside what a killed DVC has left of the files that it rewrites in place: its ``rwlock``,
-    and a ``dvc.lock`` that is cut off. It makes both again; outputs and runs are in their stores.
-    """
-    for path, broken in ((RWLOCK, _is_no_json(RWLOCK)), (LOCK, cut_off())):
-        if broken:
-            os.replace(path, RWLOCK.with_name(f"{path.name}.cut-off"))
-            why = "cut off, as by a DVC that was killed while it wrote it; it is made again"
-            print(f"check: {path}: {why}", file=sys.stderr)
-
-
-def _is_no_json(path: Path) -> bool:
-    try:
-        return path.exists() and not isinstance(json.loads(path.read_bytes()), dict)
-    except ValueError:
-        return True
-
-
-def cut_off() -> bool:
-    """Whether there is a ``dvc.lock`` that ends in the midst of an entry, so that DVC fails at it.
-
-    One with git's marks of conflicts does not count: these are the user's to resolve.
-    """
-    if not LOCK.exists() or CONFLICT_MARK.search(LOCK.read_text(encoding="utf-8")):
-        return False
-    try:
-        locked = read_yaml(LOCK)
-        stages = locked["stages"].values()
-        listed = [entry for s in stages for entry in (*s.get("deps", []), *s.get("outs", []))]
-        values = [value for s in stages for value in s.get("params", {}).values()]
-        whole = all(map(_is_whole, listed)) and all(isinstance(v, dict) for v in values)
-        return not (whole and "schema" in locked and all("cmd" in stage for stage in stages))
-    except (LotteryError, KeyError, TypeError, AttributeError):
-        return True
-
-
-def _is_whole(entry: dict[str, Any]) -> bool:
-    numbers = [entry[name] for name in ("size", "nfiles") if name in entry]
-    sums = {n: v for n, v in entry.items() if n not in ("path", "hash", "size", "nfiles", "isexec")}
-    md5 = sums.get("md5", "0" * 32)  # of a URL, others
-    hashed = sums and all(sums.values()) and re.fullmatch(r"[0-9a-f]{32}(\.dir)?", str(md5))
-    return bool(entry["path"] and hashed) and all(isinstance(n, int) for n in numbers)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery check``. Raises LotteryError."""
     parser = argparse.ArgumentParser(prog="python -m lottery check", description=__doc__)
@@ -251,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     params = read_params()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
-    pipeline, _ = _stages(PIPELINE), _stages(LOCK)
+    pipeline, _ = stages_of(PIPELINE), stages_of(LOCK)
     if lacking := left_out(pipeline or {}, read_yaml(PARAMS_FILE)):
         raise LotteryError(
             f"params.yaml: {', '.join(lacking)}: left out, but dvc.yaml names them, and DVC knows "
@@ -266,7 +218,7 @@ def results_of(params: Params, *, deep: bool = False) -> None:
     """Prints a line for each cause and raises LotteryError, where the results here are not those of
     the parameters and the code.
     """
-    pipeline, locked = _stages(PIPELINE), _stages(LOCK)
+    pipeline, locked = stages_of(PIPELINE), stages_of(LOCK)
     advice = f"`dvc repro`, then commit {LOCK} and reports/"
     if pipeline is None:
         raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
@@ -278,26 +230,3 @@ def results_of(params: Params, *, deep: bool = False) -> None:
     if found:
         stages = dict.fromkeys(stage for stage, _ in found)
         raise LotteryError(f"out of date: {', '.join(stages)}: {advice}")
-
-
-def _stages(path: Path) -> Stages | None:
-    if path == LOCK and cut_off():
-        way = f"`make repro` makes it again, or `git checkout {LOCK}`"
-        raise LotteryError(f"{LOCK}: cut off: {way}")
-    if not path.exists():
-        return None
-    content = read_yaml(path)
-    return content["stages"] if path == LOCK else _resolved(content)
-
-
-def _resolved(content: dict[str, Any]) -> Stages:
-    """The stages that DVC makes of a dvc.yaml: its variables, ``foreach`` and ``matrix`` filled."""
-    from dvc.exceptions import DvcException
-    from dvc.parsing import DataResolver
-    from dvc.repo import Repo
-
-    try:
-        with Repo() as repo:
-            return dict(DataResolver(repo, "", content).resolve()["stages"])
-    except DvcException as error:
-        raise LotteryError(f"{PIPELINE}: {error}") from None
