@@ -36,6 +36,7 @@ hands them values, which the run's fingerprint holds. A test compares with the i
 """
 
 RUN_BY_PATH = {"imp", "importlib", "importlib.machinery", "importlib.util", "runpy"}
+RUN_NOTHING = {"metadata", "resources"}  # of importlib
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
 
 
@@ -182,8 +183,9 @@ def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
             above = module.split(".") if node.level else []
             above = above[: len(above) - node.level + is_package]
             start = ".".join([*above, *filter(None, [node.module])])
-            yield from (f"{start}.{alias.name}" for alias in node.names)
-            if start != "importlib":  # which runs modules by their path, as not all below it do
+            names = {alias.name for alias in node.names}
+            yield from (f"{start}.{name}" for name in names)
+            if start != "importlib" or not names <= RUN_NOTHING:
                 yield start
 
 

@@ -3,5 +3,6 @@
 import signal
 import sys
 
-if sys.argv[:1] == ["-m"]:  # while a stage's command imports: Ctrl-C ends it without a traceback
+# while a stage's command imports: Ctrl-C ends it without a traceback
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) == signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -54,7 +54,8 @@ def main(name: str) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args()
     signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # as stages/__init__.py has set it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     print_any_character()
     try:
         run(name)
@@ -103,7 +104,7 @@ def run(name: str) -> None:
     if any(names for stage, names in own.items() if stage != "fetch"):  # which calls its own
         # by name: what most stages write does not depend on the modules that try them
         importlib.import_module("lottery.tickets.own").check(loaded, fetched=name != "fetch")
-    if loaded.retrain.masks:
+    if loaded.retrain.masks and name in ("fetch", "train_dense"):  # before hours, not after
         importlib.import_module("lottery.tickets.given").check(loaded)
     with _one_stage_at_a_time(name):
         read = files.inputs(stages[name]["deps"])

@@ -54,9 +54,10 @@ def main(stage: command.Stage) -> None:
     tables.write_folder(reports / "plots", plots)
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
-    words = text.markdown(
-        params, facts, environments, runs, pruning, conclusion, stability, results, failed
-    )
+    found = sorted(files.MASKS.glob("seed-*/round-*"))
+    about = (params, facts, environments, runs, pruning, conclusion, stability, results, failed)
+    searched = any("from" not in files.read_mask(path)[1] for path in found)
+    words = text.markdown(*about, searched=searched)
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])
     files.write(reports / "report.html", web.encode())

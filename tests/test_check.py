@@ -166,8 +166,10 @@ def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
     found = {"own": [{"changed deps": {"other.yaml": {"data.split": "modified"}}}]}
     (cause,) = check.changed_files(found, {"own": {}}, {"data": {}})
     assert cause == ("own", "other.yaml: has changed since the stage ran")
-    elsewhere = {"sub/dvc.yaml:own": ["changed command"], "data.dvc": [{"changed outs": {}}]}
-    causes = [*check.changed_files(elsewhere | {"own": ["always changed"]}, {"own": {}}, {})]
+    changed = [{"changed outs": {"data": "modified"}}]
+    elsewhere = {"sub/dvc.yaml:own": ["changed command"], "data.dvc": changed}
+    quiet = {"own": ["always changed"], "x.dvc": [{"changed outs": {"x": "not in cache"}}]}
+    causes = [*check.changed_files(elsewhere | quiet, {"own": {}}, {})]
     assert causes == [(name, "has changed: `dvc status` says what") for name in elsewhere]
     model = {"params": ["model"], "deps": []}  # it may compare the name; only some call the part
     loaded = params.load(ROOT / "params.yaml")
@@ -201,8 +203,16 @@ def test_stages_of_ones_own_are_read_as_dvc_reads_them(project):
     assert stages["each@seeds"]["deps"] == ["adam.txt"]
     locked = {"params": {"params.yaml": {"train.epochs": 2}}}
     removed = {"each@seeds": {"deps": [{"path": "adam.txt"}]}, "each@data": {}, "whole": locked}
+    removed["below"] = {"params": {"params.yaml": {"k": 1}}}  # of its own folder
     ((stage, why),) = check.changed_pipeline(stages, removed)
     assert (stage, why) == ("each@data", "is in dvc.lock, and no longer in dvc.yaml")
+
+
+@pytest.mark.parametrize("own", ["{foreach: [1]}", "", "{matrix: [1], cmd: x}"])
+def test_a_dvc_yaml_that_dvc_would_refuse_is_one_line(project, own):
+    change(project.path / "dvc.yaml", "stages:\n", f"stages:\n  own: {own}\n")
+    with pytest.raises(LotteryError, match=r"^dvc\.yaml: .*: `dvc stage list` tells more$"):
+        dvc_files.stages_of(dvc_files.PIPELINE)
 
 
 def test_a_dvc_lock_of_many_stages_is_not_taken_for_one_that_is_cut_off(project):

@@ -410,6 +410,7 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
             "from importlib import resources": False,
             "import importlib.util": True,
             "from importlib import util": True,
+            "from importlib import import_module": True,
             "import imp": True,
         }.items()
     ):

@@ -369,3 +369,11 @@ def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp
 )
 def test_what_no_verdict_can_come_without_is_known_before(changes, said):
     assert validate(tiny({"retrain.variants": ["ticket"]} | changes)).missing() == said
+
+
+def test_secrets_of_urls_stay_out_of_refusals():
+    urls = ["https://a.org/x.npz", "https://me:word@example.org/b?sig=word"]
+    for value in (urls[1], urls, dict([urls])):
+        with pytest.raises(LotteryError, match=r"data\.source: got") as error:
+            validate(tiny({"data.source": value}))
+        assert "word" not in str(error.value)

@@ -247,10 +247,19 @@ def test_masks_that_nobody_tracks_are_refused_with_the_way_out(tmp_path):
 
 def test_what_is_missing_or_no_mask_is_named(tmp_path):
     with pytest.raises(LotteryError, match="which is not there"):
-        given.read(taking(tmp_path / "nowhere"), 0, {})
+        given.check(taking(tmp_path / "nowhere"))
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {prune: {deps: [.]}, own: {outs: [other, nowhere: {cache: false}]}}"
+    )
+    given.check(taking(tmp_path / "nowhere"))  # which a stage of one's own is to make
     np.savez(tmp_path / "twice.npz", **{"a": np.ones(3, bool), "a/kernel": np.ones(3, bool)})
     with pytest.raises(LotteryError, match=r"twice\.npz: a: there twice, also as a/kernel"):
         given.read(taking(tmp_path / "twice.npz"), 0, {"a/kernel": (3,)})
+    (tmp_path / "mask.bin").touch()
+    with pytest.raises(
+        LotteryError, match=r"mask\.bin: got \.bin; accepted: an npz or safetensors"
+    ):
+        given.read(taking(tmp_path / "mask.bin"), 0, {"a/kernel": (3,)})
     np.savez(tmp_path / "turned.npz", a=np.ones((3, 2), bool))
     with pytest.raises(LotteryError, match="not zero, transposed, as PyTorch has it; accepted"):
         given.read(taking(tmp_path / "turned.npz"), 0, {"a/kernel": (2, 3)})

@@ -160,6 +160,9 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
     assert found.mask.layers["output/kernel"].all()
     assert found.mask.counts["dense1/kernel"] == a_ticket.mask.counts["dense1/kernel"]
     assert not start("random_mask_global", whole).mask.layers["output/kernel"].all()
+    elsewhere = replace(a_ticket, never_pruned=frozenset(a_ticket.mask.layers))  # prunes it still
+    for name in ("random_mask_global", "random_mask_erk"):
+        assert not start(name, elsewhere).mask.within(a_ticket.mask)
 
 
 def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ticket):

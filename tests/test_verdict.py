@@ -188,16 +188,25 @@ def test_a_diverged_ticket_never_stops_early():
 
 
 def test_with_a_margin_below_one_evaluation_no_round_wins_and_what_would_do_is_said():
-    for every, could in ((20, "12 could, or 0.5"), (15, "12 could, or 0.38")):  # 15 / 40 = 0.375
+    for every, could in ((20, "12, or a margin of 0.5"), (15, "12, or a margin of 0.38")):
         how = {"train.evaluate_every": every, "train.iterations": 80}
         found = concluded(experiment(), params_of(changes=how))
         assert found.verdict == "inconclusive"
         assert found.reason.startswith("a report.iteration_margin of 0.3 cannot be measured")
         assert found.reason.endswith(f"train.evaluate_every of at most {could}")
         assert text._outcome(found.rounds[0]) == "open: too few evaluations"
+        late = concluded(experiment(rounds={1: GOOD | {"ratio": 2.0}}), params_of([1], how))
+        assert late.reason == found.reason  # it cannot lose by what cannot be measured
         worse = concluded(experiment(rounds={1: GOOD | {"accuracy": -0.1}}), params_of([1], how))
         assert worse.rounds[0].outcome == "loses"
     assert concluded(experiment(), params_of(changes=how | {"report.iteration_margin": 0.38})).won
+    how = {"report.iteration_margin": 0.1, "train.evaluate_every": 40, "train.iterations": 400}
+    reason = concluded(experiment(), params_of(changes=how)).reason
+    assert reason.endswith("40 iterations apart; what could be: train.evaluate_every of at most 4")
+    exact = {"report.iteration_margin": 0.29, "train.evaluate_every": 29, "train.iterations": 200}
+    stops = {"early_stop_iteration": np.full(8, 100)}
+    found = concluded(experiment(dense_flags=stops), params_of(changes=exact))
+    assert "cannot be measured" not in found.reason
     learned = np.arange(8) < 4  # the others stop at once, and say nothing of evaluations
     stops = {"early_stop_iteration": np.where(learned, 40, 0)}
     found = concluded(experiment(dense=np.where(learned, 0.9, 0.1), dense_flags=stops))
@@ -329,10 +338,13 @@ def test_the_fewest_seeds_that_can_win_are_told_and_do(rounds, confidence, fewes
 
 
 def test_the_ratio_shown_takes_a_ticket_that_was_cut_off_as_late_and_no_dense_network_that_failed():
-    late = {"ratio": np.r_[np.full(3, 0.5), np.full(5, 1.05)]}
-    late |= {"flags": {"censored": np.arange(8) >= 4}}
-    shown = concluded(experiment(8, {1: GOOD | late}), params_of([1])).rounds[0].early_stop_ratio
-    assert (shown.low, shown.value, shown.high) == (0.5, math.inf, math.inf)
+    for flag in ("censored", "improving"):
+        late = {"ratio": np.r_[np.full(3, 0.5), np.full(5, 1.05)]}
+        late |= {"flags": {flag: np.arange(8) >= 4}}
+        (round_,) = concluded(experiment(8, {1: GOOD | late}), params_of([1])).rounds
+        shown = round_.early_stop_ratio
+        assert (shown.low, shown.value, shown.high) == (0.5, math.inf, math.inf)
+        assert round_.criteria[1].misses == 4
     failed = experiment(
         dense=np.r_[0.1, np.full(7, 0.9)], dense_flags={"diverged": np.arange(8) < 1}
     )

@@ -6,6 +6,7 @@ many or too large members, and content that does not match its size or checksum 
 
 import errno
 import io
+import os
 import posixpath
 import re
 import sys
@@ -114,7 +115,7 @@ def _check(members: Iterable[tuple[str, int]], where: str, most: int) -> None:
             )
         path = posixpath.normpath(name)
         again = path in known and not name.endswith("/")
-        long = len(name) > LONGEST_NAME or any(len(part.encode()) > 255 for part in name.split("/"))
+        long = len(name) > LONGEST_NAME or max(map(len, os.fsencode(name).split(b"/"))) > 255
         if again or not name.isprintable() or long:
             raise LotteryError(
                 f"{where}: {shown(name)} is there twice, not plain text, or of more than "

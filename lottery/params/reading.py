@@ -137,9 +137,17 @@ def refuse(where: str, lines: list[str]) -> None:
 
 
 def _line(key: str, value: Any, accepted: str) -> str:
-    shown = without_secrets(value) if isinstance(value, str) else value  # it may hold URLs
-    got = "missing" if value is MISSING else f"got {_cut(without_secrets(repr(shown)))}"
+    got = "missing" if value is MISSING else f"got {_cut(repr(_clean(value)))}"
     return f"{key}: {got}; accepted: {accepted}"
+
+
+def _clean(value: Any) -> Any:
+    """Without the secrets of URLs in it."""
+    if isinstance(value, dict):
+        return {_clean(key): _clean(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_clean(one) for one in value]
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def _cut(text: str) -> str:

@@ -93,6 +93,8 @@ def markdown(
     lines: pd.DataFrame,
     results: pd.DataFrame,
     failed: Mapping[str, str],
+    *,
+    searched: bool = True,
 ) -> str:
     """The whole of ``reports/report.md``.
 
@@ -102,6 +104,7 @@ def markdown(
         lines: the content of ``stability.csv``.
         results: that of ``results.csv``.
         failed: figures that could not be drawn, with the reason.
+        searched: whether some mask was found here.
     """
 
     def section(make: Callable[..., str], *given: Any) -> str:
@@ -128,7 +131,7 @@ def markdown(
         compared=section(_compared, conclusion) if rounds else "",
         criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
         stability="" if lines.empty else section(_stability, lines, facts),
-        searched=not pruning.empty,
+        searched=searched,
         paths=section(_paths, results),
         costs=section(_costs, results),
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),

@@ -6,6 +6,7 @@ order fixed beforehand, so that it comes out the same when somebody repeats it w
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -49,8 +50,8 @@ class Judgement(NamedTuple):
 
     ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and
     of the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's,
-    of the seeds whose dense network learned: infinite where the ticket diverged, or was cut off and
-    the dense network was not. Intervals are simultaneous over the rounds listed.
+    of the seeds whose dense network learned: infinite where the ticket diverged, or was cut off or
+    improving and the dense network was not. Intervals are simultaneous over the rounds listed.
     """
 
     round: int
@@ -109,7 +110,7 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
 
     - accuracy: ticket minus dense is above ``-report.margin`` (non-inferiority);
     - iterations: its early stop is not later than the dense network's by
-      ``report.iteration_margin`` of that or more; a censored ticket does not meet this;
+      ``report.iteration_margin`` of that or more; one censored or improving does not meet this;
     - gain: its accuracy is above that of its control by more than ``report.margin``.
 
     Each round is tested at full level until one fails (fixed-sequence testing, Maurer et al. 1995);
@@ -140,9 +141,8 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
         return Conclusion("inconclusive", params.missing(), *known, [])
     stop = float(dense.loc[good, "early_stop_iteration"].median())
     too_fine = _below_noise_floor(params, stop) if claim.iterations else ""
-    judged = [_judge(tables, n, good, params, 1 / test_images, len(listed)) for n in listed]
-    if too_fine:
-        judged = [j._replace(missing="too few evaluations", p_win=1.0) for j in judged]
+    step = 1 / test_images
+    judged = [_judge(tables, n, good, params, step, len(listed), too_fine) for n in listed]
     rounds = _in_sequence(judged, alpha, every=params.retrain.rounds == "all")
     if any(j.outcome == "wins" for j in rounds):
         return Conclusion(claim.won, "", *known, rounds)
@@ -159,14 +159,16 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
 
 def _below_noise_floor(params: Params, stop: float) -> str:
     """Why a margin of iterations cannot be measured; empty where it can."""
-    margin, step = params.report.iteration_margin, params.train.evaluate_every
-    if not 0 < margin * stop < step:  # one that stops before it trains is judged by its accuracy
+    margin, step = Fraction(str(params.report.iteration_margin)), params.train.evaluate_every
+    if not 0 < margin * Fraction(stop) < step:  # one that stops untrained is judged by accuracy
         return ""
-    least = math.ceil(100 * step / stop - 1e-9) / 100  # rounded up: it must do
+    least, most = math.ceil(100 * step / Fraction(stop)) / 100, math.floor(margin * Fraction(stop))
+    ways = [f"train.evaluate_every of at most {most}"] * (most > 0)
+    ways += [f"a margin of {least:g}"] * (least < 1)
     return (
-        f"a report.iteration_margin of {margin:g} cannot be measured: the dense network stops at "
-        f"iteration {stop:.0f} in the typical seed, and evaluations are {step} iterations apart; "
-        f"train.evaluate_every of at most {max(1, int(margin * stop))} could, or {least:g}"
+        f"a report.iteration_margin of {float(margin):g} cannot be measured: the dense network "
+        f"stops at iteration {stop:.0f} in the typical seed, and evaluations are {step} iterations "
+        f"apart{'; what could be: ' * bool(ways)}{', or '.join(ways)}"
     )
 
 
@@ -177,6 +179,7 @@ def _judge(
     params: Params,
     step: float,
     rounds: int,
+    too_fine: str,
 ) -> Judgement:
     """The judgement of one round, not yet in sequence.
 
@@ -185,6 +188,7 @@ def _judge(
         good: whether a seed's dense network learned; where not, the seed fails.
         step: between two accuracies.
         rounds: how many are judged.
+        too_fine: why the margin of iterations cannot be measured; empty where it can.
     """
     margin, alpha = params.report.margin, 1 - params.report.confidence
     ticket, dense = tables["ticket", number], tables["dense", 0]
@@ -194,18 +198,21 @@ def _judge(
         if of_round in (0, number) and variant != "ticket"
     }
     stop, bad = dense["early_stop_iteration"], ~good.to_numpy()
+    # stopped while the loss still fell: their early stops are lower bounds
+    on, dense_on = (t["censored"] | t["improving"] for t in (ticket, dense))
     ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(math.inf)
     criterion = partial(Criterion, fails=bad, untold=bad)
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
-        late = bad | ticket["censored"].to_numpy()
-        untold = bad | dense["censored"].to_numpy()
+        late = bad | on.to_numpy()
+        untold = bad | dense_on.to_numpy() | bool(too_fine)
         bound = -1 - params.report.iteration_margin
         criteria.append(Criterion("iterations", -ratio.to_numpy(), bound, late, untold))
-    timely = ratio.mask(ticket["censored"] & ~dense["censored"], math.inf)[good].to_numpy()
+    timely = ratio.mask(on & ~dense_on, math.inf)[good].to_numpy()
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
-    missing = "no control" * (len(trained) < len(params.prune.controls))
+    missing = "too few evaluations" * bool(too_fine)
+    missing = "no control" if len(trained) < len(params.prune.controls) else missing
     level, loses = 1 - alpha / rounds, min(1.0, rounds * statistics.p_loss(criteria))
     return Judgement(
         number,

@@ -37,13 +37,18 @@ class Given(NamedTuple):
 
 
 def check(params: Params) -> None:
-    """Raises LotteryError where ``retrain.masks`` is not there, or DVC does not watch it."""
+    """Raises LotteryError where ``retrain.masks`` is not there, and no stage of one's own makes it,
+    or where DVC does not watch it.
+    """
     if params.retrain.masks is None:
         return
     path = Path(params.retrain.masks).expanduser()
-    if not path.exists():
+    stages = read_yaml(Path("dvc.yaml"))["stages"]
+    outs = (out for stage in stages.values() for out in stage.get("outs", []))
+    made = (next(iter(out)) if isinstance(out, dict) else out for out in outs)
+    if not path.exists() and not covering(path, made):
         raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
-    if not covering(path, read_yaml(Path("dvc.yaml"))["stages"]["prune"]["deps"]):
+    if not covering(path, stages["prune"]["deps"]):
         raise LotteryError(
             f"{WHERE}: got {path}, whose changes nobody would see; accepted: a file or folder in "
             f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
@@ -112,7 +117,9 @@ def round_file(folder: Path, seed: int, round_: int) -> Path:
 def read_file(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an npz or safetensors file; LotteryError where it is neither."""
     try:
-        if path.suffix != ".npz":
+        if path.suffix not in (".npz", ".safetensors"):
+            raise ValueError(f"got {path.suffix or 'no ending'}")
+        if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
         with np.load(path, allow_pickle=False) as content:
             return dict(content)

@@ -120,8 +120,8 @@ def random_mask_erk(t: Ticket) -> Start:
 
 def _drawn(t: Ticket) -> tuple[list[str], int]:
     """The layers that may be pruned, and how many of their weights the ticket keeps."""
-    counts = t.mask.counts
-    drawn = [name for name in counts if name not in t.never_pruned]
+    counts, sizes = t.mask.counts, t.mask.sizes  # masks from elsewhere may prune any
+    drawn = [n for n in counts if n not in t.never_pruned or counts[n] < sizes[n]]
     return drawn, sum(counts[name] for name in drawn)
 
 

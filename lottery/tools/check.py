@@ -43,7 +43,8 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
     """
     for stage, entries in status.items():
         if ":" in stage or stage.endswith(".dvc"):
-            yield stage, "has changed: `dvc status` says what"
+            if any(map(_tells_of_a_change, entries)):
+                yield stage, "has changed: `dvc status` says what"
             continue
         if stage not in locked:
             yield stage, "has never run: it is not in dvc.lock"
@@ -70,6 +71,13 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
                     yield stage, f"{path}: not there"
 
 
+def _tells_of_a_change(entry: Any) -> bool:
+    """Whether DVC's word on a stage, or on its files, is more than that data are not here."""
+    if not isinstance(entry, dict):
+        return bool(entry != "always changed")
+    return any(how not in ABSENT for of in entry.values() for how in of.values())
+
+
 def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     """What DVC does not see: what dvc.yaml no longer lists, or keeps from running; and, where the
     data are not here, what one stage has written since another read it.
@@ -93,7 +101,7 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
                 if path not in listed:
                     yield stage, f"{path}: was {what} when the stage ran, is none in dvc.yaml now"
         for key in before.get("params", {}).get(str(PARAMS_FILE), {}):
-            if key not in keys_of(now):
+            if key not in keys_of(now) and "wdir" not in now:
                 yield stage, f"{key}: was a parameter when the stage ran, is none in dvc.yaml now"
 
 
@@ -118,7 +126,7 @@ def keys_of(stage: dict[str, Any]) -> list[str]:
     """The keys of the project's ``params.yaml`` that a stage in dvc.yaml lists."""
     if "wdir" in stage:
         return []  # of another folder's
-    ours, entries = PARAMS_FILE.name, stage.get("params", [])
+    ours, entries = PARAMS_FILE.name, stage.get("params") or []
     listed = (entry if isinstance(entry, dict) else {ours: [entry]} for entry in entries)
     here = (of[ours] for of in listed if ours in of)
     return [key for keys in here for key in keys or Params.model_fields]  # none: the whole file

@@ -38,8 +38,9 @@ def _resolved(content: dict[str, Any]) -> Stages:
     try:
         with Repo() as repo:
             return dict(DataResolver(repo, "", content).resolve()["stages"])
-    except DvcException as error:
-        raise LotteryError(f"{PIPELINE}: {error}") from None
+    except (DvcException, AssertionError, AttributeError, KeyError, TypeError) as error:
+        why = str(error) if isinstance(error, DvcException) else "not what DVC takes"
+        raise LotteryError(f"{PIPELINE}: {why}: `dvc stage list` tells more") from None
 
 
 def mend() -> None:
