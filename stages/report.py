@@ -2,6 +2,7 @@
 
 Reads   data/dataset/dataset.json, data/{dense,pruned,retrained}/{history.csv,environment.json},
         data/dense/layers.csv, data/masks/*.csv, data/retrained/stability.csv,
+        where masks are taken over, data/masks/seed-*/ (by data/masks/checksums.json),
         docs/results/anchors.csv; params.yaml: all, of data the split and validation_size
 Writes  reports/: metrics.json, verdict.json, results.csv, report.md, report.html, plots/*.csv,
         figures/*.{svg,png}
@@ -54,9 +55,9 @@ def main(stage: command.Stage) -> None:
     tables.write_folder(reports / "plots", plots)
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
-    found = sorted(files.MASKS.glob("seed-*/round-*"))
     about = (params, facts, environments, runs, pruning, conclusion, stability, results, failed)
-    searched = any("from" not in files.read_mask(path)[1] for path in found)
+    taken = files.MASKS.glob("seed-*/round-*") if params.retrain.masks else ()
+    searched = not taken or any("from" not in files.read_mask(path)[1] for path in taken)
     words = text.markdown(*about, searched=searched)
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])
