@@ -56,8 +56,9 @@ def main(stage: command.Stage) -> None:
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
     about = (params, facts, environments, runs, pruning, conclusion, stability, results, failed)
-    taken = files.MASKS.glob("seed-*/round-*") if params.retrain.masks else ()
-    searched = not taken or any("from" not in files.read_mask(path)[1] for path in taken)
+    found = files.MASKS.glob("seed-*/round-*")
+    own = (path for path in found if "from" not in files.read_mask(path)[1])
+    searched = params.retrain.masks is None or any(own)
     words = text.markdown(*about, searched=searched)
     files.write(reports / "report.md", words.encode())
     web = page.report(words, params, plots, outcomes.shown(history), masks, facts["image_shape"])

@@ -103,6 +103,9 @@ def test_masks_taken_over_train_nothing_and_end_in_the_same_results(project, mon
     assert retrained == before[1]
     tables_of = [{p: c for p, c in m.items() if p.suffix == ".csv"} for m in (before[0], masks)]
     assert tables_of[0] == tables_of[1]
+    project.stage("report")
+    report = (project.path / "reports/report.md").read_text()
+    assert "; masks taken over from tickets/tiny; tickets keep their initial weights." in report
     monkeypatch.setattr("lottery.tools.export.results_of", lambda _: None)  # of what dvc.lock has
     with pytest.raises(SystemExit, match="1"):
         main(["export", "--round", "2"])

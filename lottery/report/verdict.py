@@ -211,8 +211,8 @@ def _judge(
     timely = ratio.mask(on & ~dense_on, math.inf)[good].to_numpy()
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
-    missing = "too few evaluations" * bool(too_fine)
-    missing = "no control" if len(trained) < len(params.prune.controls) else missing
+    controlled = len(trained) == len(params.prune.controls)
+    missing = "too few evaluations" * bool(too_fine) if controlled else "no control"
     level, loses = 1 - alpha / rounds, min(1.0, rounds * statistics.p_loss(criteria))
     return Judgement(
         number,
