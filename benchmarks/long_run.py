@@ -42,6 +42,11 @@ ROOT = Path(__file__).parent.parent
 WITHOUT_WEIGHTS = 200_000  # bytes that a finished run has at most whose weights are not kept
 
 
+def before(folder: Path) -> str:
+    """The folder at the head of PYTHONPATH: where nothing is installed, libraries come from there."""
+    return os.pathsep.join(filter(None, [str(folder.absolute()), os.environ.get("PYTHONPATH")]))
+
+
 def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str | None) -> None:
     """Makes the project in the folder; a state that lies there already is gone on from."""
     for name in NEEDED:
@@ -72,7 +77,7 @@ def compute(folder: Path, until: float) -> bool:
     """Runs the stages that have not ended; whether all have when the time is over."""
     done = folder / "done.txt"
     environment = {**os.environ, "LOTTERY_RUNS": str(folder.absolute() / "runs")}
-    environment |= {"PYTHONPATH": str(folder.absolute()), "LOTTERY_CHECKPOINT_SECONDS": "20"}
+    environment |= {"PYTHONPATH": before(folder), "LOTTERY_CHECKPOINT_SECONDS": "20"}
     for name in STAGES:
         if done.exists() and name in done.read_text(encoding="utf-8").split():
             continue
@@ -165,7 +170,7 @@ def main() -> None:
         prepare(folder, options.experiment, options.seeds, options.source)
         if options.gpu:
             command = [sys.executable, ROOT / "benchmarks/gpu.py", "--minutes", "2"]
-            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            environment = {**os.environ, "PYTHONPATH": before(ROOT)}
             measured = folder.absolute() / "state/gpu.md"
             measured.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([*command, "--out", measured], env=environment, check=True)

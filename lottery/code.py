@@ -129,7 +129,8 @@ def source(module: str) -> Path | None:
     for package in [*_packages_of(module)[1:], module] if "." in module else []:
         if spec is None or spec.submodule_search_locations is None:
             return None
-        spec = PathFinder.find_spec(package, spec.submodule_search_locations)
+        last = package.rpartition(".")[2]  # of a whole name it would look for what is imported
+        spec = PathFinder.find_spec(last, spec.submodule_search_locations)
     origin = spec.origin if spec else None
     return Path(origin) if origin and origin.endswith(".py") else None
 
