@@ -10,6 +10,7 @@ from typing import get_args
 import pandas as pd
 import pytest
 from clones import ROOT
+from scipy import stats
 from test_params import FIELDS
 
 from benchmarks import paired
@@ -207,6 +208,11 @@ def test_the_questions_page_has_the_numbers_of_its_tables():
             "docs/results/cifar10-conv4-evening/params.yaml",
             2 * (1 + 4 + 1 + 6),
         ),
+        (
+            "cifar10-conv4-notebook",
+            "docs/results/cifar10-conv4-notebook/params.yaml",
+            2 * (1 + 2 + 1 + 16),
+        ),
     ],
 )
 def test_the_tables_of_an_experiment_are_what_its_finished_runs_say(
@@ -223,6 +229,56 @@ def test_the_tables_of_an_experiment_are_what_its_finished_runs_say(
     printed, shown = rows(capsys.readouterr().out), rows((page / "index.md").read_text())
     assert len(printed) == lines
     assert all(row in shown for row in printed)
+
+
+def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
+    folder = ROOT / "docs/results/cifar10-conv4-notebook"
+    page = (folder / "index.md").read_text(encoding="utf-8")
+    runs = pd.concat(of_file(path) for path in sorted(folder.glob("state/seed-*/history.csv.gz")))
+    runs = runs[(runs["variant"] != "pruning")].groupby(["variant", "seed"])
+    ends = 100 * runs["test_accuracy"].last().unstack("seed")
+    for name, row in (("dense", "dense"), ("ticket", "ticket of 5.37%")):
+        cells = [f"{value:.2f}" for value in (*ends.loc[name], ends.loc[name].mean())]
+        assert f"| {row} | {' | '.join(cells)} |" in page
+    below = ends.loc["dense"] - ends.loc["ticket"]
+    spread = stats.t.interval(0.95, 4, below.mean(), stats.sem(below))
+    low, high = (f"{bound:.2f}" for bound in spread)
+    assert f"{below.mean():.2f} points below it (Student's 95 % interval" in page
+    assert f"over the seeds: {low} to {high})" in page
+    dense, ticket = (f"{ends.loc[name].mean():.1f} %" for name in ("dense", "ticket"))
+    for name, said in (
+        ("README.md", f"dense {dense}, the ticket {ticket}"),
+        ("docs/notebook.md", f"dense {dense} and a ticket of {ticket}"),
+        (
+            "experiments/cifar10-conv4-notebook.yaml",
+            f"dense {dense} at the end, the ticket of 5.37 % {ticket}",
+        ),
+    ):
+        assert said in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_what_is_said_of_the_notebooks_protocol_is_what_its_runs_have():
+    folder = ROOT / "docs/results/cifar10-conv4-evening"
+    page = (folder / "index.md").read_text(encoding="utf-8")
+    ours = of_file(folder / "state/seed-0/history.csv.gz").groupby(["variant", "round"]).last()
+    runs = of_file(folder / "protocol.csv").set_index(["variant", "round"])
+    for key, run in runs.iterrows():
+        here = ours.loc[key]
+        cells = [f"{run['weights_remaining']:.2%}"]
+        for iterations, accuracy in (
+            (here["iteration"], here["test_accuracy"]),
+            (run["iterations"], run["test_accuracy"]),
+        ):
+            cells += [f"{iterations:,.0f}", f"{100 * accuracy:.2f}"]
+        assert f"| {key[0]} | {key[1]} | {' | '.join(cells)} |" in page
+    gaps = [
+        100 * (of["dense", 0] - of["ticket", 5])
+        for of in (runs["test_accuracy"], ours["test_accuracy"])
+    ]
+    assert (
+        f"the ticket is {gaps[0]:.2f} points below the dense network instead of {gaps[1]:.2f}"
+        in page
+    )
 
 
 def test_what_is_said_of_the_evening_is_what_its_results_have():

@@ -124,7 +124,8 @@ def test_what_has_no_effect_or_is_not_there_is_refused(project, capsys):
         (["tiny", "--seed", "0"], "--seed: accepted with --verify only"),
         (
             ["nope", "--verify"],
-            "tickets/nope: no published tickets; accepted: cifar10-conv4-evening, default, mnist-lenet, tiny",
+            "tickets/nope: no published tickets; accepted: cifar10-conv4-evening, cifar10-conv4-notebook, "
+            "default, mnist-lenet, tiny",
         ),
     ):
         with pytest.raises(SystemExit, match="1"):
@@ -322,6 +323,7 @@ def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkey
         ("default", 23, (28, 28, 1)),
         ("mnist-lenet", 8, (28, 28, 1)),
         ("cifar10-conv4-evening", 2, (32, 32, 3)),
+        ("cifar10-conv4-notebook", 5, (32, 32, 3)),
     ],
 )
 def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds, shape):

@@ -2,9 +2,9 @@
 
 An Engine is traced once for an architecture and serves every run of it: a run only assigns weights
 and masks. The loop over the iterations between two evaluations runs inside one ``tf.function``;
-the images lie on the device, as uint8 or float32, and are gathered there; uint8 is scaled there. On a
-GPU uint8 lies as float16, which has all 256 values: TensorFlow gathers no uint8 there, and copies all
-images to the host instead, in every iteration.
+the images lie on the device, as uint8 or float32, and are gathered there; uint8 is scaled there. On
+a GPU uint8 lies as float16, which has all 256 values: TensorFlow gathers no uint8 there, and copies
+all images to the host instead, in every iteration.
 """
 
 from typing import Any
