@@ -398,6 +398,12 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     before = of_run()
     (tmp_path / "beside/widths.json").write_text("[20]")
     assert of_run() != before
+    (tmp_path / "beside/deeper").mkdir()  # and one in it
+    (tmp_path / "beside/deeper/widths.py").touch()
+    (tmp_path / "elsewhere/sizes.py").write_text("import beside.deeper.widths\nHIDDEN = 21\n")
+    before = of_run()
+    (tmp_path / "beside/deeper/widths.py").write_text("HIDDEN = 20\n")
+    assert of_run() != before
     (tmp_path / "elsewhere/sizes.py").write_text("import scipy\nHIDDEN = 21\n")
     before = of_run()
     with monkeypatch.context() as updated:
