@@ -180,6 +180,9 @@ def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute) and node.attr not in RUN_NOTHING:
+            if isinstance(node.value, ast.Name) and node.value.id == "importlib":
+                yield "importlib"  # all of which `import importlib.metadata` gives
         elif isinstance(node, ast.ImportFrom):
             above = module.split(".") if node.level else []
             above = above[: len(above) - node.level + is_package]

@@ -109,7 +109,10 @@ PIPELINE = {  # what is replaced in dvc.yaml, and by what
         "  prune:\n    frozen: true\n",
         "prune: is frozen: `dvc repro` passes it over: `dvc unfreeze prune`",
     ),
-    "  report:\n": ("  summary:\n", "report: is in dvc.lock, and no longer in dvc.yaml"),
+    "  report:\n": (
+        "  summary:\n",
+        "report: is in dvc.lock, and no longer in dvc.yaml: take its entry out there",
+    ),
 }  # fmt: skip
 
 
@@ -170,7 +173,10 @@ def test_stages_of_ones_own_may_have_parameters_of_other_files_or_none():
     elsewhere = {"sub/dvc.yaml:own": ["changed command"], "data.dvc": changed}
     quiet = {"own": ["always changed"], "x.dvc": [{"changed outs": {"x": "not in cache"}}]}
     causes = [*check.changed_files(elsewhere | quiet, {"own": {}}, {})]
-    assert causes == [(name, "has changed: `dvc status` says what") for name in elsewhere]
+    assert causes == [
+        (name, f"has changed: `dvc status` says what, `dvc repro {name}` runs it")
+        for name in elsewhere
+    ]
     model = {"params": ["model"], "deps": []}  # it may compare the name; only some call the part
     loaded = params.load(ROOT / "params.yaml")
     loaded = loaded.model_copy(
@@ -205,7 +211,10 @@ def test_stages_of_ones_own_are_read_as_dvc_reads_them(project):
     removed = {"each@seeds": {"deps": [{"path": "adam.txt"}]}, "each@data": {}, "whole": locked}
     removed["below"] = {"params": {"params.yaml": {"k": 1}}}  # of its own folder
     ((stage, why),) = check.changed_pipeline(stages, removed)
-    assert (stage, why) == ("each@data", "is in dvc.lock, and no longer in dvc.yaml")
+    assert (stage, why) == (
+        "each@data",
+        "is in dvc.lock, and no longer in dvc.yaml: take its entry out there",
+    )
 
 
 @pytest.mark.parametrize("own", ["{foreach: [1]}", "", "{matrix: [1], cmd: x}"])

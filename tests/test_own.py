@@ -57,6 +57,35 @@ def test_the_example_is_that_of_the_docs_has_no_mistake_and_its_criterion_is_sni
     assert snip.within(ours)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_scores_of_ones_own_are_ranked_as_the_numbers_they_are(monkeypatch, dtype):
+    least, module = np.iinfo(dtype).min, types.ModuleType("elsewhere")
+    module.ranks = lambda layer: (np.arange(layer.w.size) % 7 + least).reshape(layer.w.shape)
+    module.narrow = lambda layer: module.ranks(layer).astype(dtype)
+    monkeypatch.setitem(sys.modules, "elsewhere", module)
+    parts._imported.cache_clear()
+    weights, kinds = models.initialise(network("lenet_300_100", (8, 8, 1)), "test")
+    full, part = (
+        Mask.full({name: weights[name].shape for name in kinds}),
+        Part(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32)),
+    )
+    one, other = (
+        pruning.pruned(
+            full,
+            weights,
+            500,
+            criterion=f"elsewhere:{name}",
+            initial=weights,
+            network=network("lenet_300_100", (8, 8, 1)),
+            seed=0,
+            batch=part,
+        )
+        for name in ("ranks", "narrow")
+    )
+    assert one.within(other)
+    assert other.within(one)
+
+
 def signals(series, classes):
     """Numbers to tokens, an embedding of these as a dense layer, convolutions in time."""
     tokens = layers.Lambda(lambda x: tf.one_hot(tf.cast(x[..., 0], tf.int32), 7), name="tokens")
@@ -218,6 +247,19 @@ VARIANTS = {
         changed(train=lambda t: t.train.model_copy(update={"learning_rate": -1.0})),
         "its train.learning_rate: got -1.0; accepted: above 0",
     ),
+    "section": (
+        changed(train=lambda t: t.train.model_copy(update={"early_stopping": {"patience": 3}})),
+        "its train.early_stopping is a dict; accepted: EarlyStopping",
+    ),
+    "numpy": (
+        changed(train=lambda t: t.train.model_copy(update={"learning_rate": np.float32(0.1)})),
+        "accepted: Python's own numbers",
+    ),
+    "typo": (
+        changed(train=lambda t: t.train.model_copy(update={"learning_rates": 0.1})),
+        "its train.learning_rates is a float; accepted: without it",
+    ),
+    "half": (changed(iterations=lambda t: 9.5), "its iterations is a float; accepted: int"),
     "masks": (changed(masks=lambda t: "grown"), "its masks are 'grown'; accepted: fixed, rigl"),
     "early": (
         changed(iteration=lambda t: -1),
@@ -414,6 +456,8 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
         {
             "import importlib.resources": False,
             "from importlib import resources": False,
+            "import importlib.metadata; importlib.metadata.version": False,
+            "import importlib.metadata; importlib.util.find_spec": True,
             "import importlib.util": True,
             "from importlib import util": True,
             "from importlib import import_module": True,

@@ -256,6 +256,12 @@ def test_what_is_missing_or_no_mask_is_named(tmp_path):
         "stages: {prune: {deps: [.]}, own: {outs: [other, nowhere: {cache: false}]}}"
     )
     given.check(taking(tmp_path / "nowhere"))  # which a stage of one's own is to make
+    (tmp_path / "dvc.yaml").write_text("stages: {prune: {deps: [.]}}")
+    (tmp_path / "some/seed-0").mkdir(parents=True)
+    np.savez(tmp_path / "some/seed-0/round-01.npz", a=np.ones(3, np.bool_))
+    some = taking(tmp_path / "some").model_copy(update={"seeds": (0, 99)})
+    with pytest.raises(LotteryError, match="has no mask of seed 99, round"):
+        given.check(some)  # before anything is trained
     np.savez(tmp_path / "twice.npz", **{"a": np.ones(3, bool), "a/kernel": np.ones(3, bool)})
     with pytest.raises(LotteryError, match=r"twice\.npz: a: there twice, also as a/kernel"):
         given.read(taking(tmp_path / "twice.npz"), 0, {"a/kernel": (3,)})

@@ -20,6 +20,7 @@ import requests
 from tqdm import tqdm
 
 from lottery.artifacts import files
+from lottery.code import left_over
 from lottery.datasets.archives import MOST_BYTES, shown, unpack
 from lottery.datasets.catalogue import DATASETS, Known
 from lottery.errors import LotteryError, say, without_secrets
@@ -193,7 +194,8 @@ def _last_part(url: str) -> str:
 
 
 def file_names(folder: Path) -> list[str]:
-    """The files below a folder, sorted, without what systems leave there (``.DS_Store``).
+    """The files below a folder, sorted, without what systems and editors leave there
+    (``.DS_Store``, ``name~``), whose changes DVC does not see.
 
     Relative; an empty folder is a name that ends with ``/``. Raises LotteryError for a link that is
     broken or leads to a folder (DVC does not follow it), a device, or a name that is not plain
@@ -201,7 +203,7 @@ def file_names(folder: Path) -> list[str]:
     """
     found = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith(".") or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
+        if left_over(entry.name) or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
             continue
         is_folder = entry.is_dir(follow_symlinks=False)
         if not entry.name.isprintable() or not (is_folder or entry.is_file()):

@@ -210,7 +210,7 @@ def _accepted(one: ErrorDetails, section: type[Section]) -> str:
         words = re.sub(part, plainer, words)
     if kind == "string_type" and value is not MISSING and not isinstance(value, dict | list):
         words += f', in quotes: "{value}"'
-    elif kind == "list_type" and isinstance(value, int):
+    elif kind == "list_type" and type(value) is int:
         pair = "image_size" in one["loc"]
         words += f": {[value] * (1 + pair)}" + ", which is one seed" * (one["loc"] == ("seeds",))
     elif kind in ("int_type", "float_type") and isinstance(value, str):

@@ -248,6 +248,7 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
         if not numbers:
             why = f"scores {name} with {got}; accepted: a number for each weight, {shape}"
             raise parts.mistake(criterion, why)
+        found[name] = value.astype(np.float64)  # of uint8 or the least int8 there is no negative
     return found
 
 

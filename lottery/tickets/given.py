@@ -26,6 +26,7 @@ from lottery.params.reading import read_yaml
 from lottery.tickets import patterns
 
 WHERE = "params.yaml: retrain.masks"
+STAGES = {"fetch", "train_dense", "prune", "extract_masks", "retrain", "report"}
 FILE = re.compile(r"round-(\d+)\.(npz|safetensors)")
 
 
@@ -37,16 +38,20 @@ class Given(NamedTuple):
 
 
 def check(params: Params) -> None:
-    """Raises LotteryError where ``retrain.masks`` is not there, and no stage of one's own makes it,
-    or where DVC does not watch it.
+    """Raises LotteryError where ``retrain.masks`` is not there or lacks a seed or round, or where
+    DVC does not watch it. A stage of one's own may yet make them.
     """
-    if params.retrain.masks is None:
-        return
-    path = Path(params.retrain.masks).expanduser()
+    if params.retrain.masks is not None and _is_complete(params):
+        for seed in params.seeds:
+            _of_rounds(params, Path(params.retrain.masks).expanduser(), seed)
+
+
+def _is_complete(params: Params) -> bool:
+    """Whether no stage of one's own may yet make the masks; LotteryError as of ``check``."""
+    path = Path(params.retrain.masks or "").expanduser()
     stages = read_yaml(Path("dvc.yaml"))["stages"]
-    outs = (out for stage in stages.values() for out in stage.get("outs", []))
-    made = (next(iter(out)) if isinstance(out, dict) else out for out in outs)
-    if not path.exists() and not covering(path, made):
+    complete = stages.keys() <= STAGES
+    if complete and not path.exists():
         raise LotteryError(f"{WHERE}: got {path}, which is not there; accepted: a file or folder")
     if not covering(path, stages["prune"]["deps"]):
         raise LotteryError(
@@ -54,6 +59,29 @@ def check(params: Params) -> None:
             f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
             "dvc.yaml"
         )
+    return complete
+
+
+def _of_rounds(params: Params, path: Path, seed: int) -> dict[int, Path]:
+    """The files of a seed's masks by round; LotteryError where one is missing that is asked for."""
+    rounds = params.prune.rounds
+    if path.is_file():
+        return {rounds: path}
+    names = sorted(files.seed_folder(path, seed).glob("[!.]*"))
+    matched = [(FILE.fullmatch(name.name), name) for name in names]
+    found = {int(m[1]): name for m, name in matched if m}
+    unnamed = [n for m, n in matched if not m and n.suffix in (".npz", ".safetensors")]
+    if other := unnamed + [n for m, n in matched if m and n != found[int(m[1])]]:
+        raise LotteryError(f"{WHERE}: {other[0]}: accepted: round-NN.npz, one of each round")
+    last = max(found, default=0)
+    missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
+    if missing or not files.seed_folder(path, seed).is_dir():
+        asked = ", ".join(map(str, missing or params.retrain_rounds()))
+        raise LotteryError(
+            f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
+            "retrain.rounds that it has, as seed-N/round-NN.npz"
+        )
+    return {number: name for number, name in found.items() if number <= rounds}
 
 
 def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Given:
@@ -68,26 +96,9 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     """
     if params.retrain.masks is None:
         return Given({}, {})
-    check(params)
-    path, rounds = Path(params.retrain.masks).expanduser(), params.prune.rounds
-    if path.is_file():
-        found = {rounds: path}
-    else:
-        names = sorted(files.seed_folder(path, seed).glob("[!.]*"))
-        matched = [(FILE.fullmatch(name.name), name) for name in names]
-        found = {int(m[1]): name for m, name in matched if m}
-        unnamed = [n for m, n in matched if not m and n.suffix in (".npz", ".safetensors")]
-        if other := unnamed + [n for m, n in matched if m and n != found[int(m[1])]]:
-            raise LotteryError(f"{WHERE}: {other[0]}: accepted: round-NN.npz, one of each round")
-    last = max(found, default=0)
-    found = {number: name for number, name in found.items() if number <= rounds}
-    missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
-    if missing or not (path.is_file() or files.seed_folder(path, seed).is_dir()):
-        asked = ", ".join(map(str, missing or params.retrain_rounds()))
-        raise LotteryError(
-            f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
-            "retrain.rounds that it has, as seed-N/round-NN.npz"
-        )
+    _is_complete(params)
+    path = Path(params.retrain.masks).expanduser()
+    found = _of_rounds(params, path, seed)
     recipe, by = path / "params.yaml", params.prune.criterion
     match read_yaml(recipe) if recipe.exists() else None:  # of another program's it says nothing
         case {"prune": {"criterion": by}}:

@@ -2,12 +2,14 @@
 
 import hashlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import PydanticSerializationError
 
 from lottery import code, parts
 from lottery.artifacts import files
@@ -162,6 +164,22 @@ def _check_start(variant: str, ticket: Ticket) -> None:
         raise parts.mistake(variant, why)
 
 
+def _misfits_of_train(train: Train) -> Iterator[str]:
+    """What a copy with other values has that no ``params.yaml`` gives: pydantic looks at none."""
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            plain, lines = typed(train.model_dump(mode="json"), Train)
+        except PydanticSerializationError as error:
+            yield f"its train: {error}; accepted: Python's own numbers"
+            return
+    if lines:
+        yield f"its train.{lines[0]}"
+    elif (known := vars(plain)) != (got := vars(train)):
+        name = next(name for name in got if name not in known or known[name] != got[name])
+        kind = type(known[name]).__name__ if name in known else "without it"
+        yield f"its train.{name} is a {type(got[name]).__name__}; accepted: {kind}"
+
+
 def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     """What is wrong with a start, and with that of a second call."""
     if not isinstance(start, Start):
@@ -176,9 +194,10 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
 
     if start.masks not in TRAINERS:
         yield f"its masks are {start.masks!r}; accepted: {', '.join(TRAINERS)}"
-    if lines := typed(start.train.model_dump(), Train)[1]:
-        yield f"its train.{lines[0]}"
-
+    yield from _misfits_of_train(start.train)
+    for name in ("iteration", "iterations"):
+        if not isinstance(value := getattr(start, name), int | None):
+            yield f"its {name} is a {type(value).__name__}; accepted: int"
     known = ticket.network.model.name
     model = start.model or ticket.network.model
     if parts.is_own(model.name) and model.name != known:

@@ -91,7 +91,7 @@ def random_mask(t: Ticket) -> Start:
 def random_mask_global(t: Ticket) -> Start:
     """The dense network's weights under a random mask with the ticket's count in the whole network.
 
-    Layers that the ticket keeps whole (of a pruning rate of 0) stay whole.
+    Layers of a pruning rate of 0 stay whole.
     """
     drawn, count = _drawn(t)
     sizes = {name: t.mask.sizes[name] for name in drawn}

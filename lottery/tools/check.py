@@ -44,7 +44,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
     for stage, entries in status.items():
         if ":" in stage or stage.endswith(".dvc"):
             if any(map(_tells_of_a_change, entries)):
-                yield stage, "has changed: `dvc status` says what"
+                yield stage, f"has changed: `dvc status` says what, `dvc repro {stage}` runs it"
             continue
         if stage not in locked:
             yield stage, "has never run: it is not in dvc.lock"
@@ -90,7 +90,7 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     for stage, before in locked.items():
         now = pipeline.get(stage)
         if now is None:
-            yield stage, "is in dvc.lock, and no longer in dvc.yaml"
+            yield stage, "is in dvc.lock, and no longer in dvc.yaml: take its entry out there"
             continue
         if now.get("frozen"):
             yield stage, f"is frozen: `dvc repro` passes it over: `dvc unfreeze {stage}`"
