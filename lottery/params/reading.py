@@ -190,8 +190,8 @@ def _unknown(path: list[str], section: type[Section], key: int | str) -> str:
     known = ", ".join(section.model_fields)
     if isinstance(key, int):  # YAML reads {margin: 0,01} as {margin: 0, 1: null}
         known += "; a decimal comma? write a point"
-    name = str(key)
-    full = ".".join([*path, name if name.isprintable() and len(name) <= 80 else _cut(repr(key))])
+    name = without_secrets(str(key))
+    full = ".".join([*path, name if name.isprintable() and len(name) <= 80 else _cut(repr(name))])
     return f"{full}: unknown key; accepted: {known}{_meant(key, section.model_fields)}"
 
 
