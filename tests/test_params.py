@@ -377,5 +377,5 @@ def test_secrets_of_urls_stay_out_of_refusals():
         with pytest.raises(LotteryError, match=r"data\.source: got") as error:
             validate(tiny({"data.source": value}))
         assert "word" not in str(error.value)
-    (line,) = complaints({**tiny(), urls[1]: 3})
+    (line,) = complaints(tiny({}) | {urls[1]: 3})
     assert line.startswith("https://example.org/b: unknown key")
