@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pandas as pd
 import pytest
 from clones import ROOT
@@ -17,6 +18,7 @@ from benchmarks import paired
 from lottery.__main__ import COMMANDS
 from lottery.params import Section
 from lottery.report.outcomes import instabilities
+from lottery.running import store
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -255,6 +257,31 @@ def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
         ),
     ):
         assert said in (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_what_is_said_of_the_gpu_is_what_its_runs_have():
+    folder = ROOT / "docs/results/cifar10-conv4-notebook"
+    page = " ".join((ROOT / "docs/performance.md").read_text(encoding="utf-8").split())
+    seconds = [store.load(path)[1]["seconds"] for path in folder.glob("state/runs/*")]
+    assert len(seconds) == 5
+    speed = 15 * 4500 * 60 / np.mean(seconds)  # of which ten others ran beside
+    assert f"15 processes then trained on {round(speed, -3):,.0f} a second" in page
+    apart, ends = [], []
+    for path in sorted(folder.glob("cpu/seed-*/history.csv.gz")):
+        cpu, gpu = of_file(path), of_file(folder / "state" / path.parent.name / path.name)
+        both = cpu.merge(
+            gpu[gpu["variant"] == "dense"], "inner", "iteration", suffixes=("", "_gpu")
+        )
+        assert both.loc[0, "validation_loss"] == pytest.approx(
+            both.loc[0, "validation_loss_gpu"], abs=2e-6
+        )
+        apart.append((both["train_loss"] - both["train_loss_gpu"]).abs().max())
+        ends.append(
+            [table[table["variant"] == "dense"]["test_accuracy"].iloc[-1] for table in (gpu, cpu)]
+        )
+    assert f"within {max(apart):.3f} of the CPU's" in page
+    gpu, cpu = 100 * np.mean(ends, axis=0)
+    assert f"they end at {gpu:.2f} % in the mean, there at {cpu:.2f} %" in page
 
 
 def test_what_is_said_of_the_notebooks_protocol_is_what_its_runs_have():
