@@ -26,8 +26,8 @@ def main(stage: command.Stage) -> None:
             runs=1,
             iterations=last_iteration(variant, params.prune, round_, experiment.iterations),
         )
-        for variant in params.retrain.variants
         for round_ in rounds
+        for variant in params.retrain.variants
         for seed in params.seeds
     ]
     lines = []
