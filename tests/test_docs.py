@@ -213,7 +213,7 @@ def test_the_questions_page_has_the_numbers_of_its_tables():
         (
             "cifar10-conv4-notebook",
             "docs/results/cifar10-conv4-notebook/params.yaml",
-            2 * (1 + 2 + 1 + 16),
+            2 * (1 + 10 + 1 + 16),
         ),
     ],
 )
@@ -237,20 +237,38 @@ def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
     folder = ROOT / "docs/results/cifar10-conv4-notebook"
     page = (folder / "index.md").read_text(encoding="utf-8")
     runs = pd.concat(of_file(path) for path in sorted(folder.glob("state/seed-*/history.csv.gz")))
-    runs = runs[(runs["variant"] != "pruning")].groupby(["variant", "seed"])
+    runs = runs[(runs["variant"] != "pruning")].groupby(["variant", "round", "seed"])
     ends = 100 * runs["test_accuracy"].last().unstack("seed")
-    for name, row in (("dense", "dense"), ("ticket", "ticket of 5.37%")):
-        cells = [f"{value:.2f}" for value in (*ends.loc[name], ends.loc[name].mean())]
+    shown = {"ticket": "ticket", "random_reinit": "re-initialised", "random_mask": "random mask"}
+    shares = {15: "5.37%", 10: "13.35%", 5: "35.61%"}
+    rows = {(v, r): f"{shown[v]} of {share}" for r, share in shares.items() for v in shown}
+    for key, row in ({("dense", 0): "dense"} | rows).items():
+        cells = [f"{value:.2f}" for value in (*ends.loc[key], ends.loc[key].mean())]
         assert f"| {row} | {' | '.join(cells)} |" in page
-    below = ends.loc["dense"] - ends.loc["ticket"]
-    spread = stats.t.interval(0.95, 4, below.mean(), stats.sem(below))
-    low, high = (f"{bound:.2f}" for bound in spread)
-    assert f"{below.mean():.2f} points below it (Student's 95 % interval" in page
-    assert f"over the seeds: {low} to {high})" in page
-    dense, ticket = (f"{ends.loc[name].mean():.1f} %" for name in ("dense", "ticket"))
+    dense, ticket = ends.loc["dense", 0], ends.loc["ticket", 15]
+    for above, below, said in (
+        (dense, ticket, "{} points below it (Student's 95 % interval over the seeds: {} to {})"),
+        (dense, ends.loc["ticket", 10], "it ends {} points below ({} to {}), with"),
+        (dense, ends.loc["ticket", 5], "with 35.61 % {} points ({} to {}), above"),
+        (ticket, ends.loc["random_reinit", 15], "ends {} points below the ticket of 5.37 % ({} to {})"),
+        (ticket, ends.loc["random_mask", 15], "with the ticket's weights {} points ({} to {})"),
+    ):
+        gap = above - below
+        spread = stats.t.interval(0.95, 4, gap.mean(), stats.sem(gap))
+        values = [f"{value:.2f}".replace("-", "−") for value in (gap.mean(), *spread)]
+        assert said.format(*values) in page
+    every = {"dense": dense, "ticket": ticket}
+    every |= {v: ends.loc[v, 15] for v in ("random_reinit", "random_mask")}
+    dense, ticket, fresh, chance = (f"{values.mean():.1f} %" for values in every.values())
     for name, said in (
-        ("README.md", f"dense {dense}, the ticket {ticket}"),
-        ("docs/notebook.md", f"dense {dense} and a ticket of {ticket}"),
+        (
+            "README.md",
+            f"dense {dense}, the ticket {ticket}, re-initialised {fresh}, random masks {chance}",
+        ),
+        (
+            "docs/notebook.md",
+            f"dense {dense} and a ticket of {ticket}, re-initialised {fresh}, random masks {chance}",
+        ),
         (
             "experiments/cifar10-conv4-notebook.yaml",
             f"dense {dense} at the end, the ticket of 5.37 % {ticket}",
@@ -262,10 +280,11 @@ def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
 def test_what_is_said_of_the_gpu_is_what_its_runs_have():
     folder = ROOT / "docs/results/cifar10-conv4-notebook"
     page = " ".join((ROOT / "docs/performance.md").read_text(encoding="utf-8").split())
-    seconds = [store.load(path)[1]["seconds"] for path in folder.glob("state/runs/*")]
-    assert len(seconds) == 5
-    speed = 15 * 4500 * 60 / np.mean(seconds)  # of which ten others ran beside
-    assert f"15 processes then trained on {round(speed, -3):,.0f} a second" in page
+    facts = [store.load(path)[1] for path in folder.glob("state/runs/*")]
+    assert len(facts) == 45
+    trained, seconds = (sum(run[name] for run in facts) for name in ("trained", "seconds"))
+    speed = 16 * 60 * trained / seconds  # 11 of these side by side, and 5 of other seeds
+    assert f"16 processes then trained on {round(speed, -3):,.0f} a second" in page
     apart, ends = [], []
     for path in sorted(folder.glob("cpu/seed-*/history.csv.gz")):
         cpu, gpu = of_file(path), of_file(folder / "state" / path.parent.name / path.name)
