@@ -337,6 +337,15 @@ def test_the_fewest_seeds_that_can_win_are_told_and_do(rounds, confidence, fewes
     assert concluded(experiment(fewest, every), params).won
 
 
+@pytest.mark.parametrize(("rounds", "confidence"), [([1], 0.95), ([1, 2, 3], 0.95), ("all", 0.99)])
+def test_the_fewest_seeds_that_can_lose_do_and_one_less_does_not(rounds, confidence):
+    params = params_of(rounds, {"report.confidence": confidence})
+    every = dict.fromkeys(params.retrain_rounds(), GOOD | {"accuracy": -0.1})
+    seeds = verdict.fewest_to_lose(params)
+    assert concluded(experiment(seeds - 1, every), params).verdict == "inconclusive"
+    assert concluded(experiment(seeds, every), params).verdict == "no winning ticket"
+
+
 def test_the_ratio_shown_takes_a_ticket_that_was_cut_off_as_late_and_no_dense_network_that_failed():
     for flag in ("censored", "improving"):
         late = {"ratio": np.r_[np.full(3, 0.5), np.full(5, 1.05)]}

@@ -157,6 +157,14 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     return Conclusion("inconclusive", params.missing() or too_fine or why, *known, rounds)
 
 
+def fewest_to_lose(params: Params) -> int:
+    """The least number of seeds that can show every round to lose, if all refute one criterion."""
+    controls = set(params.prune.controls) & set(params.retrain.variants)
+    criteria = 1 + claim_of(params.prune).iterations + len(controls)
+    tests = criteria * len(params.retrain_rounds())
+    return max(statistics.FEWEST, math.floor(math.log2(tests / (1 - params.report.confidence))) + 1)
+
+
 def _below_noise_floor(params: Params, stop: float) -> str:
     """Why a margin of iterations cannot be measured; empty where it can."""
     margin, step = Fraction(str(params.report.iteration_margin)), params.train.evaluate_every

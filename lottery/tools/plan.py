@@ -25,6 +25,7 @@ from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.pinning import check_seen
 from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Network, Params
+from lottery.report.verdict import claim_of, fewest_to_lose
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
 from lottery.tickets import given, own
@@ -232,3 +233,6 @@ def main(arguments: list[str]) -> None:
     print(text)
     if missing := params.missing():
         print(f"This experiment cannot end in a win: {missing}")
+    if len(params.seeds) < (fewest := fewest_to_lose(params)):
+        lost = claim_of(params.prune).lost
+        print(f'This experiment cannot end in "{lost}": {fewest} seeds are the fewest that can')
