@@ -201,5 +201,15 @@ def _packages_of(module: str) -> list[str]:
 
 def installed(path: Path) -> bool:
     """Whether a file belongs to Python or to an installed package."""
-    installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return bool(installed) or any(folder in path.parents for folder in STANDARD)
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    folders = [folder for folder in path.parents if str(folder) in sys.path]
+    targets = any(path.relative_to(f).parts[0] in _installed_into(f) for f in folders)
+    return targets or any(folder in path.parents for folder in STANDARD)
+
+
+@cache
+def _installed_into(folder: Path) -> frozenset[str]:
+    """The files and folders in a folder that packages brought (``pip install --target``)."""
+    found = metadata.distributions(path=[str(folder)])
+    return frozenset(file.parts[0] for package in found for file in package.files or ())

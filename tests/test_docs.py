@@ -250,7 +250,11 @@ def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
         (dense, ticket, "{} points below it (Student's 95 % interval over the seeds: {} to {})"),
         (dense, ends.loc["ticket", 10], "it ends {} points below ({} to {}), with"),
         (dense, ends.loc["ticket", 5], "with 35.61 % {} points ({} to {}), above"),
-        (ticket, ends.loc["random_reinit", 15], "ends {} points below the ticket of 5.37 % ({} to {})"),
+        (
+            ticket,
+            ends.loc["random_reinit", 15],
+            "ends {} points below the ticket of 5.37 % ({} to {})",
+        ),
         (ticket, ends.loc["random_mask", 15], "with the ticket's weights {} points ({} to {})"),
     ):
         gap = above - below

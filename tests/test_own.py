@@ -475,3 +475,18 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     watching = [name for name, stage in stages.items() if parts.FOLDER in stage["deps"]]
     assert watching == ["fetch", "train_dense", "prune", "retrain"]
+
+
+def test_packages_that_pip_put_into_a_folder_of_their_own_count_by_their_versions(
+    tmp_path, monkeypatch
+):
+    record = tmp_path / "libraries/threshold-1.0.dist-info/RECORD"  # pip install --target libraries
+    record.parent.mkdir(parents=True)
+    record.write_text("threshold/__init__.py,,\nthreshold-1.0.dist-info/RECORD,,\n")
+    for name in ("threshold/__init__.py", "beside.py"):
+        (tmp_path / "libraries" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "libraries" / name).write_text("import winreg\n")  # as where it is for Windows
+    (tmp_path / "mine_too.py").write_text("import beside, threshold\n")
+    for folder in (tmp_path, tmp_path / "libraries"):
+        monkeypatch.syspath_prepend(folder)
+    assert [*code.read("mine_too")] == ["beside", "mine_too"]
