@@ -18,6 +18,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -39,7 +41,6 @@ NEEDED = (
     "docs/results/anchors.csv",
 )
 ROOT = Path(__file__).parent.parent
-WITHOUT_WEIGHTS = 200_000  # bytes that a finished run has at most whose weights are not kept
 
 
 def before(folder: Path) -> str:
@@ -47,34 +48,45 @@ def before(folder: Path) -> str:
     return os.pathsep.join(filter(None, [str(folder.absolute()), os.environ.get("PYTHONPATH")]))
 
 
+def copy(source: Path, target: Path) -> None:
+    """A file or a folder; what is there already of a copy that was cut off is written again."""
+    if source.is_dir():
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, target)
+
+
 def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str | None) -> None:
     """Makes the project in the folder; a state that lies there already is gone on from."""
     for name in NEEDED:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, path)
+        copy(ROOT / name, path)
     yaml = YAML()
     content = yaml.load(experiment.read_text(encoding="utf-8"))
     content["seeds"] = seeds or content["seeds"]
     if source and Path(source).is_dir():  # where fetch sees it
-        shutil.copytree(source, folder / "data/own/source")
+        copy(Path(source), folder / "data/own/source")
         content["data"]["source"] = "data/own/source"
     elif source:
         path = str(Path(source).absolute())
         content["data"] |= {"source": path, "sha256": pooch.file_hash(path)}
-    if (folder / "state").is_dir():
-        shutil.copytree(folder / "state", folder / "tickets/state")
+    if (folder / "state/runs").is_dir():  # git keeps no empty folder
+        copy(folder / "state/runs", folder / "runs")
+    if (folder / "state").is_dir() and content["retrain"]["masks"] is None:
+        copy(folder / "state", folder / "tickets/state")
         for seed in content["seeds"]:
             files.seed_folder(folder / "tickets/state", seed).mkdir(exist_ok=True)
-        if (folder / "state/runs").is_dir():  # git keeps no empty folder
-            shutil.copytree(folder / "state/runs", folder / "runs")
         content["retrain"]["masks"] = "tickets/state"
     with open(folder / "params.yaml", "w", encoding="utf-8") as file:
         yaml.dump(content, file)
 
 
-def compute(folder: Path, until: float) -> bool:
-    """Runs the stages that have not ended; whether all have when the time is over."""
+def compute(folder: Path, until: float, keep: Callable[[], object]) -> bool:
+    """Runs the stages that have not ended; whether all have when the time is over.
+
+    ``keep`` is called before a stage is ended, which then removes its unfinished folder.
+    """
     done = folder / "done.txt"
     environment = {**os.environ, "LOTTERY_RUNS": str(folder.absolute() / "runs")}
     environment |= {"PYTHONPATH": before(folder), "LOTTERY_CHECKPOINT_SECONDS": "20"}
@@ -86,9 +98,14 @@ def compute(folder: Path, until: float) -> bool:
         try:
             code = process.wait(max(1.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
             return False
+        finally:
+            if process.poll() is None:
+                try:
+                    keep()
+                finally:
+                    process.terminate()
+                    process.wait()
         if code:
             raise SystemExit(f"{name}: exit status {code}")
         with open(done, "a", encoding="utf-8") as file:
@@ -96,21 +113,44 @@ def compute(folder: Path, until: float) -> bool:
     return True
 
 
+def set_apart(state: Path, environment: dict) -> None:
+    """Moves histories of another environment than this to ``state/elsewhere``; writes this one."""
+    known = state / "environment.json"
+    if known.exists() and files.read_json(known) != [environment]:
+        for path in (known, *state.glob("seed-*/history.csv.gz")):
+            target = state / "elsewhere" / path.relative_to(state)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    state.mkdir(parents=True, exist_ok=True)
+    files.write_json(known, [environment])
+
+
 def save(folder: Path, runs: Path, state: Path) -> int:
     """Writes what is finished in a project's folder and run store; how many runs that is.
 
-    Masks of rounds whose stage has not ended lie in its unfinished folder.
+    Masks of rounds whose stage has not ended lie in its unfinished folder. Histories that the state
+    has from another environment are moved to state/elsewhere.
     """
+    if not (folder / files.DATASET / "dataset.json").exists():
+        return 0
     loaded = params.load(folder / "params.yaml")
     dataset = files.read_json(folder / files.DATASET / "dataset.json")["files"]
     wanted = loaded.train.model_dump(mode="json"), loaded.tickets_train().model_dump(mode="json")
+    finished = []
+    for path in sorted(runs.glob(f"*{store.FINISHED}")):
+        weights, facts = store.load(path) or ({}, {})
+        by = facts.get("determined by", {})
+        if by.get("dataset") == dataset and by.get("train") in wanted:
+            finished.append((path, any(weights.values()), facts, by["environment"]))
+    here = [environment for _, kept, _, environment in finished if kept]
+    if not here:  # runs with weights are computed here; others may come from elsewhere
+        return 0
+    set_apart(state, here[0])
     histories: dict[int, list[pd.DataFrame]] = {}
     runs_found = 0
     (state / "runs").mkdir(parents=True, exist_ok=True)
-    for path in sorted(runs.glob(f"*{store.FINISHED}")):
-        _, facts = store.load(path) or ({}, {})
-        by = facts.get("determined by", {})
-        if by.get("dataset") != dataset or by.get("train") not in wanted:
+    for path, kept, facts, environment in finished:
+        if environment != here[0]:
             continue
         seed, variant, *round_ = facts["name"].removeprefix("seed ").split(", ")
         table = pd.DataFrame(facts["history"]).assign(
@@ -118,17 +158,12 @@ def save(folder: Path, runs: Path, state: Path) -> int:
         )
         histories.setdefault(int(seed), []).append(table)
         runs_found += 1
-        environment = state / "environment.json"
-        if environment.exists() and files.read_json(environment) != [by["environment"]]:
-            raise SystemExit(
-                f"{environment}: its histories are of another environment: move it and "
-                "seed-*/history.csv.gz away, and go on from the masks alone"
-            )
-        files.write_json(environment, [by["environment"]])
-        if path.stat().st_size < WITHOUT_WEIGHTS and variant not in ("dense", "pruning"):
+        if not kept:
             shutil.copy(path, state / "runs")
     for ended in (files.DENSE, files.PRUNED, files.RETRAINED):
-        if (folder / ended / "history.csv").exists():  # it has the weights remaining, too
+        known = folder / ended / "environment.json"  # of taken-over histories it may be another's
+        if known.exists() and files.read_json(known) == [here[0]]:
+            # it has the weights remaining, too
             for seed, table in tables.read(folder / ended / "history.csv").groupby("seed"):
                 histories.setdefault(int(seed), []).append(table)
     for seed, found in histories.items():
@@ -154,6 +189,7 @@ def save(folder: Path, runs: Path, state: Path) -> int:
 def main() -> None:
     """A piece: prepares where there is nothing yet, computes, saves."""
     begun = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as of `timeout`: saved, none left
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -174,14 +210,20 @@ def main() -> None:
             measured = folder.absolute() / "state/gpu.md"
             measured.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([*command, "--out", measured], env=environment, check=True)
-    what = {"data": {"name"}, "model": True, "train": True, "prune": True}
     asked, here = (params.load(p) for p in (options.experiment, folder / "params.yaml"))
-    if asked.model_dump(include=what) != here.model_dump(include=what):
+    other = {"data": {"source", "sha256"}, "retrain": {"masks"}, "seeds": True}  # set by prepare
+    seeds = options.seeds or list(here.seeds if options.save_only else asked.seeds)
+    if asked.model_dump(exclude=other) != here.model_dump(exclude=other) or seeds != list(
+        here.seeds
+    ):
         raise SystemExit(f"{folder}: of another experiment; give another folder")
-    ended = False
-    if not options.save_only:
-        ended = compute(folder, begun + 60 * options.minutes - 30)  # the rest is for saving
-    runs = save(folder, folder / "runs", folder / "state")
+    keep = partial(save, folder, folder / "runs", folder / "state")
+    ended, runs = False, 0
+    try:
+        if not options.save_only:
+            ended = compute(folder, begun + 60 * options.minutes - 30, keep)  # the rest: saving
+    finally:
+        runs = keep()
     print(f"{runs} runs finished{', all stages ended' if ended else ''}: {folder / 'state'}")
 
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
+import time
 
 import networks  # noqa: F401 - sets TensorFlow up
 import numpy as np
@@ -173,8 +174,30 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
     assert pd.read_csv(path).equals(table)  # a run that is here replaces it whole
     environment = path.parent.parent / "environment.json"
     environment.write_text(environment.read_text().replace("CPU", "GPU"))
-    with pytest.raises(SystemExit, match="of another environment"):
-        long_run.save(project.path, elsewhere, project.path / "tickets/state")
+    long_run.save(project.path, elsewhere, project.path / "tickets/state")  # never in one table
+    apart = path.parent.parent / "elsewhere"
+    assert "GPU" in (apart / "environment.json").read_text()
+    assert pd.read_csv(apart / "seed-0/history.csv.gz").equals(table)
+    assert "CPU" in environment.read_text()
+    environment.unlink()
+    with pytest.raises(LotteryError, match=r"history\.csv\.gz: accepted: beside"):
+        given.check(taking(path.parent.parent))
+
+
+def test_what_a_stage_has_finished_is_kept_before_it_is_ended_and_removes_it(tmp_path, monkeypatch):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/slow.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit())\n"
+        "pathlib.Path('unfinished').touch()\n"
+        "try:\n    time.sleep(60)\nfinally:\n    pathlib.Path('unfinished').unlink()\n"
+    )
+    monkeypatch.setattr(long_run, "STAGES", ("slow",))
+    unfinished, kept = tmp_path / "unfinished", []
+    until = time.monotonic() + 5
+    assert not long_run.compute(tmp_path, until, lambda: kept.append(unfinished.exists()))
+    assert kept == [True]
+    assert not unfinished.exists()
 
 
 def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):

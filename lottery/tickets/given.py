@@ -27,6 +27,7 @@ from lottery.tickets import patterns
 
 WHERE = "params.yaml: retrain.masks"
 STAGES = {"fetch", "train_dense", "prune", "extract_masks", "retrain", "report"}
+HISTORY, ENVIRONMENT = "history.csv.gz", "environment.json"  # of the trainings that found masks
 FILE = re.compile(r"round-(\d+)\.(npz|safetensors)")
 
 
@@ -81,6 +82,9 @@ def _of_rounds(params: Params, path: Path, seed: int) -> dict[int, Path]:
             f"{WHERE}: {path} has no mask of seed {seed}, round {asked}; accepted: seeds and "
             "retrain.rounds that it has, as seed-N/round-NN.npz"
         )
+    history = files.seed_folder(path, seed) / HISTORY
+    if history.exists() and not (path / ENVIRONMENT).exists():
+        raise LotteryError(f"{WHERE}: {history}: accepted: beside {path / ENVIRONMENT} only")
     return {number: name for number, name in found.items() if number <= rounds}
 
 
@@ -173,11 +177,13 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
     """What the folder tells of the trainings that found the masks."""
     import pandas as pd
 
-    history = files.seed_folder(path, seed) / "history.csv.gz"
+    history = files.seed_folder(path, seed) / HISTORY
     if not history.exists():
         return {}
     table = pd.read_csv(history)
-    (environment,) = files.read_json(path / "environment.json")
+    if others := sorted({*table.get("seed", ())} - {seed}):
+        raise LotteryError(f"{WHERE}: {history}: got seed {others[0]}; accepted: {seed}")
+    (environment,) = files.read_json(path / ENVIRONMENT)
     found = {}
     for number, mask in masks.items():
         rows = table[(table["variant"] == "pruning") & (table["round"] == number)]
