@@ -37,7 +37,14 @@ def costs(network=LENET, **changes):
     runs = [("dense", 0, 0, 40), ("ticket", 1, 0, 20), ("ticket", 2, 0, 20)]
     if changes.get("prune__schedule") != "one_shot":
         runs += [("pruning", 1, 10, 40), ("pruning", 2, 10, 40)][changes.pop("searched", slice(2))]
-    history = [(s, v, r, i) for s in (0, 1) for v, r, *ends in runs for i in ends]
+    told = changes.pop("told", (0, 1))  # seeds whose search has histories
+    history = [
+        (seed, variant, round_, end)
+        for seed in (0, 1)
+        for variant, round_, *ends in runs
+        for end in ends
+        if seed in told or variant != "pruning"
+    ]
     table = pd.DataFrame(history, columns=["seed", "variant", "round", "iteration"])
     params = params_of({key.replace("__", "."): value for key, value in changes.items()})
     found = flops(density, layers, table, params)
@@ -69,5 +76,7 @@ def test_what_it_took_to_find_a_mask_from_elsewhere_is_known_by_the_histories_th
     assert math.isnan(found[2])
     found = costs(**masks, searched=slice(1))["finding_flops"].tolist()
     assert found[:2] == [0, 3 * 50 * 40 * OF_LENET]
+    found = costs(**masks, told=[0])["finding_flops"]  # a mean over one seed is none over two
+    assert found.isna().tolist() == [False, True, True]
     found = costs(**masks, searched=slice(1, 2), prune__rounds=3)["finding_flops"]
     assert found.isna().tolist() == [False, False, True, True]  # without round 1, of all after it

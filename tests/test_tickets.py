@@ -153,6 +153,7 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
     before = (project.path / files.PRUNED / "history.csv").read_bytes()
     runs = published.path / ".runs"
     saved = long_run.save(project.path, runs, project.path / "tickets/state")
+    assert (project.path / "tickets/state/params.yaml").exists()
     assert saved == 2 * (1 + 2 + 2 * 2)  # by seed: dense, two rounds, two variants of each
     project.change("retrain.masks", "tickets/state")
     project.stage("prune")
@@ -182,6 +183,22 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
     environment.unlink()
     with pytest.raises(LotteryError, match=r"history\.csv\.gz: accepted: beside"):
         given.check(taking(path.parent.parent))
+
+
+def test_a_state_is_gone_on_from_by_its_own_experiment_alone(tmp_path):
+    own = tmp_path / "state/params.yaml"
+    own.parent.mkdir()
+    shutil.copy(ROOT / "experiments/smoke.yaml", own)
+    text = own.read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("learning_rate: 1.2e-3", "learning_rate: 1.3e-3"))
+    with pytest.raises(SystemExit, match="of another experiment"):
+        long_run.prepare(tmp_path, other, None, None)
+    assert not (tmp_path / "params.yaml").exists()
+    other.write_text(text.replace("  rounds: 3", "  rounds: 4"))
+    long_run.prepare(tmp_path, other, None, None)
+    made = params.load(tmp_path / "params.yaml")
+    assert (made.prune.rounds, made.retrain.masks) == (4, "tickets/state")
 
 
 def test_what_a_stage_has_finished_is_kept_before_it_is_ended_and_removes_it(tmp_path, monkeypatch):

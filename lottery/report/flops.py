@@ -48,8 +48,11 @@ def flops(
         "finding_flops": before.groupby("seed").cumsum(skipna=False),
         "training_flops": step * runs["dense"].fillna(runs["ticket"]),
     }
-    if params.retrain.masks and runs["pruning"].isna().all():  # the dense network found no mask
-        costs["finding_flops"] = before.where(before.index.get_level_values("round") == 0)
-    means = pd.DataFrame(costs).groupby("round").mean().reset_index()
+    if params.retrain.masks:  # where it tells of no round, the dense network found no mask
+        known = runs["pruning"].notna().groupby("seed").transform("any")
+        first = before.index.get_level_values("round") == 0
+        costs["finding_flops"] = costs["finding_flops"].where(known | first)
+    # unknown of one seed is unknown: no mean over some, beside means over all
+    means = pd.DataFrame(costs).groupby("round").mean(skipna=False).reset_index()
     means.insert(0, "variant", ["ticket" if number else "dense" for number in means["round"]])
     return means
