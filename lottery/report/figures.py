@@ -175,11 +175,14 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
             axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.12, lw=0)
             (handles[variant],) = axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
         axes.set(xlabel="iteration", ylabel="test accuracy")
+        axes.locator_params("x", nbins=4)  # five digits each
         axes.label_outer()
         share = f": {shares[number]:.1%} of the weights" if number in shares else ""
         axes.set_title(f"round {number}{share}")
-    for axes in panels.flat[len(rounds) :]:
+    for axes in panels.flat[len(rounds) :]:  # at most the last: the one above it has the labels
         axes.set_axis_off()
+        panels[-2, -1].tick_params(labelbottom=True)
+        panels[-2, -1].set_xlabel("iteration")
     panels[0, 0].set_ylim(*curve_limits(table))
     panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(f"Training: {title}; mean and range over seeds", fontsize=10, ha="left", x=0.02)
