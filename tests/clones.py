@@ -137,7 +137,7 @@ class Clone:
 def make_clone(path: Path) -> Clone:
     """What git would clone: tracked files and those not ignored, in a repository of their own.
 
-    No results.
+    No results, and no published tickets.
     """
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -145,7 +145,8 @@ def make_clone(path: Path) -> Clone:
     for name in filter(None, listed):
         if (
             name == "dvc.lock"
-            or name.startswith(("reports/", "tests/"))
+            or name.startswith(("reports/", "tests/", "notebooks/"))
+            or (name.startswith("tickets/") and name != "tickets/README.md")
             or (name.startswith("docs/") and name != "docs/results/anchors.csv")
             or not (ROOT / name).exists()
         ):

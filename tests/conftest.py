@@ -46,6 +46,7 @@ def finished_clone(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> 
             made.run("dvc", "commit", "--force", *STAGES[:-1])
             assert made.repro() == ["report"]
             made.commit("its results")
+            made.run("git", "gc", "-q")  # few files: it is copied often
             made.path.rename(folder / "clone")
     return Clone(folder / "clone")
 

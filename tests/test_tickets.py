@@ -125,8 +125,7 @@ def test_what_has_no_effect_or_is_not_there_is_refused(project, capsys):
         (["tiny", "--seed", "0"], "--seed: accepted with --verify only"),
         (
             ["nope", "--verify"],
-            "tickets/nope: no published tickets; accepted: cifar10-conv4-evening, cifar10-conv4-notebook, "
-            "default, mnist-lenet, tiny",
+            "tickets/nope: no published tickets; accepted: tiny",
         ),
     ):
         with pytest.raises(SystemExit, match="1"):
@@ -218,7 +217,6 @@ def test_what_a_stage_has_finished_is_kept_before_it_is_ended_and_removes_it(tmp
 
 
 def test_tickets_are_an_artifact_of_the_repository_that_dvc_gets_by_name_and_tag(project, tmp_path):
-    shutil.rmtree(project.path / "tickets/default")
     (project.path / "tickets/tiny").rename(project.path / "tickets/default")
     project.commit("tickets")
     project.run("git", "tag", "-a", "tickets@v1.0.0", "-m", "tickets v1.0.0")
@@ -387,6 +385,7 @@ def test_the_starts_of_published_tickets_come_out_bit_for_bit(name, seeds, shape
 def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
     empty_clone, monkeypatch
 ):
+    shutil.copytree(ROOT / "tickets/default", empty_clone.path / "tickets/default")
     monkeypatch.chdir(empty_clone.path)
     recipe, row, others = tickets.ticket("default", seed=3)
     empty_clone.write(recipe)
