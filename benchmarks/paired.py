@@ -86,7 +86,8 @@ def row(runs: pd.DataFrame, variant: str, number: int, loaded: Params) -> dict[s
     def over(other: pd.DataFrame) -> str:
         """Its early stop over another's, and in how many seeds it is earlier."""
         stop = other["early_stop_iteration"]
-        values = (one["early_stop_iteration"].fillna(np.inf) / stop.fillna(np.inf)).to_numpy()
+        values = one["early_stop_iteration"].fillna(np.inf) / stop.fillna(np.inf)
+        values = values.dropna().to_numpy()  # where neither learnt there is no ratio
         ratio = median(values, level, loaded.train.evaluate_every / stop.median())
         return f"{interval(ratio, 1, '')}, {(values < 1).sum()} of {len(values)}"
 

@@ -59,5 +59,6 @@ def conclude(stage: Stage, records: Sequence[Record]) -> None:
         if record.diverged:
             last = int(record.history["iteration"][-1])
             say(f"{stage.name}: diverged at iteration {last}: {record.name}")
-    for where in sorted({f"{r.environment['device']}, {r.cpu.split(' (')[0]}" for r in records}):
-        say(f"{stage.name}: computed on {where}")
+    where = {(r.environment["device"], r.cpu.split(" (")[0]) for r in records}
+    for device, cpu in sorted(where):  # of histories from elsewhere the CPU is not known
+        say(f"{stage.name}: computed on {', '.join(filter(None, (device, cpu)))}")

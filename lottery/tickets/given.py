@@ -6,6 +6,7 @@ the mask of every seed at the round ``prune.rounds``. Either format holds bool a
 prunable weights (``dense/kernel``) or as their layers (``dense``).
 """
 
+import io
 import re
 import zipfile
 from collections.abc import Mapping
@@ -145,8 +146,9 @@ def read_file(path: Path) -> dict[str, np.ndarray]:
 
 def write_file(path: Path, mask: Mask) -> None:
     """A mask as ``retrain.masks`` takes it; the same bytes for the same mask."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **mask.layers)  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez_compressed(content, **mask.layers)  # type: ignore[arg-type]
+    files.write(path, content.getvalue())
 
 
 def _fitting(

@@ -125,6 +125,10 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
     for layer in model.layers:
         if bound := [n for n, v in vars(layer).items() if n.endswith("_constraint") and v]:
             yield f"{layer.name} has a {bound[0]}, which the training here leaves out"
+    learning = {id(variable) for variable in model.trainable_weights}
+    for name, variable in of_name.items():
+        if variable.trainable and id(variable) not in learning:
+            yield f"{name} is of a layer with trainable=False, which the training here leaves out"
     if not kernels:
         yield "no Conv or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
     for variable in of_name:
