@@ -9,7 +9,7 @@ from lottery.report import summary, text, verdict
 
 HALF = dict.fromkeys(["conv", "dense", "output"], 0.5)
 PATIENT = {"train.early_stopping": {"patience": 3, "min_delta": 0.05}}
-TWO_OF_FOUR = {"prune.pattern": [2, 4], "prune.rates": HALF, "prune.rounds": 1}
+HERE = {"device": "CPU", "threads": 1, "versions": {"tensorflow": "2"}}
 
 
 def cells(table):
@@ -22,11 +22,22 @@ def said_of(name, *given):
     return str(getattr(text._words(), name)(*given)).strip()
 
 
+def report_of(runs, params, pruning=None, environments=None, **more):
+    """The whole report of an experiment."""
+    facts = {"title": "digits", "source": "a package", "test": 297, "own_test": False}
+    facts |= {"sha256": "0" * 64, "class_counts": [180] * 10, "image_shape": [8, 8, 1], **more}
+    found, none = concluded(runs, params), pd.DataFrame({"position": []})
+    trained = runs[:0] if pruning is None else pruning
+    beside = trained, found, none, summary.results(runs, found), {}
+    return text.markdown(params, facts, environments or {}, runs, *beside)
+
+
 def test_a_row_of_the_results_is_what_its_runs_reached_and_where():
     ends = {"final_test_accuracy": [0.7, 0.9], "initial_test_accuracy": [0.1, 0.2]}
     of = {"variant": "ticket", "round": 1, "weights_remaining": 0.5}
     stops = {"test_accuracy": [0.9, 0.8], "early_stop_iteration": [100, 1300]}
-    (row,) = cells(text._results(pd.DataFrame(of | ends | stops), params_of().prune))
+    runs = pd.DataFrame(of | ends | stops)
+    (row,) = cells(text._results(runs, params_of().prune))
     assert row == {
         "variant": "ticket",
         "round": "1",
@@ -36,6 +47,8 @@ def test_a_row_of_the_results_is_what_its_runs_reached_and_where():
         "untrained (%)": "15.0",
         "early-stop iteration": "700 [100, 1,300]",
     }
+    finetuned = params_of(changes={"prune.strategy": "finetune"}).prune
+    assert cells(text._results(runs, finetuned))[0]["at its start (%)"] == "15.0"
 
 
 def test_costs_are_in_millions_and_in_trillions_of_operations():
@@ -69,22 +82,20 @@ def test_accuracies_are_compared_in_points_and_iterations_as_a_ratio():
 @pytest.mark.parametrize(
     ("difference", "said"),
     [
-        (
-            -0.004,
-            "is lower, but not lower than the dense network's by 0.5 points or more (-0.40 points",
-        ),
-        (0.0, "is not lower than the dense network's by 0.5 points or more (+0.00 points"),
-        (0.02, "is not lower than the dense network's by 0.5 points or more (+2.00 points"),
+        (-0.004, "is lower, but not lower than the dense network's by 0.5 points or more (-0.40"),
+        (0.0, "is not lower than the dense network's by 0.5 points or more (+0.00"),
+        (0.034, "is not lower than the dense network's by 0.5 points or more (+3.40"),
     ],
 )
 def test_the_verdict_says_on_which_side_of_the_dense_network_a_ticket_is(difference, said):
     controls = {"random_reinit": "2.00", "shuffled_mask": "2.00"}
-    params = params_of([1], {"prune.criterion": "snip"})
-    runs = experiment(rounds={1: GOOD | {"accuracy": difference, "controls": list(controls)}})
-    found = text.sentence(concluded(runs, params), params)
-    assert f"its test accuracy {said}; dense 90.00%)" in found
+    params = params_of([1], {"prune.criterion": "snip", "report.confidence": 0.999})
+    of = GOOD | {"accuracy": difference, "controls": list(controls)}
+    found = text.sentence(concluded(experiment(11, {1: of}), params), params)
+    assert f"its test accuracy {said} points; dense 90.00%)" in found
     for name, points in controls.items():
         assert f"; it is {points} points above its `{name}` control, by more than 0.5" in found
+    assert found.endswith(" 11 seeds, at 99.9% confidence.")
 
 
 @pytest.mark.parametrize(
@@ -92,46 +103,52 @@ def test_the_verdict_says_on_which_side_of_the_dense_network_a_ticket_is(differe
     [("all", "corrected by Holm's method"), ([2, 1], "tested in the order listed, each at full")],
 )
 def test_the_rule_is_that_of_the_parameters(rounds, how):
-    changes = {"report.iteration_margin": 0.4, "report.confidence": 0.99}
-    params = params_of(rounds, changes)
+    params = params_of(rounds, {"report.iteration_margin": 0.4, "report.confidence": 0.99})
     said = said_of("rule", params, verdict.claim_of(params.prune), 0.8)
-    assert how in said
-    assert "(p, the largest, below 0.01)" in said
-    assert (
-        "not lower than the dense network's by 0.5 points or more; early stop not later by 40%"
-        in said
-    )
-    assert "accuracy more than 0.5 points above `random_reinit`." in said
+    lower = "not lower than the dense network's by 0.5 points or more"
+    for part in (
+        how,
+        "(p, the largest, below 0.01)",
+        f"{lower}; early stop not later by 40%",
+        "accuracy more than 0.5 points above `random_reinit`.",
+    ):
+        assert part in said
+
+
+RECIPE = "8 seeds; adam at 0.0012, batches of 50, 40 iterations"
+SEARCH = "2 rounds of iterative layerwise pruning by magnitude"
+KEPT = "tickets keep their initial weights"
 
 
 @pytest.mark.parametrize(
-    ("changes", "phrase"),
+    ("changes", "said"),
     [
-        ({}, "2 rounds of iterative layerwise pruning by magnitude; tickets keep their initial w"),
+        ({}, f"{RECIPE}; {SEARCH}; {KEPT}."),
         ({"prune.rewind_iteration": 5}, "tickets keep their weights at iteration 5."),
         ({"prune.strategy": "finetune"}, "their trained weights, trained on at the last learning"),
         (
             {"prune.strategy": "learning_rate_rewind", "prune.rewind_iteration": 5},
             "their trained weights, trained again on the schedule from iteration 5.",
         ),
-        (TWO_OF_FOUR, "pruning of two of four inputs by magnitude"),
-        ({"train.weight_decay": 0.001}, ", weight decay 0.001; 2 rounds"),
-        ({"train.optimizer": "sgd", "train.momentum": 0.9}, "sgd at 0.0012, batches of 50, 40 it"),
-        ({"train.optimizer": "sgd", "train.momentum": 0.9}, "iterations, momentum 0.9; 2 rounds"),
-        ({"train.warmup_iterations": 10}, ", warm-up over 10 iterations; 2 rounds"),
-        ({"train.precision": "bfloat16"}, ", computed in bfloat16; 2 rounds"),
         (
-            {"train.early_stopping": {"patience": 3}},
-            "ended after 3 evaluations without a better val",
+            {"prune.pattern": [2, 4], "prune.rates": HALF, "prune.rounds": 1},
+            "pruning of two of four inputs by magnitude",
         ),
+        ({"train.weight_decay": 0.001}, f"{RECIPE}, weight decay 0.001; {SEARCH}"),
+        (
+            {"train.optimizer": "sgd", "train.momentum": 0.9, "train.batch_size": 60},
+            f"sgd at 0.0012, batches of 60, 40 iterations, momentum 0.9; {SEARCH}",
+        ),
+        ({"train.warmup_iterations": 10}, f"{RECIPE}, warm-up over 10 iterations; {SEARCH}"),
+        ({"train.precision": "bfloat16"}, f"{RECIPE}, computed in bfloat16; {SEARCH}"),
+        ({"train.early_stopping": {"patience": 3}}, "3 evaluations without a better val"),
         (PATIENT, ", ended after 3 evaluations without a validation loss lower by more than 0.05;"),
-        ({"train.augmentation": {"flip": True, "crop": 0}}, "iterations, images flipped; 2 rounds"),
-        ({"train.augmentation": {"flip": False, "crop": 4}}, "ns, images padded by 4 pixels and c"),
+        ({"train.augmentation": {"flip": True, "crop": 0}}, f"{RECIPE}, images flipped; {SEARCH}"),
+        ({"train.augmentation": {"flip": False, "crop": 4}}, f"{RECIPE}, images padded by 4 pix"),
     ],
 )
-def test_what_differs_from_the_plain_recipe_is_said(changes, phrase):
-    given = params_of("all", {"prune.rounds": 2} | changes)
-    assert phrase in said_of("setting", given, 8, True)
+def test_what_differs_from_the_plain_recipe_is_said(changes, said):
+    assert said in said_of("setting", params_of("all", {"prune.rounds": 2} | changes), 8, True)
 
 
 def test_of_masks_from_elsewhere_it_is_said_whether_one_is_for_all_and_what_was_searched():
@@ -140,12 +157,11 @@ def test_of_masks_from_elsewhere_it_is_said_whether_one_is_for_all_and_what_was_
     assert f"taken over from {path}{rest}" in said_of("setting", given, 8, False)
     lacks = f"taken over from {path}, rounds that it lacks found by iterative layerwise pruning by"
     assert lacks in said_of("setting", given, 8, True)
+    assert "9 rounds" not in said_of("setting", given, 8, True)
     one = params_of("all", {"retrain.masks": f"{path}.npz", "data.split": "per_seed"})
     assert f"{path}.npz, the same for all seeds{rest}" in said_of("setting", one, 8, False)
-    of_test = (
-        "Nor over masks: there is one, and test images of some seeds may have had a part in it"
-    )
-    assert of_test in said_of("generalises", one, False, "images")
+    of_test = "there is one, and test images of some seeds may have had a part in it"
+    assert f"Nor over masks: {of_test}" in said_of("generalises", one, False, "images")
     assert said_of("generalises", one, True, "images").endswith("Nor over masks: there is one.")
     assert "masks" not in said_of("generalises", given, True, "images")
 
@@ -154,26 +170,37 @@ def test_what_spoils_a_comparison_stands_in_the_report():
     dense = np.r_[0.1, np.full(8, 0.9)]
     gains = np.r_[0.005, np.full(8, 0.02)]
     runs = experiment(9, {1: GOOD | {"gain": gains}, 2: GOOD}, dense=dense)
-    found, params = concluded(runs), params_of()
-    facts = {"title": "digits", "source": "here", "test": 297, "own_test": True, "repeated": 7}
-    facts |= {"sha256": "0" * 64, "class_counts": [180] * 10, "image_shape": [8, 8, 1]}
-    facts |= {"test_in_training": 3}
-    none, results = pd.DataFrame({"position": []}), summary.results(runs, found)
     pruning = runs[runs["variant"] == "ticket"].assign(variant="pruning")
     pruning["diverged"] = (pruning["round"] == 2) & (pruning["seed"] < 3)
     pruning["improving"] = pruning["round"] == 1
-    params = params.model_copy(update={"train": params_of(changes=PATIENT).train})
-    page = text.markdown(params, facts, {}, runs, pruning, found, none, results, {})
-    assert "learned in 1 of 9 seeds; they count as failures." in page
-    assert "curves end with the first of them: pruning 2 3 of 9." in page
-    assert (
-        "by no more than 0.05 beneath the last that counted, so that their early stops are " in page
-    )
-    assert "lower bounds: pruning 1 9 of 9." in page
-    assert "**3 of its test images are training or validation images too.**" in page
-    assert "7 of its images repeat others, value for value" in page
-    beyond = [(j.round, j.beyond) for j in found.rounds if j.beyond]
-    assert beyond
-    for number, names in beyond:
-        bound = f"Round {number}: the interval reaches beyond the bound that the test passed ("
-        assert f"{bound}{', '.join(names)})" in page
+    page = report_of(runs, params_of(changes=PATIENT), pruning, repeated=7, test_in_training=3)
+    lower = "beneath the last that counted, so that their early stops are lower bounds"
+    bound = "the interval reaches beyond the bound that the test passed"
+    for part in (
+        "learned in 1 of 9 seeds; they count as failures.",
+        "curves end with the first of them: pruning 2 3 of 9.",
+        f"by no more than 0.05 {lower}: pruning 1 9 of 9.",
+        "**3 of its test images are training or validation images too.**",
+        "7 of its images repeat others, value for value",
+        f"Round 1: {bound} (gain over random_reinit)",
+    ):
+        assert part in page, part
+
+
+def test_the_report_holds_the_verdict_the_numbers_and_what_they_generalise_over():
+    runs = experiment(dense_flags={"censored": np.arange(8) < 2})
+    page = report_of(runs, params_of(), environments={"dense": [HERE], "retraining": [HERE]})
+    assert page.startswith("# Lottery tickets: lenet_300_100 on digits\n\n**Winning ticket.**")
+    for part in (
+        "Runs cut off by their length, their lowest validation loss at the last evaluation: dense 2 of 8.",
+        "The early stop of a dense network that was cut off is a lower bound.",
+        "Intervals generalise over seeds, orders and splits of these images; not over other images",
+        "0 of 8 (at most 31%)",
+        "simultaneous over 2 rounds",
+        "1,253 train, 250 validation, 297 test images",
+        "\n- CPU, 1 thread(s) a run; tensorflow 2\n",
+    ):
+        assert part in page, part
+    several = {"dense": [HERE], "pruning": [HERE], "retraining": [HERE | {"threads": 2}]}
+    page = report_of(runs, params_of(), environments=several)
+    assert "\n- CPU, 1 thread(s) a run; tensorflow 2: dense, pruning\n- CPU, 2" in page
