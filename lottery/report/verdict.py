@@ -208,7 +208,7 @@ def _judge(
     stop, bad = dense["early_stop_iteration"], ~good.to_numpy()
     # stopped while the loss still fell: their early stops are lower bounds
     on, dense_on = (t["censored"] | t["improving"] for t in (ticket, dense))
-    ratio = (ticket["early_stop_iteration"] / stop.where(stop > 0)).fillna(math.inf)
+    ratio = (ticket["early_stop_iteration"] / stop).fillna(math.inf)
     criterion = partial(Criterion, fails=bad, untold=bad)
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
