@@ -14,7 +14,7 @@ from lottery.tools.check import differences
 
 
 def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_with_defaults(
-    clone, tmp_path
+    clone, monkeypatch, capsys
 ):
     head = clone.run("git", "rev-parse", "HEAD").stdout.strip()
     clone.run("git", "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/hasty-mare", head)
@@ -35,8 +35,9 @@ def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_wit
     assert "**hasty-mare: its" not in done.stdout
     assert done.stdout.splitlines()[-1] == "Plots: reports/compare.html"
 
-    several = clone.run("python", "-m", "lottery", "compare", "hasty-mare", "HEAD").stdout
-    assert several.startswith("## hasty-mare and HEAD and workspace\n")
+    monkeypatch.chdir(clone.path)
+    main(["compare", "hasty-mare", "HEAD"])
+    assert capsys.readouterr().out.startswith("## hasty-mare and HEAD and workspace\n")
     assert clone.run("git", "status", "--porcelain", "reports/compare.html").stdout == ""
 
 
@@ -80,33 +81,32 @@ def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path):
         assert {"HEAD", "main", "workspace", "dense", "ticket", "random_reinit"} <= set(legends)
 
 
-def test_a_project_in_a_folder_of_its_repository_is_compared(clone):
-    clone.run("mkdir", "project")
+def test_a_project_in_a_folder_of_its_repository_is_compared(clone, monkeypatch, capsys):
+    (clone.path / "project").mkdir()
     clone.run("git", "mv", "params.yaml", "reports", "project")
     clone.commit("in a folder")
-    command = ["env", "-C", "project", f"PYTHONPATH={clone.path}", "python", "-m", "lottery"]
-    done = clone.run(*command, "compare", "HEAD")
-    assert "The parameters are the same." in done.stdout
+    monkeypatch.chdir(clone.path / "project")
+    main(["compare", "HEAD"])
+    assert "The parameters are the same." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "revision", "why"),
-    [
-        ("params.yaml", "", "nowhere", "nowhere: no branch, tag, commit or experiment"),
-        ("params.yaml", "", "HEAD~1", "HEAD~1: no reports/metrics.json: run `dvc repro` there"),
-        ("params.yaml", "<<<<<<< HEAD\n", "HEAD", "workspace: params.yaml: holds conflict marks"),
-        ("dvc.lock", "schema: '2.0'\n", "HEAD", "workspace: dvc.lock: cannot be read"),
-        ("reports/metrics.json", "{", "HEAD", "workspace: reports/metrics.json: cannot be read"),
-        ("reports/metrics.json", '{"dense": {}}', "HEAD", "workspace: reports/metrics.json: is of"),
-    ],
-)
-def test_what_cannot_be_compared_is_one_line(
-    clone, path, content, revision, why, monkeypatch, capsys
-):
+NOT_COMPARED = [  # a file, its content instead, the revision, what is said
+    ("params.yaml", "", "nowhere", "nowhere: no branch, tag, commit or experiment"),
+    ("params.yaml", "", "HEAD~1", "HEAD~1: no reports/metrics.json: run `dvc repro` there"),
+    ("params.yaml", "<<<<<<< HEAD\n", "HEAD", "workspace: params.yaml: holds conflict marks"),
+    ("dvc.lock", "schema: '2.0'\n", "HEAD", "workspace: dvc.lock: cannot be read"),
+    ("reports/metrics.json", "{", "HEAD", "workspace: reports/metrics.json: cannot be read"),
+    ("reports/metrics.json", '{"dense": {}}', "HEAD", "workspace: reports/metrics.json: is of"),
+]
+
+
+def test_what_cannot_be_compared_is_one_line(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.path)
-    (clone.path / path).write_text(content)
-    with pytest.raises(SystemExit, match="1"):
-        main(["compare", revision])
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith(f"compare: {why}")
+    for path, content, revision, why in NOT_COMPARED:
+        clone.run("git", "checkout", "-q", ".")
+        (clone.path / path).write_text(content)
+        with pytest.raises(SystemExit, match="1"):
+            main(["compare", revision])
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        assert err.startswith(f"compare: {why}")

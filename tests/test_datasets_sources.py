@@ -6,10 +6,11 @@ import json
 import re
 import struct
 import tarfile
+import tempfile
 import threading
-import time
 import zipfile
 from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -28,55 +29,46 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 FILES = {"train/cat/1.png": b"one" * 99, "train/dog/2.png": b"two", "test/cat/3.png": b""}
 
 
-class Server(ThreadingHTTPServer):
-    """Serves ``content`` in the way that the path's first part names; notes what was asked."""
+class Handler(BaseHTTPRequestHandler):
+    """Serves the server's ``content`` in the way that the path's first part names."""
 
-    daemon_threads = True
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        with suppress(OSError):
+            self.answer(self.path.split("/")[1], self.server.content)
 
-    def __init__(self):
-        self.asked, self.content, self.over = [], CONTENT, threading.Event()
-        server = self
+    do_HEAD = do_GET
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.asked.append(self.path)
-                with suppress(OSError):
-                    server.answer(self, self.path.split("/")[1])
-
-            def do_HEAD(self):
-                with suppress(OSError):
-                    server.answer(self, self.path.split("/")[1])
-
-            def log_message(self, *arguments):
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    def url(self, way):
-        return f"http://127.0.0.1:{self.server_port}/{way}/file.bin"
-
-    def answer(self, handler, way):
-        length = len(self.content)
-        handler.send_response({"404": 404, "moved": 302}.get(way, 200))
-        handler.send_header("Location", "/good/file.bin?signature=secret")
-        handler.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()[:8]}"')
+    def answer(self, way, content):
+        self.send_response({"404": 404, "moved": 302}.get(way, 200))
+        self.send_header("Location", "/good/file.bin?signature=secret")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()[:8]}"')
         if way != "endless":
-            handler.send_header("Content-Length", 0 if way in ("404", "moved") else length)
-        handler.end_headers()
-        body = {"wrong": self.content[::-1], "short": self.content[:99], "404": b"", "moved": b""}
-        handler.wfile.write(body.get(way, self.content))
-        while way == "endless" and not self.over.is_set():
-            handler.wfile.write(self.content)
+            self.send_header("Content-Length", 0 if way in ("404", "moved") else len(content))
+        self.end_headers()
+        body = {"wrong": content[::-1], "short": content[:99], "404": b"", "moved": b""}
+        self.wfile.write(body.get(way, content))
+        while way == "endless" and not self.server.over.is_set():
+            self.wfile.write(content)
+
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture
 def server():
-    running = Server()
+    """One that notes what it was asked for."""
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.asked, running.content, running.over = [], CONTENT, threading.Event()
+    threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     yield running
     running.over.set()
     running.shutdown()
     running.server_close()
+
+
+def url_of(server, way):
+    return f"http://127.0.0.1:{server.server_port}/{way}/file.bin"
 
 
 @pytest.fixture(autouse=True)
@@ -89,22 +81,19 @@ def cache(tmp_path, monkeypatch):
 
 
 def download(server, *ways):
-    return sources.download([server.url(way) for way in ways], SHA256, cache_folder())
+    return sources.download([url_of(server, way) for way in ways], SHA256, cache_folder())
 
 
 # Downloads
 
 
-@pytest.mark.parametrize("way", ["good", "moved"])
-def test_a_file_arrives_whole_and_only_once(server, cache, way):
-    path = download(server, way)
-    assert path.read_bytes() == CONTENT
-    asked = len(server.asked)
-    assert download(server, way) == path == cache / SHA256
-    assert len(server.asked) == asked
-    assert list(cache.iterdir()) == [path]
-    path.write_bytes(CONTENT[:-1])
-    assert download(server, way).read_bytes() == CONTENT
+def test_a_file_arrives_whole_and_only_once(server, cache):
+    for _ in range(2):
+        assert download(server, "good") == cache / SHA256
+        assert (cache / SHA256).read_bytes() == CONTENT
+        assert len(server.asked) == len(list(cache.iterdir())) == 1
+    (cache / SHA256).write_bytes(CONTENT[:-1])
+    assert download(server, "good").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(("way", "cause"), [
@@ -116,17 +105,15 @@ def test_a_bad_server_is_named_and_the_next_mirror_is_used(server, cache, way, c
         download(server, way, "404")
     lines = str(error.value).splitlines()
     assert lines[0] == "file.bin could not be downloaded:"
-    assert lines[1].startswith(f"  {server.url(way)}: ")
+    assert lines[1].startswith(f"  {url_of(server, way)}: ")
     assert re.search(cause, lines[1])
-    assert lines[2].startswith(f"  {server.url('404')}: ")
+    assert lines[2].startswith(f"  {url_of(server, '404')}: ")
     assert "data.source" in lines[3]
     assert list(cache.iterdir()) == []
     assert download(server, way, "good").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("url", [
-    "http://127.0.0.1:9/x", "http://no-such-host.invalid/x", "http://[::1/x", "http:///x",
-])  # fmt: skip
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x", "http://[::1/x"])
 def test_a_url_that_leads_nowhere_is_an_error(url):
     with pytest.raises(LotteryError, match=r"x could not be downloaded:\n  http"):
         sources.download([url], SHA256, cache_folder())
@@ -150,9 +137,9 @@ def obtain(source, **values):
 
 def test_credentials_and_signatures_stay_out_of_messages_and_results(server, capsys):
     server.content = zipped(FILES.items())
-    url = server.url("good").replace("//", "//user:secret@") + "?signature=secret#secret"
+    url = url_of(server, "good").replace("//", "//user:secret@") + "?signature=secret#secret"
     found, source = obtain(url)
-    assert (found, source.name) == (FILES, server.url("good"))
+    assert (found, source.name) == (FILES, url_of(server, "good"))
     said = capsys.readouterr().err
     assert said.count("it is not pinned: set data.sha256 to ") == 1
     assert hashlib.sha256(server.content).hexdigest() in said
@@ -166,16 +153,16 @@ def test_credentials_and_signatures_stay_out_of_messages_and_results(server, cap
 
 def test_an_unpinned_download_that_has_changed_is_told(server, tmp_path, capsys):
     server.content = zipped(FILES.items())
-    url = f"{server.url('moved')}?signature=secret"
+    url = f"{url_of(server, 'moved')}?signature=secret"
     data = Data(name="image_folder", validation_size=4, source=url)
-    where = f"data.source: {server.url('moved')}: not pinned (data.sha256)"
+    where = f"data.source: {url_of(server, 'moved')}: not pinned (data.sha256)"
     assert asked_again(data) == (False, f"{where}: whether it has changed cannot be told")
     _, source = obtain(url)
     before = source.version["ETag"]
     facts = {"source": source.name, "source_version": source.version}
     write(tmp_path / "data/dataset", {"dataset.json": json.dumps(facts).encode()})
     assert asked_again(data) == (False, "")
-    another = data.model_copy(update={"source": server.url("good")})  # than what is there is of
+    another = data.model_copy(update={"source": url_of(server, "good")})  # than what is there is of
     assert asked_again(another)[1].endswith(": whether it has changed cannot be told")
     server.content = zipped([*FILES.items(), ("train/dog/4.png", b"")])
     changed, line = asked_again(data)
@@ -192,39 +179,31 @@ def test_an_unpinned_download_that_has_changed_is_told(server, tmp_path, capsys)
 # Archives
 
 
-def zipped(members, change=lambda info: None, compression=zipfile.ZIP_DEFLATED):
+def zipped(members, compression=zipfile.ZIP_DEFLATED):
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", compression) as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         for name, data in members:
-            info = zipfile.ZipInfo("x")
-            info.filename, info.compress_type = name, compression
-            change(info)
-            archive.writestr(info, data)
+            archive.writestr(zipfile.ZipInfo(name), data, compression)
     return content.getvalue()
 
 
-def tarred(members, change=lambda info: None, mode="w"):
+def tarred(members, mode="w", kind=tarfile.REGTYPE):
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode=mode) as archive:
         for name, data in members:
             info = tarfile.TarInfo(name)
-            info.size = len(data)
-            change(info)
+            info.size, info.type, info.linkname = len(data), kind, "/etc/passwd"  # of a link
             archive.addfile(info, io.BytesIO(data))
     return content.getvalue()
 
 
-def packed_tar(members, change=lambda info: None):
-    return tarred(members, change, "w:gz")
-
-
+packed_tar = partial(tarred, mode="w:gz")
 packed_with = pytest.mark.parametrize("pack", [zipped, tarred, packed_tar])
 
 
 def unpacked(folder, content):
     """What lies in the folder afterwards."""
-    into = folder / f"into-{time.monotonic_ns()}"
-    into.mkdir()
+    into = Path(tempfile.mkdtemp(dir=folder))
     (folder / "archive").write_bytes(content)
     archives.unpack(folder / "archive", into, "archive")
     return {
@@ -234,9 +213,8 @@ def unpacked(folder, content):
 
 
 def complaint(folder, content):
-    with pytest.raises(LotteryError) as error:
+    with pytest.raises(LotteryError, match=r"^archive: ") as error:
         unpacked(folder, content)
-    assert str(error.value).startswith("archive: ")
     assert str(error.value).isprintable()
     return str(error.value)
 
@@ -280,10 +258,7 @@ def test_names_that_repeat_or_would_spoil_a_terminal_are_refused(tmp_path, pack)
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, b"S"])
 def test_a_tar_with_a_link_or_a_device_is_refused(tmp_path, kind):
-    def change(info):
-        info.type, info.linkname, info.size = kind, "/etc/passwd", 0
-
-    assert "x.png is a link, a device" in complaint(tmp_path, tarred([("x.png", b"")], change))
+    assert "x.png is a link, a device" in complaint(tmp_path, tarred([("x.png", b"")], kind=kind))
 
 
 @packed_with
@@ -296,8 +271,9 @@ def test_what_unpacks_to_too_much_is_refused_before_it_is_written(tmp_path, monk
 
 
 @pytest.mark.parametrize("pack", [zipped, packed_tar])
-def test_a_compression_bomb_is_refused(tmp_path, pack):
-    bomb = pack((f"{n}.png", bytes(33 * 2**20)) for n in range(2))
+def test_a_compression_bomb_is_refused(tmp_path, monkeypatch, pack):
+    monkeypatch.setattr(archives, "MIB", 2**10)
+    bomb = pack((f"{n}.png", bytes(33 * 2**10)) for n in range(2))
     assert "too many for an archive of its size" in complaint(tmp_path, bomb)
 
 
@@ -335,24 +311,14 @@ def test_a_zip_of_windows_powershell_has_backslashes(tmp_path):
     assert unpacked(tmp_path, zipped([("train\\", b""), *members])) == FILES
 
 
-class Unflagged(zipfile.ZipInfo):
-    """A member whose name does not say its encoding."""
-
-    encoding = "utf-8"
-
-    def _encodeFilenameFlags(self):  # zipfile's own hook
-        return self.filename.encode(self.encoding), 0
-
-
-@pytest.mark.parametrize(("encoding", "name", "read_as"), [
-    ("utf-8", "crème", "crème"), ("cp437", "crème", "crème"), ("cp1252", "crème", "crΦme"),
+@pytest.mark.parametrize(("encoding", "taken", "read_as"), [
+    ("utf-8", "UTF-8", "crème"), ("cp1252", "code page 437", "crΦme"),
 ])  # fmt: skip
-def test_names_of_unknown_encoding_are_said(tmp_path, capsys, encoding, name, read_as):
-    Unflagged.encoding = encoding
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
-        archive.writestr(Unflagged(name), b"x")
-    assert unpacked(tmp_path, (tmp_path / "x.zip").read_bytes()) == {read_as: b"x"}
-    taken = "UTF-8" if encoding == "utf-8" else "code page 437"
+def test_names_of_unknown_encoding_are_said(tmp_path, capsys, encoding, taken, read_as):
+    name = "crème".encode(encoding)
+    ascii_name = b"-" * len(name)  # which needs no flag of UTF-8
+    content = zipped([(ascii_name.decode(), b"x")]).replace(ascii_name, name)
+    assert unpacked(tmp_path, content) == {read_as: b"x"}
     assert f"read as {taken}, such as {read_as}" in capsys.readouterr().err
 
 
@@ -366,37 +332,32 @@ def write(folder, files):
     return folder
 
 
-@pytest.mark.parametrize("how", ["folder", "zip", "URL of a file", "home"])
-def test_one_source_gives_one_folder_however_it_is_named(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("source", ["my images", "~/a b.zip", "file://{}/a%20b.zip"])
+def test_one_source_gives_one_folder_however_it_is_named(tmp_path, monkeypatch, source):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "my images", FILES)
     (tmp_path / "a b.zip").write_bytes(zipped(FILES.items()))
-    source = {
-        "folder": "my images", "zip": "a b.zip", "home": "~/a b.zip",
-        "URL of a file": (tmp_path / "a b.zip").as_uri(),
-    }[how]  # fmt: skip
+    is_folder, source = source == "my images", source.format(tmp_path)
     found, opened = obtain(source)
     assert found == FILES
-    assert opened.name == ("my images" if how == "folder" else "a b.zip")
+    assert opened.name == ("my images" if is_folder else "a b.zip")
     with pytest.raises(LotteryError, match=rf"has sha256 \w+.*expected {'0' * 64}"):
         obtain(source, sha256="0" * 64)
-    assert opened.folder.exists() == (how == "folder")
+    assert opened.folder.exists() == is_folder
 
 
 @pytest.mark.parametrize(("source", "message"), [
     ("no/such.zip", "data.source: no/such.zip: not there"), ("/dev/null", "neither a file nor a"),
     ("s3://bucket/x.zip", "accepted: an http, https or file URL"), ("x\0y", "not there"),
     ("file://elsewhere/x.zip", "neither a path nor a URL that can be read"),
-    ("~no-such-user/x.zip", "home directory"), (__file__, "not a zip, tar or tar.gz archive"),
+    ("~no-such-user/x.zip", "home directory"),
 ])  # fmt: skip
 def test_a_source_that_cannot_be_used_is_named(source, message):
     with pytest.raises(LotteryError, match=message):
         obtain(source)
 
 
-@pytest.mark.parametrize("source", [
-    "data", "data/mine", "data/dataset/x.zip", "reports", "link", "data/own/link",
-])  # fmt: skip
+@pytest.mark.parametrize("source", ["data/dataset/x.zip", "reports", "link", "data/own/link"])
 def test_a_source_where_stages_write_is_refused_naming_the_safe_place(tmp_path, source):
     write(tmp_path, {"data/mine/x": b"", "data/dataset/x.zip": b"", "reports/x": b""})
     write(tmp_path / "data/own/mine", FILES)

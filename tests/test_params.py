@@ -1,11 +1,7 @@
 """params.yaml: what is wrong with it is found before anything is computed, in a line each."""
 
-import datetime
 import math
 import re
-import subprocess
-import sys
-from itertools import pairwise
 from typing import get_args
 
 import pytest
@@ -13,6 +9,7 @@ from clones import ROOT, TINY, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lottery.__main__ import main
 from lottery.datasets.catalogue import DATASETS, read_params
 from lottery.errors import LotteryError
 from lottery.params import Params, Section, Size, check_fit, checks, load, validate
@@ -41,10 +38,6 @@ def complaints(content):
     return [line.removeprefix("params.yaml: ") for line in str(error.value).splitlines()]
 
 
-def test_the_parameters_that_the_other_tests_spoil_are_valid():
-    assert validate(VALID, sizes=SIZES).model_dump() == VALID
-
-
 OWN = "or your own module:function"
 MODELS = f"'lenet_300_100', 'conv2', 'conv4', 'conv6', 'resnet20' or 'vgg16' {OWN}"
 FOLDER = "a folder, a zip or tar archive, or its URL, that holds train/<class>/<image>"
@@ -55,13 +48,10 @@ FOUR_AT_MOST = "this one with train.evaluate_every of at most 4"
 BELOW = "this share of the run's 40 iterations is less than one evaluation"
 
 NO_BATCH_NORM = "ones with lenet_300_100: it has no batch normalisation"
+RATES = VALID["prune"]["rates"]
 
 REFUSED = [
     # of the wrong type
-    ("seeds", {"first": 0}, "a list"),
-    ("train.batch_size", 60.5, "a whole number"),
-    ("train.threads", True, "a whole number"),
-    ("train.learning_rate", [0.1], "a number"),
     ("train.jit_compile", 1, "true or false"),
     ("prune.rates", None, "a mapping with the keys conv, dense, output"),
     # beyond its limits
@@ -83,7 +73,6 @@ REFUSED = [
     ("retrain.rounds", "some", "a list or 'all'"),
     # YAML reads it otherwise than it was meant
     ("data.source", 2024, 'a string, in quotes: "2024"'),
-    ("data.source", datetime.date(2024, 5, 1), 'a string, in quotes: "2024-05-01"'),
     ("seeds", 3, "a list: [3], which is one seed"),
     ("data.image_size", 10, "a list: [10, 10]"),
     ("report.margin", "0,01", "a number, with a decimal point: 0.01"),
@@ -97,11 +86,7 @@ REFUSED = [
     ("retrain.rounds", [1, 3], "rounds from 1 to prune.rounds, 2"),
     ("prune.scoring_rounds", 9, "1 with magnitude: its scores stay the same"),
     ("model.batch_norm_scale", "uniform", NO_BATCH_NORM),
-    (
-        "prune.rates",
-        dict.fromkeys(("conv", "dense", "output"), 0.0),
-        "one above 0: these prune nothing",
-    ),
+    ("prune.rates", dict.fromkeys(RATES, 0.0), "one above 0: these prune nothing"),
     ("data.split_seed", 7, "0 with data.split per_seed, where the seed itself draws the split"),
     # it does not fit the dataset
     ("data.validation_size", 9, f"from 10 (one example a class) to 1490: {HAS}"),
@@ -112,13 +97,12 @@ REFUSED = [
     ("train.warmup_iterations", 41, "at most the run's 40 iterations"),
     ("prune.rewind_iteration", 40, "less than the run's 40 iterations"),
     # no evaluation can tell it
-    ("report.iteration_margin", 0.01, f"at least 0.25: {BELOW}"),
     ("report.iteration_margin", 0.1, f"at least 0.25 or {FOUR_AT_MOST}: {BELOW}"),
 ]
 
 
 EPOCHS = {"train.iterations": None, "train.epochs": 2, "train.evaluate_every": 10}
-RATES, ONE_RATE = VALID["prune"]["rates"], "one rate for all kinds, or 0: left whole"
+ONE_RATE = "one rate for all kinds, or 0: left whole"
 NO_XLA = "false with conv2: XLA has no deterministic gradient of its max-pooling"
 ONE_SHOT = {"prune.criterion": "snip", "prune.schedule": "one_shot"}
 SCORES_ONCE = "1 with prune.schedule one_shot, which scores once"
@@ -196,13 +180,6 @@ def test_a_mistake_inside_a_value_is_named_by_its_full_path(key, value, line):
     assert complaints(tiny({key: value})) == [line]
 
 
-def test_a_name_one_letter_off_in_a_list_is_recognised():
-    (line,) = complaints(tiny({"retrain.variants": ["ticket", "ramdom_mask"]}))
-    assert line.startswith("retrain.variants.1: got 'ramdom_mask'; accepted: 'ticket', 'random_")
-    end = f"'supermask' or 'supermask_signed_constant' {OWN}; did you mean random_mask?"
-    assert line.endswith(end)
-
-
 def test_all_mistakes_of_a_file_are_named_at_once():
     spoilt = {"seeds": [], "prune.rounds": "2", "model.speed": 1, "report.margin": "0,01"}
     between = {"data.validation_size": 9, "train.evaluate_every": 41, "train.momentum": 0.5}
@@ -213,12 +190,8 @@ def test_all_mistakes_of_a_file_are_named_at_once():
 def test_a_dataset_that_is_known_only_once_it_is_read_is_compared_then():
     loaded = validate(tiny(EPOCHS | {"data.name": "image_folder", "data.source": "images"}))
     check_fit(loaded, Size(1500, 10, (8, 8, 1)))
-    for examples, why in [
-        (299, "batch_size: got 50; accepted: at most the 49"),
-        (19, "20 or more"),
-    ]:
-        with pytest.raises(LotteryError, match=rf"^a: .*{why}"):
-            check_fit(loaded, Size(examples, 10, (8, 8, 1)), where="a")
+    with pytest.raises(LotteryError, match=r"^a: .*20 or more"):
+        check_fit(loaded, Size(19, 10, (8, 8, 1)), where="a")
 
 
 def test_convolutions_and_augmentation_are_for_images_alone():
@@ -240,7 +213,6 @@ def test_convolutions_and_augmentation_are_for_images_alone():
     [
         (0.29, 29, "report.iteration_margin", 0.725),
         (0.29, 29, "train.evaluate_every", 11),
-        (0.3, 40, "train.evaluate_every", 12),
         (0.01, 40, "train.iterations", 4000),
     ],
 )
@@ -256,46 +228,30 @@ def test_what_is_advised_for_a_margin_below_one_evaluation_is_the_least_that_doe
 
 
 def test_an_epoch_has_as_many_iterations_as_whole_batches():
-    assert validate(tiny(EPOCHS)).train.length(1250) == 2 * (1250 // 50)
     assert validate(tiny(EPOCHS)).train.length(1249) == 2 * 24
 
 
 def test_one_threshold_for_all_layers_leaves_those_of_rate_0_whole():
     rates = {"conv": 0.2, "dense": 0.2, "output": 0.0}
-    prune = validate(tiny({"prune.scope": "global", "prune.rates": rates})).prune
     shapes = {"conv1/kernel": (10, 100), "dense1/kernel": (100, 30), "output/kernel": (10, 10)}
     kinds = {"conv1/kernel": "conv", "dense1/kernel": "dense", "output/kernel": "output"}
-    assert prune.left_whole(kinds) == ["output/kernel"]
-    assert prune.surviving(shapes, kinds, 2) == 100 + 2560
-    erk = prune.model_copy(update={"scope": "erk"})
-    assert erk.left_whole(kinds) == ["output/kernel"]
-    assert erk.surviving(shapes, kinds, 2) == dict(zip(kinds, (1000, 1560, 100), strict=True))
-    layerwise = prune.model_copy(update={"scope": "layerwise"})
-    assert layerwise.left_whole(kinds) == []
-    assert layerwise.surviving(shapes, kinds, 2) == dict(zip(kinds, (640, 1920, 100), strict=True))
+    for scope, whole, left in (
+        ("global", ["output/kernel"], 100 + 2560),
+        ("erk", ["output/kernel"], dict(zip(kinds, (1000, 1560, 100), strict=True))),
+        ("layerwise", [], dict(zip(kinds, (640, 1920, 100), strict=True))),
+    ):
+        prune = validate(tiny({"prune.scope": scope, "prune.rates": rates})).prune
+        assert (prune.left_whole(kinds), prune.surviving(shapes, kinds, 2)) == (whole, left)
 
 
 def test_the_last_learning_rate_is_what_the_steps_end_with():
-    steps = {"iterations": [20, 30], "factor": 0.1}
-    train = validate(tiny({"train.learning_rate_steps": steps})).train
-    assert train.last_learning_rate().learning_rate == pytest.approx(1.2e-5)
-    assert train.last_learning_rate().learning_rate_steps is None
-    assert hash(train) != hash(train.last_learning_rate())
-    for strategy, how in (
-        ("rewind", train),
-        ("learning_rate_rewind", train),
-        ("finetune", train.last_learning_rate()),
-    ):
-        params = tiny({"train.learning_rate_steps": steps, "prune.strategy": strategy})
-        assert validate(params).tickets_train() == how
-
-
-def test_rounds_keep_the_order_in_which_they_are_listed():
-    assert validate(tiny({"retrain.rounds": "all"})).retrain_rounds() == [1, 2]
-    assert validate(tiny({"retrain.rounds": [2, 1]})).retrain_rounds() == [2, 1]
-
-
-TENFOLD = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairwise("abcdefgh"))
+    values = {STEPS: {"iterations": [20, 30], "factor": 0.1}}
+    train = validate(tiny(values)).train
+    last = train.last_learning_rate()
+    assert (last.learning_rate, last.learning_rate_steps) == (pytest.approx(1.2e-5), None)
+    assert hash(train) != hash(last)
+    for strategy, how in (("rewind", train), ("learning_rate_rewind", train), ("finetune", last)):
+        assert validate(tiny(values | {"prune.strategy": strategy})).tickets_train() == how
 
 
 @pytest.mark.parametrize(
@@ -304,11 +260,9 @@ TENFOLD = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 10)}]\n" for a, b in pairw
         (None, "cannot be read: [Errno 2] No such file"),
         (b"", "the file: got None; accepted: a mapping with the keys seeds, data, model, train"),
         (b"\x89PNG\r\n", "cannot be read: 'utf-8' codec"),
-        (b"seeds: [0, 1\ndata: {}\n", "not valid YAML at line 2, column 5: "),
         (b"seeds: [0]\nseeds: [1]\n", "not valid YAML at line 2, column 1: found duplicate key"),
-        (b"[" * 5000, "not valid YAML: maximum recursion depth"),
+        (b"[" * 1000, "not valid YAML: maximum recursion depth"),
         (b"a: !!int x\n", "not valid YAML: invalid literal for int()"),
-        (f"a: &a [{'x, ' * 10}]\n{TENFOLD}".encode(), "expands to more than 200,000 values"),
         (b"a: &a [*a]\n", "expands to more than 200,000 values"),
         (b"a: 1\n<<<<<<< HEAD\nb: 1\n", "line 2: <<<<<<< is git's mark of a conflict: keep one"),
     ],
@@ -344,15 +298,17 @@ def test_the_names_of_datasets_are_those_of_the_catalogue():
     assert {name for name, known in DATASETS.items() if known.package} == set(checks.PACKAGED)
 
 
-def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(tmp_path):
+def test_a_command_checks_the_file_against_the_catalogue_before_dvc_reads_it(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
     spoilt = TINY.replace("validation_size: 250", "validation_size: 3")
     (tmp_path / "params.yaml").write_text(spoilt)
-    how = {"cwd": tmp_path, "env": {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
-    done = subprocess.run([sys.executable, "-m", "lottery", "check", "--params"], **how)
-    assert (done.returncode, done.stdout) == (1, "")
+    with pytest.raises(SystemExit, match="1"):
+        main(["check", "--params"])
     accepted = f"from 10 (one example a class) to 1490: {HAS}"
     said = f"check: params.yaml: data.validation_size: got 3; accepted: {accepted}\n"
-    assert done.stderr == said
+    assert capsys.readouterr() == ("", said)
     assert read_params(DEFAULT) == load(DEFAULT)
 
 

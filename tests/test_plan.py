@@ -30,12 +30,15 @@ def test_three_seeds_three_rounds_two_of_them_retrained_with_a_control():
     }
 
 
-def test_rewound_rounds_are_shorter_one_shot_trains_none_and_longer_networks_take_longer():
+def test_rewound_rounds_are_shorter_one_shot_trains_none_longer_networks_and_copies_take_longer():
     assert tasks_of(params_of({"prune.rewind_iteration": 10}), 40)["prune"] == [(2, 2 * 30)] * 2
     for untrained in ({"prune.schedule": "one_shot"}, {"prune.criterion": "snip"}):
         assert tasks_of(params_of(untrained), 40)["prune"] == [(0, 0)] * 2
-    longer = params_of({"retrain.variants": ["dense_longer"], "retrain.rounds": [2]})
-    assert tasks_of(longer, 40)["retrain"] == [(1, 3 * 40)] * 2  # dense, round 1, the ticket
+    values = {"retrain.variants": ["dense_longer"], "retrain.rounds": [2]}
+    values["retrain.analysis"] = "linear_mode_connectivity"
+    longer = [(1, 3 * 40)]  # dense, round 1, the ticket
+    copies = [(2, 80)] * 2  # of the dense network and of the ticket
+    assert tasks_of(params_of(values), 40)["retrain"] == (longer + copies) * 2
 
 
 def test_masks_that_are_taken_over_are_not_searched(tmp_path, monkeypatch):
@@ -47,11 +50,6 @@ def test_masks_that_are_taken_over_are_not_searched(tmp_path, monkeypatch):
             given.write_file(given.round_file(tmp_path / "tickets", seed, number), MASK)
     found = tasks_of(params, 40, MASK.shapes)["prune"]
     assert found == [(2, 80), (0, 0)]  # round 1 once more, from which 2 is pruned
-
-
-def test_linear_mode_connectivity_adds_two_copies_of_each_network():
-    params = params_of({"retrain.analysis": "linear_mode_connectivity", "retrain.rounds": [2]})
-    assert tasks_of(params, 40)["retrain"].count((2, 80)) == 4
 
 
 def test_wall_time_is_work_over_workers_but_a_chain_is_not_divided():
