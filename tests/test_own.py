@@ -17,6 +17,7 @@ from tf_keras import layers
 
 from lottery import code, parts
 from lottery.artifacts import files
+from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
@@ -24,6 +25,8 @@ from lottery.running import machine
 from lottery.streams import stream
 from lottery.tickets import own, pruning
 from lottery.tickets.ticket import Start
+from lottery.training.architectures import Dropout
+from lottery.training.engine import Engine
 
 EXAMPLE = {
     "model.name": "mine.example:narrow",
@@ -102,6 +105,21 @@ def test_networks_of_signals_and_tokens_are_pruned_as_those_of_images():
     assert models.kinds(models.build(of_signals)) == kinds
 
 
+def numbered(numbers, classes):
+    return layers.Dense(classes, name="output")(tf.one_hot(tf.cast(numbers[:, 0], tf.int32), 300))
+
+
+def test_in_bfloat16_layers_compute_but_examples_are_not_rounded():
+    """Of whole numbers above 256 it has every second one."""
+    examples = np.arange(300, dtype=np.float32)[:, None]
+    facts = {"image_shape": (1,), "classes": 2, "test": 0, "own_test": True, "name": "numbers"}
+    dataset = Dataset(examples, np.arange(300, dtype=np.int32) % 2, facts)
+    train = params_of({"train.precision": "bfloat16"}).train
+    engine = Engine(network("test_own:numbered", (1,), 2).model, train, dataset)
+    logits = engine._logits(engine._images, training=False).numpy()
+    assert len(np.unique(logits, axis=0)) > 290
+
+
 # Mistakes
 
 
@@ -147,6 +165,42 @@ class Scaled(layers.Layer):
         return self.gamma * inputs
 
 
+class Within(layers.Layer):
+    """A layer around another one."""
+
+    def __init__(self, inner):
+        super().__init__(name="around")
+        self.inner = inner
+
+    def call(self, inputs, training=None):
+        return self.inner(inputs, training=training)
+
+
+class Penalised(layers.Layer):
+    """Adds a loss in training alone."""
+
+    def call(self, inputs, training=None):
+        if training:
+            self.add_loss(tf.reduce_mean(inputs))
+        return inputs
+
+
+class Standardised(layers.Dense):
+    """Multiplies with other weights than it has: of a pruned one it takes the mean away."""
+
+    def call(self, inputs):
+        return inputs @ (self.kernel - tf.reduce_mean(self.kernel))
+
+
+def projected(images, classes):
+    drawn = by_chance(np.zeros((64, 8))).astype(np.float32)
+    return layers.Dense(classes, name="output")(layers.Flatten()(images) @ drawn)
+
+
+def twice(inner):
+    return layered(*[lambda inner=inner: inner] * 2)
+
+
 LEFT_OUT = "which the training here leaves out"
 MODELS = {
     "softmax": (
@@ -179,8 +233,25 @@ MODELS = {
     ),
     "bounded": (
         layered(kernel_constraint="non_neg"),
-        f"output has a kernel_constraint, {LEFT_OUT}",
+        f"output/kernel has a constraint, {LEFT_OUT}",
     ),
+    "penalised": (
+        layered(lambda: Penalised(name="penalty")),
+        f"it adds losses of its own (a regulariser, add_loss), {LEFT_OUT}",
+    ),
+    "dropped_within": (
+        layered(lambda: Within(Dropout(0.5, name="drop"))),
+        "drop (Dropout) is within a layer, called twice or of another kind; accepted: Dropout and",
+    ),
+    "normalised_twice": (
+        twice(layers.BatchNormalization(name="norm")),
+        "norm (BatchNormalization) is within a layer, called twice or of another kind",
+    ),
+    "standardised": (
+        layered(dense=Standardised),
+        "output is a Standardised, in which pruned weights may go on acting; accepted: Conv1D",
+    ),
+    "projected": (projected, "it is another function when it is built or called again; accepted"),
     "frozen": (
         layered(trainable=False),
         f"output/kernel is of a layer with trainable=False, {LEFT_OUT}",
@@ -241,6 +312,10 @@ VARIANTS = {
     ),
     "numpy": (trained(learning_rate=np.float32(0.1)), "accepted: Python's own numbers"),
     "typo": (trained(learning_rates=0.1), "its train.learning_rates is a float; accepted: without"),
+    "longer": (
+        trained(iterations=80),
+        "its train.iterations is 80; accepted: 40; Start.iterations makes runs longer",
+    ),
     "half": (changed(iterations=lambda t: 9.5), "its iterations is a float; accepted: int"),
     "masks": (changed(masks=lambda t: "grown"), "its masks are 'grown'; accepted: fixed, rigl"),
     "early": (changed(iteration=lambda t: -1), "starts at iteration -1, which is none of its run"),

@@ -97,7 +97,22 @@ def tokens(images, classes):
     return tf_keras.layers.Dense(classes, name="output")(flat)
 
 
-@pytest.mark.parametrize("architecture", ["clipped", "subtracted", "tokens"])
+def gated(images, classes):
+    """A gate whose own inputs are gone still lets a half through."""
+    flat = tf_keras.layers.Flatten()(images)
+    hidden = tf_keras.layers.Dense(8, "relu", name="hidden")(flat)
+    gate = tf_keras.layers.Dense(8, "sigmoid", name="gate")(flat)
+    return tf_keras.layers.Dense(classes, name="output")(hidden * gate)
+
+
+def largest(images, classes):
+    """Of each two units the larger one, by an operation that is no layer."""
+    hidden = tf_keras.layers.Dense(8, name="hidden")(tf_keras.layers.Flatten()(images))
+    pairs = tf.reduce_max(tf_keras.layers.Reshape((4, 2))(hidden), axis=-1)
+    return tf_keras.layers.Dense(classes, name="output")(pairs)
+
+
+@pytest.mark.parametrize("architecture", ["clipped", "subtracted", "tokens", "gated", "largest"])
 def test_where_outputs_do_not_grow_with_inputs_paths_are_not_counted(architecture):
     of = network(f"test_paths:{architecture}", (8, 8, 3), 4)
     model = models.build(of)

@@ -77,23 +77,32 @@ def flow_gradient(model: Any, kernels: dict[str, Any], images: Any, labels: Any)
     """``∂R/∂|w|``; needs no images. The model's variables become their absolute values.
 
     Raises LotteryError where R does not flow through the layers: the score is defined for networks
-    whose outputs grow with each input (Tanaka et al. 2020, theorem 1), not for tanh that saturates
-    or LayerNormalization.
+    whose outputs grow in proportion to each input (Tanaka et al. 2020, theorem 1), not for tanh or
+    LayerNormalization.
     """
     import tensorflow as tf
 
     for variable in model.weights:
         variable.assign(tf.abs(variable))
+
+    def flow(size: float) -> Any:
+        """R, for inputs of that size."""
+        return tf.reduce_sum(model(tf.fill((1, *model.input_shape[1:]), size), training=False))
+
     with tf.GradientTape() as tape:
-        flow = tf.reduce_sum(model(tf.ones((1, *model.input_shape[1:])), training=False))
-    gradient = tape.gradient(flow, kernels)
+        of_ones = flow(1.0)
+    gradient = tape.gradient(of_ones, kernels)
+    # what batch normalisation takes away, as its authors' code has it, bends R too
+    moved = any(np.any(v.numpy()) for v in model.weights if "moving_mean" in v.name)
+    straight = moved or np.isclose(flow(2.0) - of_ones, of_ones - flow(0.0), rtol=1e-3)
     whole = all(np.all(variable.numpy() != 0) for variable in kernels.values())
     for name in kernels:
         value = np.asarray(gradient[name])
-        if not (value.min() >= 0 and value.max() < np.inf) or (whole and not value.any()):
+        flows = straight and value.min() >= 0 and value.max() < np.inf
+        if not flows or (whole and not value.any()):
             raise LotteryError(
                 f"params.yaml: prune.criterion: synflow cannot score {name}: it takes layers whose "
-                "outputs grow with each of their inputs, as with ReLU, pooling and "
+                "outputs grow in proportion to each input, as with ReLU, pooling and "
                 "BatchNormalization; take another criterion, or other layers"
             )
     return gradient
@@ -258,4 +267,7 @@ def batch(part: Part, classes: int, seed: int) -> Part:
     labels = part.labels[shuffled]
     of_class = (shuffled[labels == label] for label in range(classes))
     rows = np.concatenate([rows[:IMAGES_PER_CLASS] for rows in of_class])
-    return Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
+    found = Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
+    for array in found:
+        array.flags.writeable = False  # each layer's scores are of the same images
+    return found

@@ -195,6 +195,9 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     if start.masks not in TRAINERS:
         yield f"its masks are {start.masks!r}; accepted: {', '.join(TRAINERS)}"
     yield from _misfits_of_train(start.train)
+    for name in ("iterations", "epochs", "threads"):
+        if (got := getattr(start.train, name)) != (own := getattr(ticket.train, name)):
+            yield f"its train.{name} is {got}; accepted: {own}; Start.iterations makes runs longer"
     for name in ("iteration", "iterations"):
         if not isinstance(value := getattr(start, name), int | None):
             yield f"its {name} is a {type(value).__name__}; accepted: int"

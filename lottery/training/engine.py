@@ -58,7 +58,6 @@ class Engine:
         self.network = network = Network(model, dataset.image_shape, dataset.classes)
         self._model = build(network, train.precision, dropout=model.dropout)
         self._dropout = [layer for layer in self._model.layers if isinstance(layer, Dropout)]
-        self._input_type = tf.bfloat16 if train.precision == "bfloat16" else tf.float32
         self._variables = variables(self._model)
         self._trained = {name: v for name, v in self._variables.items() if v.trainable}
         self._slot_names = {"adam": ("m", "v"), "sgd": ("momentum",)}[train.optimizer]
@@ -92,7 +91,7 @@ class Engine:
     def _logits(self, images: tf.Tensor, *, training: bool) -> tf.Tensor:
         if self._scaled:
             images = tf.cast(images, tf.float32) / 255.0
-        return self._model(tf.cast(images, self._input_type), training=training)
+        return self._model(images, training=training)
 
     def _train_interval(
         self, images: Any, labels: Any, rows: Any, step_sizes: Any, *noise: Any

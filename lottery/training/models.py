@@ -91,6 +91,9 @@ VARIABLES = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"
 """What a layer's variables may be: initialise() knows what they start from."""
 
 
+LEFT_OUT = "which the training here leaves out"
+
+
 def check(network: Network, precision: str, dropout: float) -> None:
     """Raises LotteryError where an architecture of one's own is not what they have to be.
 
@@ -119,16 +122,20 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
         )
     if blocks := [layer.name for layer in model.layers if isinstance(layer, tf_keras.Model)]:
         yield f"{blocks[0]} is a model within it; accepted: its layers, one by one"
-    if model.losses:
-        why = "which the training here leaves out; accepted: train.weight_decay"
-        yield f"it adds losses of its own (a regulariser, add_loss), {why}"
-    for layer in model.layers:
-        if bound := [n for n, v in vars(layer).items() if n.endswith("_constraint") and v]:
-            yield f"{layer.name} has a {bound[0]}, which the training here leaves out"
     learning = {id(variable) for variable in model.trainable_weights}
     for name, variable in of_name.items():
+        if getattr(variable, "constraint", None):
+            yield f"{name} has a constraint, {LEFT_OUT}"
         if variable.trainable and id(variable) not in learning:
-            yield f"{name} is of a layer with trainable=False, which the training here leaves out"
+            yield f"{name} is of a layer with trainable=False, {LEFT_OUT}"
+    for layer in model.submodules:
+        if isinstance(layer, architectures.Dropout) or hasattr(layer, "moving_mean"):
+            known = isinstance(layer, architectures.Dropout | layers.BatchNormalization)
+            if not (known and layer in model.layers and len(layer.inbound_nodes) == 1):
+                yield (
+                    f"{layer.name} ({type(layer).__name__}) is within a layer, called twice or of "
+                    "another kind; accepted: Dropout and BatchNormalization, one by one"
+                )
     if not kernels:
         yield "no Conv or Dense layer of tf_keras in it, so nothing to prune (not of keras?)"
     for variable in of_name:
@@ -137,6 +144,12 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
             yield (
                 f"{variable} would not be pruned; accepted: Conv1D to Conv3D, Dense, and layers "
                 f"without kernels ({', '.join(VARIABLES[1:])})"
+            )
+    for layer in (one for one in model.layers if f"{one.name}/kernel" in kernels):
+        if type(layer) not in (*CONVOLUTIONS, layers.Dense):
+            yield (
+                f"{layer.name} is a {type(layer).__name__}, in which pruned weights may go on "
+                "acting; accepted: Conv1D to Conv3D and Dense themselves"
             )
     if len(of_name) < len(model.weights):
         yield "several of its variables have one name"
@@ -148,11 +161,25 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
         yield f"{got}; accepted: logits, [{network.classes}]"
     weights, _ = initialise(network, "check")
     large = {name: 1e6 * weights[name] for name, kind in kernels.items() if kind == "output"}
-    assign(model, weights | large)
     images = stream("images of a check").random((32, *network.image_shape), np.float32)
+
+    def outputs(built: tf_keras.Model) -> np.ndarray:
+        """In training, and in evaluation after it, from the same weights."""
+        assign(built, weights | large)
+        return np.stack([built(images, training=training) for training in (True, False)])
+
+    first = outputs(model)
     model(images, training=True)
-    if 0 < np.abs(model(images, training=False)).max() <= 1:
+    if model.losses:  # of the last call
+        why = f"{LEFT_OUT}; accepted: train.weight_decay"
+        yield f"it adds losses of its own (a regulariser, add_loss), {why}"
+    if 0 < np.abs(first[1]).max() <= 1:
         yield "its outputs never leave [-1, 1], as of a softmax; accepted: logits"
+    if not all(np.array_equal(outputs(built), first, equal_nan=True) for built in (model, again)):
+        yield (
+            "it is another function when it is built or called again; accepted: random numbers of "
+            "lottery.streams.stream, drawn when it is built, and no state but its variables"
+        )
 
 
 @functools.cache

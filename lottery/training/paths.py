@@ -1,5 +1,6 @@
 """Which weights lie on a path from the input to the output."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from lottery.masks import Mask
 from lottery.params import Network
+from lottery.streams import stream
 from lottery.training.models import build, kinds, variables
 
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
@@ -27,7 +29,7 @@ def effective(mask: Mask, network: Network) -> Mask | None:
     linear network whose weights are the mask, for an input of ones, depends on it.
 
     None where paths cannot be counted so: in a network of one's own with layers that are no sums of
-    their inputs, such as ReLU(6), LayerNormalization, Subtract or tf.one_hot.
+    their inputs, such as ReLU(6), LayerNormalization, Subtract, gates or tf.one_hot.
     """
     if not _counts_paths(network):
         return None
@@ -37,9 +39,17 @@ def effective(mask: Mask, network: Network) -> Mask | None:
 
 @cache
 def _counts_paths(network: Network) -> bool:
-    """Whether in the dense network paths lead through each layer as they do through sums."""
+    """Whether in the dense network paths lead through each layer as they do through sums, and
+    outputs of the linear network are sums of its inputs': no gates, no maxima of units.
+    """
     shapes = {name: variables(_linear(network))[name].shape for name in kinds(_linear(network))}
-    return all(map(_of_sums, _paths(Mask.full(shapes), network).values()))
+    if not all(map(_of_sums, _paths(Mask.full(shapes), network).values())):
+        return False
+    positive = stream("a network of sums").random
+    model = _with({name: positive(shape) for name, shape in shapes.items()}, network)
+    a, b = positive((2, 1, *network.image_shape))
+    at = [model(x, training=False).numpy() for x in (a, b, a + b, 0 * a)]
+    return np.allclose(at[0] + at[1], at[2] + at[3], rtol=1e-6)
 
 
 def _of_sums(numbers: np.ndarray) -> bool:
@@ -53,17 +63,22 @@ def _of_sums(numbers: np.ndarray) -> bool:
 
 def _paths(mask: Mask, network: Network) -> dict[str, np.ndarray]:
     """The number of paths through each prunable weight, were it there: float64."""
-    model = _linear(network)
-    of_name = variables(model)
-    for name, variable in of_name.items():
-        one = name.endswith(("/gamma", "/moving_variance"))
-        value = np.asarray(mask.layers.get(name, one), np.float64)
-        variable.assign(np.broadcast_to(value, variable.shape))
-    kernels = {name: of_name[name] for name in mask.layers}
+    model = _with(mask.layers, network)
+    kernels = {name: variables(model)[name] for name in mask.layers}
     with tf.GradientTape() as tape:
         outputs = model(tf.ones((1, *network.image_shape), tf.float64), training=False)
     gradients = tape.gradient(outputs, kernels)
     return {name: np.asarray(gradient) for name, gradient in gradients.items()}
+
+
+def _with(kernels: Mapping[str, np.ndarray], network: Network) -> Any:
+    """The linear network with these kernels, its scales and variances 1, its biases and means 0."""
+    model = _linear(network)
+    for name, variable in variables(model).items():
+        one = name.endswith(("/gamma", "/moving_variance"))
+        value = np.asarray(kernels.get(name, one), np.float64)
+        variable.assign(np.broadcast_to(value, variable.shape))
+    return model
 
 
 @cache
