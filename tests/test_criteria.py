@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from clones import network
 from networks import mean_loss
+from tf_keras import layers
 
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
@@ -25,23 +26,17 @@ def arrays(*rows):
     return tuple(np.array(row, np.float32) for row in rows)
 
 
-W, W0, G = arrays([1, -2, 0, 0.5], [-3, 1, 2, 0.5], [2, 0.25, -7, -1])
-
-
 @pytest.mark.parametrize(
     ("criterion", "expected"),
     [
         ("magnitude", [1, 2, 0, 0.5]),
         ("magnitude_increase", [-2, 1, -2, 0]),
         ("movement", [4, 3, 2, 0]),
-        ("snip", [2, 0.5, 0, 0.5]),
-        ("grasp", [2, -0.5, 0, -0.5]),
-        ("synflow", [2, 0.5, 0, -0.5]),
     ],
 )
 def test_a_score_is_what_its_source_defines(criterion, expected):
-    layer = SimpleNamespace(w=W, w0=W0, gradient=lambda of=None: G)
-    assert getattr(criteria, criterion)(layer).tolist() == expected
+    w, w0 = arrays([1, -2, 0, 0.5], [-3, 1, 2, 0.5])
+    assert getattr(criteria, criterion)(SimpleNamespace(w=w, w0=w0)).tolist() == expected
 
 
 # Scores, against finite differences in float64 of a network written out in NumPy
@@ -49,8 +44,6 @@ def test_a_score_is_what_its_source_defines(criterion, expected):
 
 def small(images, classes):
     """Nine inputs, five units with batch normalisation, four classes."""
-    from tf_keras import layers
-
     x = layers.Conv2D(5, 3, name="hidden")(images)
     x = layers.BatchNormalization(epsilon=1e-5, name="hidden_norm")(x)
     x = layers.Flatten(name="flatten")(layers.ReLU(name="relu")(x))
@@ -59,24 +52,18 @@ def small(images, classes):
 
 def normalised_dense(images, classes):
     """Batch normalisation of features."""
-    from tf_keras import layers
-
     x = layers.BatchNormalization(name="norm")(layers.Flatten(name="flatten")(images))
     return layers.Dense(classes, name="output")(x)
 
 
 def normalised_layer(images, classes):
     """What is added to all units of a layer is subtracted again."""
-    from tf_keras import layers
-
     x = layers.Dense(5, name="hidden")(layers.Flatten(name="flatten")(images))
     return layers.Dense(classes, name="output")(layers.LayerNormalization(name="norm")(x))
 
 
 def saturated(images, classes):
     """A layer whose outputs stay within -1 and 1."""
-    from tf_keras import layers
-
     x = layers.Dense(5, "tanh", name="hidden")(layers.Flatten(name="flatten")(images))
     return layers.Dense(classes, name="output")(x)
 
@@ -155,7 +142,7 @@ def expected_scores(criterion, batch):
 
 def seen(of, weights, batch=None):
     """A network as criteria see it."""
-    names = tuple(models.kinds(models.build(of)))
+    names = tuple(name for name in weights if name.endswith("/kernel"))
     return criteria.PrunedNetwork(of, weights, weights, names, batch, 0)
 
 
@@ -184,19 +171,20 @@ def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(
         criteria.scores("grasp", seen(where, weights, batch))
 
 
-@pytest.mark.parametrize("architecture", ["normalised_layer", "saturated"])
-def test_synflow_refuses_a_network_that_nothing_flows_through(architecture):
+@pytest.mark.parametrize(
+    ("architecture", "scale"),  # tanh of a thousand is 1, whatever the weights; of initial ones less
+    [("normalised_layer", 1), ("saturated", 1000), ("saturated", 1)],
+)
+def test_synflow_refuses_a_network_that_nothing_flows_through_or_less_and_less(architecture, scale):
     where = network(f"test_criteria:{architecture}", SHAPE, CLASSES)
     weights, _ = models.initialise(where, "test", 0)
-    if architecture == "saturated":  # tanh of a thousand is 1, whatever the weights
-        weights = weights | {"hidden/kernel": 1000 * weights["hidden/kernel"]}
+    weights = weights | {"hidden/kernel": scale * weights["hidden/kernel"]}
     message = r"prune\.criterion: synflow cannot score hidden/kernel: "
     with pytest.raises(LotteryError, match=message):
         criteria.scores("synflow", seen(where, weights))
 
 
-def test_synflow_scores_a_network_of_which_a_layer_has_collapsed():
-    weights, _ = models.initialise(LENET, "test", 0)
+def test_synflow_scores_a_network_of_which_a_layer_has_collapsed(weights):
     left = weights | {"dense1/kernel": np.zeros_like(weights["dense1/kernel"])}
     scores = criteria.scores("synflow", seen(LENET, left))
     assert not any(score.any() for score in scores.values())
@@ -207,26 +195,24 @@ def weights():
     return models.initialise(LENET, "test", 0)[0]
 
 
-@pytest.mark.parametrize(("name", "image_shape"), [("lenet_300_100", SHAPE), ("conv2", (4, 4, 3))])
-def test_synflow_is_conserved_from_layer_to_layer(name, image_shape):
+def test_synflow_is_conserved_from_layer_to_layer():
     """Tanaka et al. 2020, theorem 1: with biases zero the scores of every layer sum to the flow R."""
-    where = network(name, image_shape, CLASSES, initializer="glorot_uniform")
+    where = network("conv2", (4, 4, 3), CLASSES, initializer="glorot_uniform")
     (weights, _), model = models.initialise(where, "test", 1), models.build(where)
     scores = criteria.scores("synflow", seen(where, weights))
     for name, variable in models.variables(model).items():
         variable.assign(np.abs(weights[name]))
-    flow = float(model(np.ones((1, *image_shape), np.float32)).numpy().sum())
+    flow = float(model(np.ones((1, 4, 4, 3), np.float32)).numpy().sum())
     assert flow > 0
     for name in scores:
         assert scores[name].min() >= 0
         assert scores[name].sum() == pytest.approx(flow, rel=1e-4)
 
 
-@pytest.mark.parametrize("model", ["conv2", "resnet20"])
-def test_second_derivatives_exist_for_convolutions_pooling_and_batch_normalisation(model):
-    where = network(model, (4, 4, 3), CLASSES, initializer="glorot_uniform")
+def test_second_derivatives_exist_for_convolutions_pooling_and_batch_normalisation():
+    where = network("vgg16", (16, 16, 3), CLASSES, initializer="glorot_uniform", width=1 / 16)
     weights, _ = models.initialise(where, "test", 2)
-    images = np.random.default_rng(3).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (8, 16, 16, 3), np.uint8)
     part = Part(images, np.arange(8, dtype=np.int32) % 4)
     found = seen(where, weights, part).gradients(criteria.hessian_gradient)
     assert all(np.count_nonzero(g) > 0 and np.isfinite(g).all() for g in found.values())
@@ -291,14 +277,6 @@ def alike(one, other):
     return all(np.array_equal(one.layers[name], other.layers[name]) for name in KERNELS)
 
 
-def magnitudes(weights, mask, names=KERNELS):
-    """Of the weights that survive, and of the others."""
-    return [
-        np.concatenate([np.abs(weights[n][mask.layers[n] == side]) for n in names])
-        for side in (True, False)
-    ]
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_criterion_makes_nested_masks_of_exact_counts_by_layer_and_globally(criterion, make):
     half = {name: size // 2 for name, size in make.full.sizes.items()}
@@ -319,12 +297,6 @@ def test_single_weights_go_by_the_magnitude_mask_of_tensorflow_model_optimizatio
     found = make("magnitude", half, pattern="weight")
     assert alike(found, magnitude_mask(weights, make.full, half, LENET))
     assert alike(found, make("magnitude", half))
-
-
-def test_global_magnitude_pruning_keeps_the_largest_weights_of_the_network(weights, make):
-    kept, gone = magnitudes(weights, make("magnitude", 3000))
-    assert len(kept) == 3000
-    assert kept.min() >= gone.max()
 
 
 def test_random_pruning_depends_on_the_seed_and_keeps_each_layer_in_proportion(make):
@@ -357,7 +329,10 @@ def test_a_layer_left_whole_keeps_all_and_one_threshold_serves_the_others(weight
     for criterion in ("magnitude", "grasp"):
         mask = make(criterion, 400 + 2000, whole=["output/kernel"])
         assert mask.layers["output/kernel"].all()
-        kept, gone = magnitudes(weights, mask, KERNELS[:2])
+        kept, gone = (
+            np.concatenate([np.abs(weights[n][mask.layers[n] == side]) for n in KERNELS[:2]])
+            for side in (True, False)
+        )
         assert len(kept) == 2000
         assert criterion == "grasp" or kept.min() >= gone.max()
     half_way = round(((sum(mask.sizes.values()) - 400) * 2000) ** 0.5)  # of the others

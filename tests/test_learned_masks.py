@@ -87,22 +87,17 @@ def test_a_run_keeps_its_counts_zeros_and_last_mask_and_resumes_bit_for_bit(rule
         assert alike(trained(engine, (weights, mask), resume=state), whole)
 
 
-@pytest.mark.parametrize("augmentation", [None, {"flip": True, "crop": 1}])
-def test_weights_grow_where_the_gradient_of_the_next_batch_is_largest(often, augmentation):
-    short = {"iterations": 10, "evaluate_every": 5, "augmentation": augmentation}
+def test_weights_grow_where_the_gradient_of_the_next_batch_as_augmented_is_largest(often):
+    short = {"iterations": 10, "evaluate_every": 5, "augmentation": {"flip": True, "crop": 1}}
     engine, (weights, mask) = trainer("rigl", **short), fresh(share=0.2)
     states = {}
     watch = lambda i, state: states.update({i: state()})  # noqa: E731
     trained(engine, (weights, mask), 10, on_evaluation=watch)
-    rows = SPLIT.train[ORDER.batches(5, 6, len(SPLIT.train), 30)[0]]
-    images, labels = DATASET.part(rows)
-    if augmentation:
-        images = changed(images, ORDER.changes(5, 6, len(SPLIT.train), engine.train)[0], 1).numpy()
+    images, labels = DATASET.part(SPLIT.train[ORDER.batches(5, 6, 600, 30)[0]])
+    images = changed(images, ORDER.changes(5, 6, 600, engine.train)[0], 1).numpy()
     gradient = np.abs(gradients_of(states[5].weights, images, labels)["dense2/kernel"])
-    before, after = (mask_in(states[i])["dense2/kernel"] for i in (5, 10))
-    assert np.array_equal(
-        mask_in(states[0])["dense2/kernel"], before
-    )  # the first stays for a while
+    first, before, after = (mask_in(states[i])["dense2/kernel"] for i in (0, 5, 10))
+    assert np.array_equal(first, before)  # the first stays for a while
     grown, left_out = after & ~before, ~after & ~before
     assert grown.sum() > 10
     assert gradient[grown].min() >= 0.999 * gradient[left_out].max()
@@ -133,6 +128,9 @@ def test_the_scores_of_a_supermask_are_drawn_for_each_layer_purpose_and_seed():
     starts = [trainer("edge_popup")._beginning(initial, mask, o, 0, ()).slots for o in orders]
     scores = [start[f"score/{name}"].ravel()[:1000] for start in starts for name in mask.layers]
     assert np.abs(np.corrcoef(scores) - np.eye(len(scores))).max() < 0.2
+    for name, shape in mask.shapes.items():
+        bound = shape[0] ** -0.5  # Kaiming uniform with a = √5
+        assert 0.98 * bound < np.abs(starts[0][f"score/{name}"]).max() <= np.float32(bound)
 
 
 def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():
@@ -147,14 +145,11 @@ def test_a_supermask_trains_scores_alone_by_the_straight_through_gradient():
         images, labels = DATASET.part(SPLIT.train[ORDER.batches(step, step + 1, 600, 30)[0]])
         effective = dict(initial)
         for name, count in mask.counts.items():
-            highest = np.argsort(-np.abs(scores[name]), axis=None, kind="stable")[:count]
-            keep = np.zeros(scores[name].size, np.float32)
-            keep[highest] = 1
-            effective[name] = initial[name] * keep.reshape(scores[name].shape)
+            lowest = np.sort(np.abs(scores[name]), axis=None)[-count]  # no ties
+            effective[name] = initial[name] * (np.abs(scores[name]) >= lowest)
         gradients = gradients_of(effective, images, labels)
-        for name in scores:
-            slope = gradients[name] * initial[name] * np.sign(scores[name])
-            scores[name] = scores[name] - 0.5 * slope
+        for name, score in scores.items():
+            scores[name] = score - 0.5 * gradients[name] * initial[name] * np.sign(score)
     for name, count in mask.counts.items():
         assert np.allclose(final.slots[f"score/{name}"], scores[name], atol=1e-6)
         assert np.abs(scores[name] - start.slots[f"score/{name}"]).max() > 1e-4
@@ -174,13 +169,6 @@ def gradients_of(weights, images, labels):
             x = tf.nn.relu(x) if layer != "output" else x
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, x))
     return {n: g.numpy() for n, g in tape.gradient(loss, variables).items()}
-
-
-def test_a_supermask_of_untrained_weights_learns():
-    (initial, _), (_, mask) = fresh(), fresh(share=0.3)
-    engine = trainer("edge_popup", learning_rate=0.01, iterations=200, evaluate_every=100)
-    history = trained(engine, (initial, mask), 200).history
-    assert history["test_accuracy"][0] < 0.3 < 0.75 < history["test_accuracy"][-1]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 5, 6])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from clones import network, tiny
-from networks import models
 
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
@@ -13,17 +12,14 @@ from lottery.tickets.search import by_criterion, check_that_something_survives, 
 from lottery.tickets.ticket import Dense
 
 NETWORK = network("lenet_300_100", (8, 8, 1))
-
-
-@pytest.fixture(scope="module")
-def kinds():
-    return models.kinds(models.build(NETWORK))
+KINDS = {"dense1/kernel": "dense", "dense2/kernel": "dense", "output/kernel": "output"}
+FULL = Mask.full(dict(zip(KINDS, ((64, 300), (300, 100), (100, 10)), strict=True)))
+SHAPES = FULL.shapes | {"dense1/bias": (300,), "dense2/bias": (100,), "output/bias": (10,)}
 
 
 def random_weights(seed):
     generator = np.random.default_rng(seed)
-    shapes = {n: tuple(v.shape) for n, v in models.variables(models.build(NETWORK)).items()}
-    return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return {n: generator.normal(size=shape).astype(np.float32) for n, shape in SHAPES.items()}
 
 
 def by_definition(weights, mask, keep):
@@ -37,28 +33,25 @@ def by_definition(weights, mask, keep):
     return layers
 
 
-def test_five_rounds_keep_the_largest_survivors_exactly_and_nested(kinds):
+def test_five_rounds_keep_the_largest_survivors_exactly_and_nested():
     rates = {"dense": 0.2, "output": 0.1}
-    weights = random_weights(0)
-    mask = Mask.full({name: weights[name].shape for name in kinds})
+    mask = FULL
     for round_ in range(1, 6):
         weights = mask.apply(random_weights(round_))  # as if trained again under the mask
         sizes = mask.sizes
-        keep = {n: surviving_count(sizes[n], rates[kind], round_) for n, kind in kinds.items()}
+        keep = {n: surviving_count(sizes[n], rates[kind], round_) for n, kind in KINDS.items()}
         after = magnitude_mask(weights, mask, keep, NETWORK)
         assert after.counts == keep
         assert after.within(mask)
         expected = by_definition(weights, mask, keep)
-        for name in kinds:
-            assert np.array_equal(after.layers[name], expected[name])
+        assert all(np.array_equal(after.layers[name], expected[name]) for name in KINDS)
         mask = after
 
 
-def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly(kinds):
+def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly():
     weights = random_weights(1)
-    mask = Mask.full({name: weights[name].shape for name in kinds})
-    half = {name: size // 2 for name, size in mask.sizes.items()}
-    mask = magnitude_mask(weights, mask, half, NETWORK)
+    half = {name: size // 2 for name, size in FULL.sizes.items()}
+    mask = magnitude_mask(weights, FULL, half, NETWORK)
     for name, keep in mask.layers.items():  # a fifth exactly zero, the rest of two magnitudes
         drawn = np.random.default_rng(2).choice([0, 0.5, -0.5, 1.0, -1.0], keep.shape)
         weights[name] = np.where(keep, drawn, 0).astype(np.float32)
@@ -66,25 +59,24 @@ def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly(kinds):
     after = magnitude_mask(weights, mask, keep, NETWORK)
     assert after.counts == keep
     assert after.within(mask)
-    for name in kinds:
+    for name in KINDS:
         magnitude = np.abs(weights[name])
         pruned = mask.layers[name] & ~after.layers[name]
         assert magnitude[pruned].max() <= magnitude[after.layers[name]].min()
 
 
-def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as_they_were(kinds):
+def test_pruning_nothing_keeps_the_mask_a_layer_may_go_whole_and_weights_stay_as_they_were():
     weights = random_weights(3)
     before = {name: value.tobytes() for name, value in weights.items()}
-    full = Mask.full({name: weights[name].shape for name in kinds})
-    mask = magnitude_mask(weights, full, {n: s // 3 for n, s in full.sizes.items()}, NETWORK)
+    mask = magnitude_mask(weights, FULL, {n: s // 3 for n, s in FULL.sizes.items()}, NETWORK)
     same = magnitude_mask(mask.apply(weights), mask, mask.counts, NETWORK)
-    assert all(np.array_equal(same.layers[n], mask.layers[n]) for n in kinds)
-    keep = {**full.sizes, "dense2/kernel": 0}
-    assert magnitude_mask(weights, full, keep, NETWORK).counts == keep
+    assert all(np.array_equal(same.layers[n], mask.layers[n]) for n in KINDS)
+    keep = {**FULL.sizes, "dense2/kernel": 0}
+    assert magnitude_mask(weights, FULL, keep, NETWORK).counts == keep
     assert {name: value.tobytes() for name, value in weights.items()} == before
-    for keep in ({n: s + 1 for n, s in full.sizes.items()}, dict.fromkeys(full.sizes, -1)):
+    for keep in ({n: s + 1 for n, s in FULL.sizes.items()}, dict.fromkeys(FULL.sizes, -1)):
         with pytest.raises(ValueError, match="asked to keep"):
-            magnitude_mask(weights, full, keep, NETWORK)
+            magnitude_mask(weights, FULL, keep, NETWORK)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +132,9 @@ def test_of_masks_that_are_taken_over_the_last_alone_is_trained_and_only_to_prun
         assert trained == expected
 
 
-def test_a_round_goes_by_the_seed_the_rounds_of_scoring_and_the_layers_that_stay_whole(kinds):
+def test_a_round_goes_by_the_seed_the_rounds_of_scoring_and_the_layers_that_stay_whole():
     rates = {"conv": 0.5, "dense": 0.5, "output": 0.0}
-    dense = Dense(random_weights(0), random_weights(1), kinds)
+    dense = Dense(random_weights(0), random_weights(1), KINDS)
 
     def mask(seed=0, **how):
         changes = {f"prune.{key}": value for key, value in how.items()}

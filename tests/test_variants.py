@@ -7,7 +7,6 @@ import pytest
 from clones import network
 from networks import models, same
 
-from lottery import params
 from lottery.errors import LotteryError
 from lottery.masks import Mask, erk_counts
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
@@ -27,8 +26,6 @@ TRAIN = Train(
 )
 LAST = TRAIN.last_learning_rate()
 KEPT = 10
-LEARNED = ("supermask", "supermask_signed_constant")
-WHOLE = ("small_dense", "dense_longer", *LEARNED)
 
 
 @pytest.fixture(scope="module")
@@ -60,42 +57,41 @@ def fresh(ticket):
     return models.initialise(ticket.network, "re-initialisation", ticket.seed, ticket.round)[0]
 
 
-@pytest.mark.parametrize("variant", sorted({*params.VARIANTS} - {*WHOLE}))
-def test_weights_are_zero_outside_the_mask_alone_whatever_earlier_masks_pruned(variant, a_ticket):
-    found = start(variant, replace(a_ticket, iterations=200))
-    for name, keep in found.mask.layers.items():
-        assert not found.weights[name][~keep].any()
-        assert found.weights[name][keep].all()
-    assert found.weights["dense1/bias"].shape == (30,)
+def initial(ticket):
+    """The dense network's weights at iteration 0."""
+    return models.initialise(ticket.network, "initialisation", ticket.seed)[0]
 
 
-def test_the_ticket_keeps_the_weights_it_is_given(a_ticket):
-    found = start("ticket", a_ticket)
+def keeps(found, weights):
+    """Whether weights are these under the mask, bit for bit, and zero outside it."""
+    return same(found.weights, found.mask.apply(weights))
+
+
+@pytest.mark.parametrize(
+    ("variant", "begins", "of"),
+    [
+        ("ticket", (KEPT, LAST), lambda ticket: ticket.weights),
+        ("random_reinit", (0, TRAIN), fresh),
+    ],
+)
+def test_the_ticket_keeps_the_weights_it_is_given_and_random_reinit_trains_fresh_ones_from_the_start(
+    variant, begins, of, a_ticket
+):
+    found = start(variant, a_ticket)
     assert found.mask is a_ticket.mask
-    assert (found.iteration, found.train) == (KEPT, LAST)
-    for name, keep in a_ticket.mask.layers.items():
-        assert np.array_equal(found.weights[name][keep], a_ticket.weights[name][keep])
-    assert np.array_equal(found.weights["dense1/bias"], a_ticket.weights["dense1/bias"])
-
-
-def test_random_reinit_trains_fresh_weights_from_the_start_as_the_dense_network_was(a_ticket):
-    found = start("random_reinit", a_ticket)
-    assert found.mask is a_ticket.mask
-    assert (found.iteration, found.train) == (0, TRAIN)
-    for name, keep in a_ticket.mask.layers.items():
-        assert np.array_equal(found.weights[name], np.where(keep, fresh(a_ticket)[name], 0))
+    assert (found.iteration, found.train) == begins
+    assert keeps(found, of(a_ticket))
 
 
 def test_sign_preserving_reinit_keeps_the_sign_and_a_constant_of_each_layer(a_ticket):
-    found = start("sign_preserving_reinit", a_ticket)
+    found, rewound = start("sign_preserving_reinit", a_ticket), a_ticket.rewound
     assert found.mask is a_ticket.mask
     for name, keep in a_ticket.mask.layers.items():
-        rewound = a_ticket.rewound[name]
-        assert np.array_equal(np.sign(found.weights[name][keep]), np.sign(rewound[keep]))
+        deviation = np.sqrt(np.mean((rewound[name] - rewound[name].mean()) ** 2))
+        expected = np.where(keep, np.sign(rewound[name]) * deviation, 0)
+        assert found.weights[name] == pytest.approx(expected)
         assert len(np.unique(np.abs(found.weights[name][keep]))) == 1
-        deviation = np.sqrt(np.mean((rewound - rewound.mean()) ** 2))
-        assert np.abs(found.weights[name][keep][0]) == pytest.approx(deviation)
-    assert np.array_equal(found.weights["dense1/bias"], a_ticket.rewound["dense1/bias"])
+    assert np.array_equal(found.weights["dense1/bias"], rewound["dense1/bias"])
 
 
 def test_random_sign_constant_has_its_constants_with_as_many_signs_of_either_kind(a_ticket):
@@ -111,12 +107,10 @@ def test_random_sign_constant_has_its_constants_with_as_many_signs_of_either_kin
 
 
 def test_signed_reinit_gives_fresh_magnitudes_the_signs_of_the_initial_weights(a_ticket):
-    found = start("signed_reinit", a_ticket)
+    found, drawn = start("signed_reinit", a_ticket), fresh(a_ticket)
     assert (found.iteration, found.train) == (0, TRAIN)
-    for name, keep in a_ticket.mask.layers.items():
-        expected = np.abs(fresh(a_ticket)[name]) * np.sign(a_ticket.rewound[name])
-        assert np.array_equal(found.weights[name], np.where(keep, expected, 0))
-    assert not found.weights["dense1/bias"].any()
+    signs = {name: np.sign(a_ticket.rewound[name]) for name in a_ticket.mask.layers}
+    assert keeps(found, drawn | {name: np.abs(drawn[name]) * sign for name, sign in signs.items()})
 
 
 @pytest.mark.parametrize("variant", ["random_mask", "shuffled_mask"])
@@ -126,8 +120,7 @@ def test_a_random_mask_has_the_tickets_count_in_each_layer(variant, a_ticket):
     assert found.mask.counts == a_ticket.mask.counts
     for name, keep in a_ticket.mask.layers.items():
         assert 0 < np.count_nonzero(found.mask.layers[name] & keep) < np.count_nonzero(keep)
-        expected = np.where(found.mask.layers[name], a_ticket.unmasked[name], 0)
-        assert np.array_equal(found.weights[name], expected)
+    assert keeps(found, a_ticket.unmasked)
 
 
 def test_a_random_mask_of_whole_units_has_as_many_of_them(a_ticket):
@@ -148,6 +141,7 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
     found = start("random_mask_global", a_ticket)
     assert sum(found.mask.counts.values()) == sum(a_ticket.mask.counts.values())
     assert found.mask.counts != a_ticket.mask.counts
+    assert keeps(found, a_ticket.unmasked)
     share = found.mask.weights_remaining
     for name, size in found.mask.sizes.items():
         spread = 4 * (share * (1 - share) * size) ** 0.5
@@ -166,10 +160,10 @@ def test_a_global_random_mask_has_the_tickets_count_in_all_but_not_in_each_layer
 
 
 def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ticket):
-    found = start("random_mask_erk", a_ticket).mask
-    counts = a_ticket.mask.counts
-    assert found.counts == erk_counts(a_ticket.mask.shapes, sum(counts.values()))
-    assert found.counts["output/kernel"] == 50 > counts["output/kernel"]  # full
+    found, counts = start("random_mask_erk", a_ticket), a_ticket.mask.counts
+    assert found.mask.counts == erk_counts(a_ticket.mask.shapes, sum(counts.values()))
+    assert found.mask.counts["output/kernel"] == 50 > counts["output/kernel"]  # full
+    assert keeps(found, a_ticket.unmasked)
     whole = a_ticket.mask.layers | {"dense1/kernel": np.ones((64, 30), bool)}
     whole = replace(a_ticket, mask=Mask(whole))
     never = frozenset(["dense1/kernel"])
@@ -179,51 +173,39 @@ def test_a_random_mask_by_erk_has_the_tickets_count_and_the_rules_densities(a_ti
 
 
 @pytest.mark.parametrize("variant", ["set", "rigl"])
-def test_a_run_too_short_for_a_mask_to_change_is_refused(variant, a_ticket):
-    with pytest.raises(LotteryError, match=f"got {variant}; accepted: .* more than 133 iterations"):
-        start(variant, replace(a_ticket, iterations=133))
-    start(variant, replace(a_ticket, iterations=134))
-
-
-@pytest.mark.parametrize("variant", ["set", "rigl"])
 def test_dynamic_sparse_training_begins_as_a_random_mask_of_the_initial_weights(variant, a_ticket):
-    found = start(variant, replace(a_ticket, iterations=200))
+    found = start(variant, replace(a_ticket, iterations=134))
     assert (found.masks, found.iteration, found.train) == (variant, 0, TRAIN)
     assert found.mask.counts == a_ticket.mask.counts
     assert not found.mask.within(a_ticket.mask)
-    initial, _ = models.initialise(a_ticket.network, "initialisation", a_ticket.seed)
-    assert same(found.weights, found.mask.apply(initial))
+    assert keeps(found, initial(a_ticket))
+    # in a shorter run the mask would never change
+    with pytest.raises(LotteryError, match=f"got {variant}; accepted: .* more than 133 iterations"):
+        start(variant, replace(a_ticket, iterations=133))
 
 
 def test_a_supermask_is_learned_over_all_initial_weights_or_their_signs(a_ticket):
-    weights, constants = (start(v, a_ticket) for v in LEARNED)
+    learned = ("supermask", "supermask_signed_constant")
+    weights, constants = (start(variant, a_ticket) for variant in learned)
     assert weights.masks == constants.masks == "edge_popup"
-    initial, _ = models.initialise(a_ticket.network, "initialisation", a_ticket.seed)
     for name, keep in a_ticket.mask.layers.items():
-        scale = (keep.size / np.count_nonzero(keep)) ** 0.5
-        spread = initial[name].std(dtype=np.float64)
-        assert np.allclose(weights.weights[name], scale * initial[name], rtol=1e-6)
-        expected = scale * spread * np.sign(initial[name])
+        drawn, scale = initial(a_ticket)[name], (keep.size / np.count_nonzero(keep)) ** 0.5
+        assert np.allclose(weights.weights[name], scale * drawn, rtol=1e-6)
+        expected = scale * drawn.std(dtype=np.float64) * np.sign(drawn)
         assert np.allclose(constants.weights[name], expected, rtol=1e-6)
 
 
 def test_random_masks_are_independent_of_one_another_and_the_same_each_time(a_ticket):
     names = ("random_mask", "random_mask_global", "random_mask_erk", "shuffled_mask", "set")
-    longer = replace(a_ticket, iterations=200)
+    longer = replace(a_ticket, iterations=134)
     masks, again = ([start(v, longer).mask for v in names] for _ in range(2))
     assert len({mask.layers["dense1/kernel"].tobytes() for mask in masks}) == 5
     assert all(same(one.layers, other.layers) for one, other in zip(masks, again, strict=True))
-
-
-DRAWN = ("random_reinit", "random_sign_constant", "random_mask", "random_mask_global")
-DRAWN += ("random_mask_erk", "shuffled_mask", "set", "small_dense")
-
-
-@pytest.mark.parametrize("variant", DRAWN)
-def test_what_is_drawn_is_another_for_each_seed_and_each_round(variant, a_ticket):
-    others = [{"iterations": 200, **of} for of in ({}, {"seed": 4}, {"round": 3})]
-    starts = [start(variant, replace(a_ticket, **of)) for of in others]
-    assert len({of.weights["dense1/kernel"].tobytes() for of in starts}) == 3
+    # and others for each seed and each round, as all that is drawn
+    tickets = [longer, replace(longer, seed=4), replace(longer, round=3)]
+    for variant in (*names, "random_reinit", "random_sign_constant", "small_dense"):
+        drawn = {start(variant, one).weights["dense1/kernel"].tobytes() for one in tickets}
+        assert len(drawn) == 3, variant
 
 
 def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_weights(a_ticket):
@@ -242,13 +224,10 @@ def test_small_dense_trains_a_whole_network_with_at_most_the_tickets_number_of_w
 def test_dense_longer_trains_the_dense_network_for_as_long_as_the_ticket_cost(a_ticket):
     found = start("dense_longer", a_ticket)
     assert found.mask.weights_remaining == 1
-    assert found.iterations == a_ticket.budget
-    assert found.iteration == KEPT
+    assert (found.iteration, found.iterations) == (KEPT, a_ticket.budget)
     assert same(found.weights, a_ticket.rewound)
-
-
-def test_dense_longer_stretches_warm_up_and_learning_rate_steps_and_is_not_stopped_early(a_ticket):
-    train = start("dense_longer", a_ticket).train
+    # warm-up and steps are stretched over it, and nothing stops it early
+    train = found.train
     assert train.learning_rate_steps.iterations == (140, 210)  # of 280, as 50 and 75 are of 100
     assert (train.warmup_iterations, train.early_stopping) == (14, None)
     rates = learning_rates(train, 0, 280)
