@@ -172,7 +172,10 @@ def test_grasp_refuses_a_network_whose_second_derivatives_tensorflow_gets_wrong(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "scale"),  # tanh of a thousand is 1, whatever the weights; of initial ones less
+    (
+        "architecture",
+        "scale",
+    ),  # tanh of a thousand is 1, whatever the weights; of initial ones less
     [("normalised_layer", 1), ("saturated", 1000), ("saturated", 1)],
 )
 def test_synflow_refuses_a_network_that_nothing_flows_through_or_less_and_less(architecture, scale):
