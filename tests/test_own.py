@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 import types
+from functools import partial
 
 import keras as keras_3
 import numpy as np
@@ -201,6 +202,15 @@ def twice(inner):
     return layered(*[lambda inner=inner: inner] * 2)
 
 
+def test_of_scales_those_of_batch_normalisation_alone_are_drawn(elsewhere):
+    kinds = {"batch": layers.BatchNormalization, "layer": layers.LayerNormalization}
+    elsewhere.scaled = layered(*(partial(kind, name=name) for name, kind in kinds.items()))
+    of = network("elsewhere:scaled", (8, 8, 3), batch_norm_scale="uniform")
+    weights, _ = models.initialise(of, "test")
+    assert len(np.unique(weights["batch/gamma"])) == 3
+    assert (weights["layer/gamma"] == 1).all()
+
+
 LEFT_OUT = "which the training here leaves out"
 MODELS = {
     "softmax": (
@@ -272,6 +282,7 @@ CRITERIA = {
     "shape": (lambda layer: np.abs(layer.w).sum(), "scores hidden/kernel with float32 []; accept"),
     "nan": (lambda layer: layer.w * np.nan, "of them NaN; accepted: a number for each weight"),
     "booleans": (lambda layer: layer.w > 0, "scores hidden/kernel with bool [64, 20]; accepted: a"),
+    "masked": (lambda layer: np.ma.masked_less(layer.w, 0), "[64, 20], some of them masked; acc"),
     "text": (lambda layer: layer.w.astype(str), "scores hidden/kernel with <U"),
     "in_place": (lambda layer: layer.w.sort(), "ValueError: sort array is read-only"),
     "chance": (

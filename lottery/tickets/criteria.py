@@ -248,12 +248,15 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
     Raises LotteryError where one's own gives another shape than the weights', or NaN.
     """
     score = parts.find(globals(), criterion)
-    found = {name: np.asarray(score(Layer(name, network))) for name in network.names}
+    given = {name: score(Layer(name, network)) for name in network.names}
+    found = {name: np.asarray(value) for name, value in given.items()}
     for name, value in found.items() if parts.is_own(criterion) else ():
         shape, got = list(network.weights[name].shape), f"{value.dtype} {list(value.shape)}"
         numbers = list(value.shape) == shape and value.dtype.kind in "iuf"
         if numbers and (undefined := np.isnan(value).sum()):
             numbers, got = False, f"{got}, {undefined:,} of them NaN"
+        if np.ma.is_masked(given[name]):
+            numbers, got = False, f"{got}, some of them masked"
         if not numbers:
             why = f"scores {name} with {got}; accepted: a number for each weight, {shape}"
             raise parts.mistake(criterion, why)

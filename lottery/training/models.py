@@ -159,7 +159,14 @@ def _misfits(network: Network, model: tf_keras.Model, again: tf_keras.Model) -> 
     if model.output_shape != (None, network.classes):
         got = f"its output has the shape {list(model.output_shape[1:])} for each image"
         yield f"{got}; accepted: logits, [{network.classes}]"
-    weights, _ = initialise(network, "check")
+    yield from _misfits_of_outputs(network, model, again)
+
+
+def _misfits_of_outputs(
+    network: Network, model: tf_keras.Model, again: tf_keras.Model
+) -> Iterator[str]:
+    """What is wrong with what a network computes, or with the losses that it adds then."""
+    weights, kernels = initialise(network, "check")
     large = {name: 1e6 * weights[name] for name, kind in kernels.items() if kind == "output"}
     images = stream("images of a check").random((32, *network.image_shape), np.float32)
 
@@ -233,14 +240,16 @@ def initialise(network: Network, purpose: str, *key: int) -> tuple[Weights, dict
     weights: Weights = {}
     initializer, scale = network.model.initializer, network.model.batch_norm_scale
     model = build(network)
+    of_name = variables(model)
+    normalises = {name.removesuffix("moving_mean") for name in of_name if "moving_mean" in name}
     with tf.device("CPU:0"):
-        for name, variable in variables(model).items():
+        for name, variable in of_name.items():
             shape = tuple(variable.shape)
             if name.endswith("kernel"):  # of a dense layer or a convolution, a depthwise one too
                 seed = stream_seed(f"{purpose} of {name}", *key) % 2**31
                 by = {"class_name": initializer, "config": {"seed": seed}}
                 weights[name] = np.asarray(tf_keras.initializers.get(by)(shape, dtype="float32"))
-            elif name.endswith("/gamma") and scale == "uniform":
+            elif name.removesuffix("gamma") in normalises and scale == "uniform":
                 weights[name] = stream(f"{purpose} of {name}", *key).random(shape, np.float32)
             else:
                 one = name.endswith(("/gamma", "/moving_variance"))
