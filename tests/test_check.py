@@ -15,7 +15,7 @@ from lottery import params
 from lottery.__main__ import main
 from lottery.errors import LotteryError
 from lottery.params.reading import read_yaml
-from lottery.tools import check, dvc_files
+from lottery.tools import check, dvc_files, paper
 from lottery.tools.verify import differences
 
 MINE = "def narrow(images, classes):\n    return images\n"
@@ -321,6 +321,18 @@ def test_a_dvc_lock_that_is_cut_off_is_set_aside_wherever_dvc_could_not_read_it(
         check.results_of(params.load())  # of export, paper and tickets too
     dvc_files.LOCK.write_bytes(whole)
     assert not dvc_files.cut_off()
+
+
+def test_figures_for_a_paper_that_are_of_other_results_are_named(clone, monkeypatch):
+    monkeypatch.chdir(clone.path)
+    paper.main([])
+    check.main([])
+    copy = clone.path / "reports/paper/results.csv"
+    copy.write_bytes(copy.read_bytes() + b"one,row,more\n")
+    with pytest.raises(LotteryError, match=r"^reports/paper: of other results: `python -m lottery"):
+        check.main([])
+    paper.main([])
+    check.main([])
 
 
 def test_make_repro_makes_again_what_a_killed_dvc_has_left(clone):

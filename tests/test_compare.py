@@ -70,6 +70,24 @@ def test_results_are_of_the_parameters_that_the_report_was_made_with():
     assert compare._ran(json.dumps({"stages": stages})) == {"seeds": [0]}
 
 
+def test_that_data_or_code_differ_or_that_it_cannot_be_told_is_said(clone, monkeypatch, capsys):
+    monkeypatch.chdir(clone.path)
+    main(["compare", "HEAD"])
+    assert "differ" not in capsys.readouterr().out
+    lock = YAML().load(clone.path / "dvc.lock")
+    for stage in lock["stages"].values():
+        for one in (*stage["deps"], *stage["outs"]):
+            if one["path"] in ("data/dataset", "lottery/training"):
+                one["md5"] = "0" * 32
+    YAML().dump(lock, clone.path / "dvc.lock")
+    main(["compare", "HEAD"])
+    said = capsys.readouterr().out
+    assert "**Data or code differ**: data/dataset, lottery/training." in said
+    (clone.path / "dvc.lock").unlink()
+    main(["compare", "HEAD"])
+    assert "data and code are the same cannot be told" in capsys.readouterr().out
+
+
 @needs_browser
 def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path):
     clone.run("python", "-m", "lottery", "compare", "HEAD", "main")

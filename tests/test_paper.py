@@ -16,10 +16,13 @@ def test_figures_embed_their_fonts_a_column_wide_and_the_table_has_standard_devi
     names = ["seed", "variant", "round", "weights_remaining", "early_stop_iteration"]
     runs = pd.DataFrame(rows, columns=[*names, "test_accuracy"]).assign(final_test_accuracy=0.95)
     runs["censored"] = (runs["variant"] == "ticket") & (runs["seed"] == 1)
+    runs["improving"] = (runs["variant"] == "ticket") & (runs["seed"] == 0)
+    runs["diverged"] = False
     line = pd.DataFrame([(0, 0, 1.0, 0.0, 0.9), (0, 0, 1.0, 1.0, 0.9)])
     line.columns = ["seed", "round", "weights_remaining", "position", "test_accuracy"]
     line["between"] = "copies"
-    paper.write(tmp_path / "paper", runs, line)
+    paper.write(tmp_path / "paper", runs, line, b"variant,round\n")
+    assert (tmp_path / "paper/results.csv").read_bytes() == b"variant,round\n"
     pdfs = sorted((tmp_path / "paper").glob("*.pdf"))
     assert [p.stem for p in pdfs] == ["accuracy", "early_stop", "linear_mode_connectivity"]
     for pdf in pdfs:
@@ -29,7 +32,7 @@ def test_figures_embed_their_fonts_a_column_wide_and_the_table_has_standard_devi
         assert re.search(rb"/MediaBox \[ 0 0 234 ", content)  # points: 3.25 inches
     table = (tmp_path / "paper/results.tex").read_text()
     assert (
-        r"ticket & 1 & 50.00 & $90.50 \pm 0.71$ & $95.00 \pm 0.00$ & $100 \pm 0$ & 1 & 2 \\"
+        r"ticket & 1 & 50.00 & $90.50 \pm 0.71$ & $95.00 \pm 0.00$ & $100 \pm 0$ & 2 & 0 & 2 \\"
         in table
     )
     assert r"mine.parts:a\_b" in table

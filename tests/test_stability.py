@@ -46,6 +46,13 @@ def test_instability_is_the_highest_error_minus_the_mean_of_the_ends(accuracies,
     assert found["barrier"].tolist() == pytest.approx([1 if odd else 0.5])
 
 
+@pytest.mark.parametrize("missing", [[1], [0, 1], [0, 1, 2]])
+def test_a_loss_that_is_not_finite_is_a_barrier(missing):
+    table = lines(0.9, 0.9, 0.9)
+    table.loc[missing, "train_loss"] = np.nan
+    assert instabilities(table)["barrier"].tolist() == [np.inf]
+
+
 def test_lines_of_several_networks_are_told_apart():
     several = lines(0.9, 0.5, 0.9), lines(0.8, 0.7, 0.8, seed=1), lines(0.6, 0.6, 0.6, round_=0)
     table = pd.concat(several)

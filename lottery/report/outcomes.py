@@ -166,11 +166,12 @@ def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
     Of test error, as a share, and of training loss, in nats: the highest on the line minus the mean
     of its ends (Frankle et al. 2020, section 2); and the lower of the ends' test accuracies.
     """
+    lines = lines.fillna({"train_loss": np.inf})  # a loss that is not finite is a barrier
     groups = lines.sort_values("position").groupby(LINES)
     accuracy, loss = groups["test_accuracy"], groups["train_loss"]
     found = {
         "instability": (accuracy.first() + accuracy.last()) / 2 - accuracy.min(),
-        "barrier": loss.max() - (loss.first() + loss.last()) / 2,
+        "barrier": (loss.max() - (loss.first() + loss.last()) / 2).fillna(np.inf),
         "worse_end": np.minimum(accuracy.first(), accuracy.last()),
     }
     return pd.DataFrame(found).reset_index()

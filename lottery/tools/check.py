@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lottery import parts
-from lottery.artifacts.files import inputs
+from lottery.artifacts.files import REPORTS, inputs
 from lottery.datasets.catalogue import read_params
 from lottery.datasets.pinning import asked_again, check_seen, covering
 from lottery.datasets.sources import OWN, local
@@ -27,6 +27,7 @@ from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, mend, stages_of
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
 MISSING = "(absent)"
+PAPER = REPORTS / "paper"
 CALL_PARTS = ("fetch", "train_dense", "prune", "retrain")  # others only name them
 
 Cause = tuple[str, str]
@@ -219,6 +220,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if not options.params:
         results_of(params, deep=options.deep)
+        of = (folder / "results.csv" for folder in (PAPER, REPORTS))
+        if PAPER.exists() and len({path.exists() and path.read_bytes() for path in of}) > 1:
+            raise LotteryError(
+                f"{PAPER}: of other results: `python -m lottery paper` makes it anew"
+            )
         print("dvc.lock and reports/ belong to the parameters and the code")
 
 

@@ -28,13 +28,17 @@ HERE = "workspace"
 
 
 class Results(NamedTuple):
-    """What one revision found: metrics, all parameters by dotted key, and what is drawn of it."""
+    """What one revision found: metrics, all parameters by dotted key, and what is drawn of it.
+
+    ``inputs``: md5 of the dataset and of each piece of code, by path; None where it is not known.
+    """
 
     metrics: dict[str, Any]
     params: dict[str, Any]
     accuracy: pd.DataFrame
     early_stop: pd.DataFrame
     other: list[str]  # parameters that these results are not of
+    inputs: dict[str, str] | None
 
 
 def results_at(revision: str) -> Results:
@@ -68,13 +72,14 @@ def results_at(revision: str) -> Results:
         for name in ("accuracy", "early_stop")
     ]
     keys = read("params.yaml", _keys)
-    ran = {} if _text(commit, "dvc.lock") is None else read("dvc.lock", _ran)
+    locked = _text(commit, "dvc.lock") is not None
+    ran, inputs = (read("dvc.lock", of) if locked else None for of in (_ran, _inputs))
     now = read("params.yaml", YAML(typ="safe").load)
-    other = [line for k, v in ran.items() for line in differences(k, v, value_at(now, k))]
+    other = [line for k, v in (ran or {}).items() for line in differences(k, v, value_at(now, k))]
     if commit is None:
         params.load()  # here a misspelt key is a mistake, not a difference
     accuracy, early_stop = (table.assign(rev=revision) for table in plots)
-    return Results(metrics, keys, accuracy, early_stop, other)
+    return Results(metrics, keys, accuracy, early_stop, other, inputs)
 
 
 def _git(*arguments: str) -> str | None:
@@ -115,6 +120,17 @@ def _ran(text: str) -> dict[str, Any]:
     return {k: v for of in these for k, v in of.get("params", {}).get("params.yaml", {}).items()}
 
 
+def _inputs(text: str) -> dict[str, str]:
+    """The dataset that the results of a ``dvc.lock`` are of, and the code of its stages."""
+    stages = YAML(typ="safe").load(text)["stages"]
+    entries = [*stages.get("fetch", {}).get("outs", [])]
+    entries += [one for of in stages.values() for one in of.get("deps", [])]
+    kept = (
+        one for one in entries if one["path"] == str(files.DATASET) or "data/" not in one["path"]
+    )
+    return {one["path"]: one.get("md5", "") for one in kept}
+
+
 def _keys(text: str) -> dict[str, Any]:
     """Parameters by dotted key, defaults filled in; as they are where of another version."""
     content = YAML(typ="safe").load(text) or {}
@@ -144,6 +160,13 @@ def summary(results: Mapping[str, Results]) -> str:
         if len(set(texts)) > 1:
             differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
     parts = [f"## {' and '.join(names)}", table(metrics), "The parameters are the same."]
+    known = [r.inputs for r in revisions if r.inputs is not None]
+    paths = dict.fromkeys(path for inputs in known for path in inputs)
+    others = [path for path in paths if len({inputs.get(path) for inputs in known}) > 1]
+    if others:
+        parts[-1:-1] = [f"**Data or code differ**: {', '.join(map(plain, others))}."]
+    if len(known) < len(revisions):
+        parts[-1:-1] = ["Whether data and code are the same cannot be told: a dvc.lock is missing."]
     for name, found in zip(names, revisions, strict=True):
         if found.other:
             why = "its results are of other parameters**, `dvc repro` first"

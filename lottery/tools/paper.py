@@ -3,7 +3,7 @@
 Writes ``reports/paper/``: ``accuracy.pdf``, ``early_stop.pdf`` and, where such lines were computed,
 ``linear_mode_connectivity.pdf``, ``from_round_before.pdf`` and ``from_dense.pdf``, each a column
 wide with its fonts embedded; ``results.tex``, a table for LaTeX's package booktabs; ``runs.csv``,
-one row a run. Spread is the standard deviation over seeds.
+one row a run; ``results.csv``, the report's. Spread is the standard deviation over seeds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from lottery import params
 from lottery.artifacts import files, tables
 from lottery.report import figures, outcomes
 from lottery.report.styles import STYLE, styles
-from lottery.tools.check import results_of
+from lottery.tools.check import PAPER, results_of
 
 COLUMN = 3.25  # inches
 PDF = {".pdf": {"CreationDate": None}}
@@ -54,14 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
     chance = outcomes.guess(facts)
     runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
     lines = tables.read_table(files.RETRAINED / "stability.csv")
-    write(files.REPORTS / "paper", runs, lines)
-    print(f"paper: written to {files.REPORTS / 'paper'}")
+    write(PAPER, runs, lines, files.read(files.REPORTS / "results.csv"))
+    print(f"paper: written to {PAPER}")
 
 
-def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
+def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame, results: bytes) -> None:
     """Writes the folder whole.
 
     Args:
+        results: the content of ``results.csv``, a copy of which says what the folder is of.
         runs: outcomes() of the dense network, of pruning and of what was retrained.
         lines: the content of ``stability.csv``.
     """
@@ -74,6 +75,7 @@ def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
         for name, make in makers.items():
             figures.save(make, folder / name, LOOK, PDF)
         tables.write_table(folder / "runs.csv", runs)
+        files.write(folder / "results.csv", results)
         files.write(folder / "results.tex", latex(runs).encode())
 
 
@@ -117,7 +119,11 @@ def _connectivity(lines: pd.DataFrame) -> Figure:
 
 
 def latex(runs: pd.DataFrame) -> str:
-    """A LaTeX table of means and standard deviations by variant and round."""
+    """A LaTeX table of means and standard deviations by variant and round.
+
+    Early stops of runs that were cut off, or whose loss still fell when they ended, are lower
+    bounds; runs that diverged have none, and count as guesses in the accuracies.
+    """
 
     def cell(values: pd.Series, digits: int) -> str:
         """Mean and standard deviation, of the runs that have a value."""
@@ -134,11 +140,12 @@ def latex(runs: pd.DataFrame) -> str:
             r"accuracy (\%)": cell(100 * group["test_accuracy"], 2),
             r"at the end (\%)": cell(100 * group["final_test_accuracy"], 2),
             "early stop": cell(group["early_stop_iteration"], 0),
-            "cut off": int(group["censored"].sum()),
+            "cut off": int((group["censored"] | group["improving"]).sum()),
+            "diverged": int(group["diverged"].sum()),
             "seeds": len(group),
         }
         for variant, style in styles(runs["variant"]).items()
         for number, group in runs[runs["variant"] == variant].groupby("round")
     ]
     table = pd.DataFrame(rows).style.hide(axis="index").format(subset="network", escape="latex")
-    return str(table.to_latex(hrules=True, column_format="lrrrrrrr"))
+    return str(table.to_latex(hrules=True, column_format="lrrrrrrrr"))

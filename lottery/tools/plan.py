@@ -30,10 +30,14 @@ from lottery.running import machine, store
 from lottery.running.workers import worker_count
 from lottery.tickets import given, own
 from lottery.tickets.search import rounds_to_train
+from lottery.tickets.stability import POINTS
 from lottery.tickets.ticket import last_iteration
 
 START = 12.0  # seconds that a stage that trains takes besides: imports, tracing, DVC
-SETS_THE_PACE = {"optimizer", "batch_size", "precision", "jit_compile", "evaluate_every", "threads"}
+SETS_THE_PACE = {
+    *("optimizer", "batch_size", "augmentation", "precision", "jit_compile"),
+    *("evaluate_every", "threads"),
+}
 TIMED = 8.0  # seconds that a training is timed for
 
 
@@ -156,6 +160,8 @@ def disk(params: Params, weights: int) -> float:
     rate = min(prune.rates.model_dump().values())
     surviving = sum((1 - rate) ** number + 1 / 32 for number in range(1, prune.rounds + 1))
     kept = 3 + 2 + surviving + prune.rounds * (prune.trains + 1 / 32)
+    if params.retrain.analysis == "linear_mode_connectivity":
+        kept += 2 * (1 + len(params.retrain_rounds()))
     return 4.0 * weights * seeds * kept
 
 
@@ -202,6 +208,11 @@ def describe(params: Params, workers: Sequence[int]) -> str:
         each = f"two workers at once take {1000 * pace.together:,.3g} ms an iteration each"
         why = "something else uses the cores; try again, or LOTTERY_WORKERS=1"
         lines.append(f"odd: {each}, hardly faster than one: {why}")
+    if params.retrain.analysis != "none":
+        lines.append(
+            f"not counted: retrain.analysis evaluates {POINTS} networks on each of its lines, on "
+            "training and test images"
+        )
     if params.train.early_stopping:
         lines.append("train.early_stopping ends runs earlier: these are upper bounds")
     if params.train.precision == "bfloat16" and "avx512_bf16" not in machine.cpu_model():

@@ -179,6 +179,7 @@ def card(name: str, loaded: Params, facts: dict, table: pd.DataFrame) -> str:
         max=("test_accuracy", "max"),
         stop=("early_stop_iteration", "median"),
         seeds=("test_accuracy", "count"),
+        diverged=("early_stop_iteration", lambda stops: stops.isna().sum()),
     )
     recipe = loaded.model_dump(mode="json", include={"model", "train", "prune"})
     about = {"name": name, "dataset": facts, "params": loaded, "recipe": recipe}
