@@ -274,6 +274,22 @@ def test_what_is_said_of_the_notebooks_experiment_is_what_its_results_have():
     assert said in text_of("experiments/cifar10-conv4-notebook.yaml")
 
 
+def test_the_page_of_supermasks_has_the_numbers_of_its_runs():
+    page, folder = text_of("docs/results/supermask/index.md"), "docs/results/cifar10-conv4-notebook"
+    known = of_file(f"{ROOT / folder}/state/seed-0/history.csv.gz")
+    learned = of_file("docs/results/supermask/cifar10-conv4.csv").query("variant != 'dense'")
+    runs = pd.concat([known[(known["variant"] != "pruning")], learned]).query("round in (0, 15)")
+    of_run = (100 * runs.set_index("iteration")["test_accuracy"]).groupby(
+        runs["variant"].to_numpy()
+    )
+    assert len(of_run) == 6
+    for variant, found in of_run:
+        at = [found.get(750 * epochs, np.nan) for epochs in (1, 4, 8, 9)]
+        cells = [f"{value:.2f}".replace("nan", "–") for value in at]
+        row = f" % | {' | '.join(cells)} | {found.iloc[-1]:.2f} ({found.index[-1] // 750:.0f}) |"
+        assert re.search(rf"\n\| `?{variant}\b.*{re.escape(row)}\n", page), variant
+
+
 def test_what_is_said_of_the_gpu_is_what_its_runs_have():
     folder = ROOT / "docs/results/cifar10-conv4-notebook"
     page = " ".join(text_of("docs/performance.md").split())
