@@ -69,7 +69,12 @@ def test_seconds_an_iteration_come_from_the_run_store_else_from_a_short_training
     assert 1e-5 < pace < 1
     monkeypatch.setattr(plan, "TIMED", 0.05)
     monkeypatch.setenv("LOTTERY_WORKERS", "1")  # no other process is timed beside it
-    for other in ({"train.batch_size": 10}, {"data": {"name": "mnist5k", "validation_size": 500}}):
+    augmented = {"train.augmentation": {"flip": True, "crop": 1}}
+    for other in (
+        {"train.batch_size": 10},
+        augmented,
+        {"data": {"name": "mnist5k", "validation_size": 500}},
+    ):
         pace, _, known_from = plan.pace_of(params_of(other), network("lenet_300_100", (8, 8, 1)))
         assert known_from == "a short training on this machine"
         assert 1e-5 < pace < 1
