@@ -386,6 +386,19 @@ def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
     assert said.endswith(("the same", "within the range of its round, on other arithmetic"))
 
 
+def test_a_card_says_how_many_runs_diverged():
+    facts = {
+        "name": "digits",
+        "title": "Digits",
+        "image_shape": [8, 8, 1],
+        "class_counts": [9] * 10,
+    }
+    rows = pd.DataFrame({"round": 1, "seed": range(3), "weights_remaining": 0.5})
+    rows = rows.assign(test_accuracy=[0.9, 0.9, 0.1], early_stop_iteration=[20, 20, np.nan])
+    card = tickets.card("some", params.load(ROOT / "params.yaml"), facts | {"files": {}}, rows)
+    assert "| 3 | 63.33 % | 46.19 | 10.00 to 90.00 % | 20; 1 diverged, as guesses |" in card
+
+
 def test_a_ticket_reaches_the_published_accuracy_or_one_of_its_round():
     others = pd.DataFrame({"test_accuracy": [0.9, 0.92, 0.94]})
     row = others.iloc[1]
