@@ -114,8 +114,9 @@ def workers(two_nodes):
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
     """A worker in train_dense, both nodes in prune, new ones added, then the driver in retrain."""
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
-    longer = {"train.iterations": 3000, "train.evaluate_every": 100, "retrain.rounds": [2]}
-    for key, value in (longer | {"report.iteration_margin": 0.9}).items():
+    longer = {"train.iterations": 2000, "train.evaluate_every": 100, "report.iteration_margin": 0.9}
+    fewer = {"prune.rounds": 1, "retrain.variants": ["ticket"]}
+    for key, value in (longer | fewer).items():
         local.change(key, value)
         ray.change(key, value)
     monkeypatch.setenv("LOTTERY_RUNS", str(ray.path / ".runs"))
