@@ -8,6 +8,7 @@ import re
 import sys
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +27,6 @@ OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2
 PLACE = re.compile("((?:[^/]+/){0,2}?)(train|test)/([^/]+)/([^/]*)")
 """Of an image: at most two folders around all, part, class, file."""
 
-Size = tuple[int, int]
-"""Height and width."""
-
 
 class Images(NamedTuple):
     """All images, or other arrays, those of the training part first."""
@@ -39,7 +37,7 @@ class Images(NamedTuple):
     class_names: tuple[str, ...]  # by label
 
 
-def read(folder: Path, where: str, size: Size | None = None) -> Images:
+def read(folder: Path, where: str, size: Sequence[int] | None = None) -> Images:
     """The images in train/ and test/ of the folder, or of one or two folders below it.
 
     With ``size``, images of another size are resized (bicubic, antialiased, the aspect ratio not
@@ -93,7 +91,7 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
     return parts["train"], parts["test"]
 
 
-def _decoded(files: list[str], folder: Path, where: str, size: Size | None) -> np.ndarray:
+def _decoded(files: list[str], folder: Path, where: str, size: Sequence[int] | None) -> np.ndarray:
     """uint8 ``[n, height, width, channels]``, in the order of the files."""
     images, channels = np.empty((0, 0, 0, 3), np.uint8), 1
     # One thread, 60,000 images of 32 x 32 in 9 to 12 s: most of it is Pillow's own Python, so two
@@ -118,7 +116,7 @@ def _decoded(files: list[str], folder: Path, where: str, size: Size | None) -> n
     return images if channels == 3 else images[..., :1].copy()
 
 
-def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
+def decode(path: Path, where: str, size: Sequence[int] | None = None) -> np.ndarray:
     """One PNG or JPEG, upright, uint8 ``[height, width, 1 or 3]``; LotteryError for all else."""
     try:
         with warnings.catch_warnings():
@@ -134,7 +132,7 @@ def decode(path: Path, where: str, size: Size | None = None) -> np.ndarray:
                     image.info["transparency"] *= step  # as Pillow spreads pixels over 0 to 255
             ImageOps.exif_transpose(image, in_place=True)
             pixels = _plain_colours(image, where)
-        if size is not None and pixels.size != (size[1], size[0]):
+        if size is not None:
             pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         array = np.asarray(pixels, np.uint8)
         return array if array.ndim == 3 else array[..., None]

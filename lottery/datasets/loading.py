@@ -41,8 +41,7 @@ def obtain(data: Data) -> Dataset:
         if data.name == "arrays":
             found = arrays.read(source.folder, source.where)
         elif found is None:
-            size = (data.image_size[0], data.image_size[1]) if data.image_size else None
-            found = image_folder.read(source.folder, source.where, size)
+            found = image_folder.read(source.folder, source.where, data.image_size)
     ending = r"(?i)(?<=.)\.(zip|tar|tgz|tar\.gz|npz|safetensors)$"
     title = re.sub(ending, "", source.name.rpartition("/")[2])
     sha256 = fingerprint(*found[:2])
