@@ -24,6 +24,7 @@ MOST_DECODED = 4 * 2**30
 RESIZED = "data.image_size: [height, width]"
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe")
 OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2", ".ppm", ".pgm")
+PLAIN = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # modes of Pillow's, as they are taken
 PLACE = re.compile("((?:[^/]+/){0,2}?)(train|test)/([^/]+)/([^/]*)")
 """Of an image: at most two folders around all, part, class, file."""
 
@@ -93,23 +94,22 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
 
 def _decoded(files: list[str], folder: Path, where: str, size: Sequence[int] | None) -> np.ndarray:
     """uint8 ``[n, height, width, channels]``, in the order of the files."""
-    images, channels = np.empty((0, 0, 0, 3), np.uint8), 1
+    height, width, channels = decode(folder / files[0], f"{where}: {shown(files[0])}", size).shape
+    if (needed := len(files) * height * width * 3) > MOST_DECODED:
+        raise LotteryError(
+            f"{where}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
+            f"decoded; accepted: up to {MOST_DECODED:,}; {RESIZED} makes them smaller"
+        )
+    images = np.empty((len(files), height, width, 3), np.uint8)
     # One thread, 60,000 images of 32 x 32 in 9 to 12 s: most of it is Pillow's own Python, so two
     # threads took 1.5 times as long, and at 500 x 500 no less.
     for row, file in enumerate(files):
         pixels = decode(folder / file, f"{where}: {shown(file)}", size)
-        height, width = pixels.shape[:2]
-        if row == 0:
-            if (needed := len(files) * height * width * 3) > MOST_DECODED:
-                raise LotteryError(
-                    f"{where}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
-                    f"decoded; accepted: up to {MOST_DECODED:,}; {RESIZED} makes them smaller"
-                )
-            images = np.empty((len(files), height, width, 3), np.uint8)
-        if (height, width) != images.shape[1:3]:
+        if pixels.shape[:2] != (height, width):
             raise LotteryError(
-                f"{where}: {shown(file)} is {height} x {width}, {shown(files[0])} is "
-                f"{images.shape[1]} x {images.shape[2]}; accepted: images of one size, or {RESIZED}"
+                f"{where}: {shown(file)} is {pixels.shape[0]} x {pixels.shape[1]}, "
+                f"{shown(files[0])} is {height} x {width}; accepted: images of one size, or "
+                f"{RESIZED}"
             )
         images[row] = pixels  # a grey image is the same in all three channels
         channels = max(channels, pixels.shape[2])
@@ -150,14 +150,10 @@ def _plain_colours(image: Image.Image, where: str) -> Image.Image:
     image.load()
     if "transparency" in image.info:  # one colour, or of a palette
         image = image.convert("LA" if image.mode in ("1", "L") else "RGBA")
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode == "P":
-        return image.convert("RGB")
     if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() == (255, 255):
         return image.convert(image.mode.removesuffix("A"))
+    if image.mode in PLAIN:
+        return image.convert(PLAIN[image.mode])
     raise LotteryError(
         f"{where}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque"
     )
