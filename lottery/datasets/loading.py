@@ -85,13 +85,11 @@ def repeats(images: np.ndarray, training: int) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _dataset(
-    data: Data, found: Images, where: str, origin: dict[str, Any], set_aside: int | None = None
-) -> Dataset:
-    """With its origin; where there is no test set, ``set_aside`` images or 1 of TEST_SHARE are."""
+def _dataset(data: Data, found: Images, where: str, origin: dict[str, Any]) -> Dataset:
+    """With its origin; without a test set, as many as is known or 1 of TEST_SHARE are set aside."""
     images, labels, training, names = found
-    classes = int(labels.max()) + 1
-    test = len(labels) - training or set_aside or len(labels) // TEST_SHARE
+    known, classes = DATASETS.get(data.name), int(labels.max()) + 1
+    test = len(labels) - training or (known.test if known else len(labels) // TEST_SHARE)
     if test < classes:
         raise LotteryError(
             f"{where}: {len(labels)} examples of {classes} classes are too few to set "
@@ -113,13 +111,13 @@ def _dataset(
 
 
 def _packaged(data: Data, known: Known) -> Dataset:
-    images, labels = packaged.LOADERS[data.name]()
+    images, labels = vars(packaged)[data.name]()
     sha256 = fingerprint(images, labels)
     package, expected = f"the {known.package} package", data.sha256 or str(known.sha256)
     _compare(data.name, package, sha256, expected, "install the locked packages again")
     found = Images(images, labels, len(labels), ())
     origin = {"title": known.title, "source": package, "sha256": sha256}
-    return _dataset(data, found, package, origin, known.test)
+    return _dataset(data, found, package, origin)
 
 
 def _compare(name: str, whence: str, found: str, expected: str, advice: str) -> None:
