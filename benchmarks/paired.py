@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from lottery import params
-from lottery.datasets.catalogue import DATASETS
 from lottery.params import Params
+from lottery.params.catalogue import DATASETS
 from lottery.report import outcomes
 from lottery.report.statistics import median
 from lottery.report.text import interval, table

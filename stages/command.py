@@ -18,9 +18,8 @@ from filelock import FileLock, Timeout
 
 from lottery import code, parts
 from lottery.artifacts import files
-from lottery.datasets.catalogue import read_params
 from lottery.errors import LotteryError, plain, print_any_character, say, without_secrets
-from lottery.params import Params
+from lottery.params import Params, load
 from lottery.params.reading import read_yaml
 
 LOCK = Path(".dvc/tmp/stage.lock")
@@ -84,7 +83,7 @@ def run(name: str) -> None:
 
     Raises LotteryError.
     """
-    loaded = read_params()
+    loaded = load()
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     given = _values(loaded, stages[name].get("params", []))
     own = {
@@ -114,7 +113,7 @@ def run(name: str) -> None:
     changed += [
         f"{p}: was written, made or removed" for p in read | after if read.get(p) != after.get(p)
     ]
-    now = _values(read_params(), stages[name].get("params", []))
+    now = _values(load(), stages[name].get("params", []))
     for key in given | now:  # a section that was null has keys of its own now
         if given.get(key) != now.get(key):
             was, is_ = (without_secrets(str(of.get(key))) for of in (given, now))

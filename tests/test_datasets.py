@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lottery.datasets import loading, originals
-from lottery.datasets.catalogue import DATASETS
 from lottery.datasets.image_folder import Images
 from lottery.datasets.split import split
 from lottery.errors import LotteryError
 from lottery.params import Data
+from lottery.params.catalogue import DATASETS
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 here = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is not here")

@@ -13,8 +13,8 @@ from networks import models
 from ruamel.yaml import YAML
 from test_params import FIELDS
 
-from lottery.datasets.catalogue import DATASETS, read_params
-from lottery.params import Network, validate
+from lottery.params import Network, load, validate
+from lottery.params.catalogue import DATASETS
 
 ROOT = Path(__file__).parent.parent
 CIFAR = ROOT.parent / "shared" / "data" / "cifar-10-binary.tar.gz"
@@ -41,7 +41,7 @@ REMAINING = {
 
 
 def experiment(name):
-    return read_params(ROOT / "experiments" / f"{name}.yaml")
+    return load(ROOT / "experiments" / f"{name}.yaml")
 
 
 def network_of(loaded):
@@ -66,7 +66,7 @@ def percent_remaining(loaded, round_):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_is_complete_builds_its_model_and_says_what_it_is(path):
-    loaded = read_params(path)
+    loaded = load(path)
     # `dvc exp run -S train.momentum=0.5` sets only keys that the file has
     assert loaded.model_dump(mode="json") == YAML(typ="safe").load(path)
     assert shapes_and_kinds(network_of(loaded))[0]

@@ -8,11 +8,11 @@ import numpy as np
 
 from lottery import parts
 from lottery.datasets import arrays, image_folder, originals, packaged, sources
-from lottery.datasets.catalogue import DATASETS, Known
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.image_folder import Images
 from lottery.errors import LotteryError
 from lottery.params import Data
+from lottery.params.catalogue import DATASETS, Known
 
 TEST_SHARE = 6
 """Of images without a test set, one in so many is set aside: about as in CIFAR-10 and MNIST."""

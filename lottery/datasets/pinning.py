@@ -8,10 +8,10 @@ import requests
 
 from lottery.artifacts import files
 from lottery.datasets.archives import shown
-from lottery.datasets.catalogue import DATASETS
 from lottery.datasets.sources import OWN, TIMEOUT_SECONDS, file_names, local, usable
 from lottery.errors import LotteryError, without_secrets
 from lottery.params import Data
+from lottery.params.catalogue import DATASETS
 from lottery.params.reading import read_yaml
 
 

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from lottery.artifacts import files
 from lottery.code import left_over
 from lottery.datasets.archives import MOST_BYTES, shown, unpack
-from lottery.datasets.catalogue import DATASETS, Known
 from lottery.errors import LotteryError, say, without_secrets
 from lottery.params import Data
+from lottery.params.catalogue import DATASETS, Known
 
 OWN = files.DATASET.parent / "own"
 """For sources of one's own: ``fetch`` depends on it, no stage writes there."""

@@ -1,11 +1,12 @@
 """params.yaml read and checked, its values against one another and against the dataset too."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lottery.params.catalogue import DATASETS
 from lottery.params.reading import Refusal, read_yaml, refuse, refused, typed
 from lottery.params.sections import Params, Prune
 from lottery.parts import is_own
@@ -25,9 +26,6 @@ what are no images too."""
 
 WITHOUT_BATCH_NORM = ("lenet_300_100", "conv2", "conv4", "conv6")
 MAX_POOLING = ("conv2", "conv4", "conv6", "vgg16")
-
-PACKAGED = ("mnist5k", "digits")
-"""Datasets that come with an installed package, so take no source."""
 
 OF_SINGLE_WEIGHTS = (
     "random_mask_global",
@@ -53,20 +51,19 @@ class Size(NamedTuple):
         return min(self.shape[:2]) if len(self.shape) == 3 else 0
 
 
-def load(path: Path = PARAMS_FILE, sizes: Mapping[str, Size] | None = None) -> Params:
-    """The parameters of a file; they must fit their dataset where ``sizes`` has it by name.
+def load(path: Path = PARAMS_FILE) -> Params:
+    """The parameters of a file; they must fit their dataset where it is known by name.
 
     Raises LotteryError with a line for every mistake: the full key, what it got, what it takes.
     """
-    return validate(read_yaml(path), str(path), sizes)
+    return validate(read_yaml(path), str(path))
 
 
-def validate(
-    content: Any, where: str = str(PARAMS_FILE), sizes: Mapping[str, Size] | None = None
-) -> Params:
+def validate(content: Any, where: str = str(PARAMS_FILE)) -> Params:
     """The same for parameters already read: nested dicts, lists and scalars."""
     params, lines = typed(content, Params)
-    size = sizes.get(params.data.name) if sizes and params.data else None
+    known = DATASETS.get(params.data.name) if params.data else None
+    size = Size(known.training, known.classes, known.image_shape) if known else None
     lines += refused(params, _contradictions(params)) + refused(params, _misfits(params, size))
     refuse(where, lines)
     return params
@@ -79,7 +76,8 @@ def check_fit(params: Params, size: Size, where: Path = PARAMS_FILE) -> None:
 
 def _contradictions(p: Params) -> Iterator[Refusal]:
     """Keys whose values others rule out, with what is accepted; a faulty section is None."""
-    if p.data and p.data.name in PACKAGED and p.data.source is not None:
+    known = DATASETS.get(p.data.name) if p.data else None
+    if known and known.package and p.data.source is not None:
         yield "data.source", f"null: {p.data.name} comes with a package"
     if p.data and is_own(p.data.name) and p.data.source is not None:
         yield "data.source", f"null: {p.data.name} is called without one"

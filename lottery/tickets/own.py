@@ -13,11 +13,11 @@ from pydantic_core import PydanticSerializationError
 
 from lottery import code, parts
 from lottery.artifacts import files
-from lottery.datasets.catalogue import DATASETS
 from lottery.datasets.split import Part
 from lottery.errors import LotteryError
 from lottery.masks import Mask
 from lottery.params import Network, Params, Train
+from lottery.params.catalogue import DATASETS
 from lottery.params.reading import typed
 from lottery.running import executors, machine
 from lottery.running.executors import Task

@@ -16,11 +16,10 @@ from typing import Any
 
 from lottery import parts
 from lottery.artifacts.files import REPORTS, inputs
-from lottery.datasets.catalogue import read_params
 from lottery.datasets.pinning import asked_again, check_seen, covering
 from lottery.datasets.sources import OWN, local
 from lottery.errors import LotteryError, without_secrets
-from lottery.params import PARAMS_FILE, Params
+from lottery.params import PARAMS_FILE, Params, load
 from lottery.params.reading import read_yaml
 from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, mend, stages_of
 
@@ -209,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.params:
         mend()
-    params = read_params()
+    params = load()
     check_seen(params.data)
     # read now: of a merge, they may hold marks of conflicts
     pipeline, _ = stages_of(PIPELINE), stages_of(LOCK)

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lottery.artifacts import files
-from lottery.datasets.catalogue import DATASETS, Known, read_params
 from lottery.datasets.dataset import Dataset, open_dataset
 from lottery.datasets.pinning import check_seen
 from lottery.errors import LotteryError
-from lottery.params import PARAMS_FILE, Network, Params
+from lottery.params import PARAMS_FILE, Network, Params, load
+from lottery.params.catalogue import DATASETS, Known
 from lottery.report.verdict import claim_of, fewest_to_lose
 from lottery.running import machine, store
 from lottery.running.workers import worker_count
@@ -233,7 +233,7 @@ def main(arguments: list[str]) -> None:
     workers = "by default 1 and those of this machine"
     add("--workers", type=int, nargs="+", metavar="N", help=workers)
     options = parser.parse_args(arguments)
-    params = read_params(options.params)
+    params = load(options.params)
     check_seen(params.data)
     own.check(params)
     numbers = options.workers or sorted({1, worker_count(params.train.threads)})

@@ -2,9 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from lottery import params
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,3 @@ DATASETS = {
         mirrors=(_TORONTO, _MINDSPORE),
     ),
 }  # fmt: skip
-
-
-def read_params(path: Path = params.PARAMS_FILE) -> params.Params:
-    """The parameters of a file, checked against the dataset where that is known by name."""
-    sizes = {n: params.Size(k.training, k.classes, k.image_shape) for n, k in DATASETS.items()}
-    return params.load(path, sizes)
