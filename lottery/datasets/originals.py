@@ -21,8 +21,8 @@ MOST_UNPACKED = 2**26
 def read(name: str, folder: Path, where: str) -> Images | None:
     """A dataset's original files, at most two levels down; None where not all are there."""
     for files, read_group in FORMATS[name]:
-        groups = [[p for file in group for p in _find(folder, file, where)] for group in files]
-        if list(map(len, groups)) != list(map(len, files)):
+        groups = [[_find(folder, file, where) for file in group] for group in files]
+        if not all(map(all, groups)):
             continue
         parts = []
         for group, paths in zip(files, groups, strict=True):
@@ -37,8 +37,8 @@ def read(name: str, folder: Path, where: str) -> Images | None:
     return None
 
 
-def _find(folder: Path, file: str, where: str) -> list[Path]:
-    """One path, or none. A ``.gz`` may be unzipped already; LotteryError where there are two."""
+def _find(folder: Path, file: str, where: str) -> Path | None:
+    """Where it is, if anywhere. A ``.gz`` may be unzipped already; LotteryError: there are two."""
     names = (file.removesuffix(".gz"), file)
     patterns = (f"{above}{name}" for above in ("", "*/", "*/*/") for name in names)
     paths = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
@@ -46,7 +46,7 @@ def _find(folder: Path, file: str, where: str) -> list[Path]:
     if len(found) > 1:
         places = ", ".join(sorted(f"{place.relative_to(folder)}/" for place in found))
         raise LotteryError(f"{where}: holds {file} in {places}; accepted: each file once")
-    return list(found.values())
+    return next(iter(found.values()), None)
 
 
 def grey(read_array: Callable[[Path], np.ndarray], images: Path, labels: Path) -> Arrays:
