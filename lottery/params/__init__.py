@@ -18,7 +18,5 @@ from lottery.params.sections import (
     Pattern,
     Prune,
     Rates,
-    Report,
-    Retrain,
     Train,
 )
