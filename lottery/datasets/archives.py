@@ -21,8 +21,7 @@ MIB = 2**20
 MOST_FILES = 200_000
 MOST_BYTES = 8192 * MIB
 LONGEST_NAME = 1000
-MOST_RATIO = 200
-"""Of unpacked to packed bytes, beyond the first 64 MiB; images seldom pass 10."""
+MOST_RATIO = 200  # of unpacked to packed bytes, beyond the first 64 MiB; images seldom pass 10
 
 
 def unpack(path: Path, into: Path, where: str) -> None:

@@ -19,8 +19,7 @@ from lottery.datasets.archives import shown
 from lottery.datasets.sources import file_names
 from lottery.errors import LotteryError, say
 
-MOST_DECODED = 4 * 2**30
-"""Bytes of all images together, decoded."""
+MOST_DECODED = 4 * 2**30  # bytes of all images together, decoded
 RESIZED = "data.image_size: [height, width]"
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".jpe")
 OTHER_KINDS = (".gif", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".avif", ".jp2", ".ppm", ".pgm")

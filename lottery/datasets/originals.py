@@ -14,8 +14,7 @@ from lottery.errors import LotteryError
 Arrays = tuple[np.ndarray, np.ndarray]
 """Images uint8 ``[n, height, width, channels]`` and labels int32 ``[n]``."""
 
-MOST_UNPACKED = 2**26
-"""Bytes of an idx file unzipped; MNIST's largest has 47 million."""
+MOST_UNPACKED = 2**26  # bytes of an idx file unzipped; MNIST's largest has 47 million
 
 
 def read(name: str, folder: Path, where: str) -> Images | None:

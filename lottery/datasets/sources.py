@@ -28,10 +28,8 @@ from lottery.params.catalogue import DATASETS, Known
 
 OWN = files.DATASET.parent / "own"
 """For sources of one's own: ``fetch`` depends on it, no stage writes there."""
-VERSION = ("ETag", "Last-Modified")
-"""What servers say of a file that changes with its content."""
-TIMEOUT_SECONDS = 30.0
-"""How long a server may be silent."""
+VERSION = ("ETag", "Last-Modified")  # what servers say of a file that changes with its content
+TIMEOUT_SECONDS = 30.0  # how long a server may be silent
 
 
 class Source(NamedTuple):

@@ -34,9 +34,7 @@ PLAINER = {  # parts of pydantic's messages
     r"(item)s? after validation, not .*": r"\1",
 }
 
-
-Refusal = tuple[str, str]
-"""A key, and what is accepted there instead."""
+Refusal = tuple[str, str]  # a key, and what is accepted there instead
 
 
 class Section(BaseModel):
