@@ -52,7 +52,7 @@ def test_of_experiments_of_one_name_that_of_the_present_commit_is_taken(clone, m
     with pytest.raises(LotteryError, match="lr: several commits have an experiment of that name"):
         compare._commit("lr")
     clone.run("git", "branch", "lr")  # as `dvc exp branch` makes of one of them
-    assert compare._commit("lr") == "lr"
+    assert compare._commit("lr") == head  # not `other`, which the experiments are
 
 
 def test_a_signed_url_is_shown_without_what_signs_it():

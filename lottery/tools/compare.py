@@ -82,34 +82,29 @@ def results_at(revision: str) -> Results:
     return Results(metrics, keys, accuracy, early_stop, other, inputs)
 
 
-def _git(*arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8")
-    return None if done.returncode else done.stdout
-
-
 def _commit(revision: str) -> str:
-    """What git calls the revision; an experiment of DVC's is refs/exps/12/34…/name."""
-    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"):
-        return revision
-    refs = (_git("for-each-ref", "--format=%(refname)", "refs/exps") or "").split()
-    found, head = [ref for ref in refs if ref.endswith(f"/{revision}")], _git("rev-parse", "HEAD")
-    if len(found) > 1 and head:  # those of the present commit, as DVC does
-        found = [ref for ref in found if ref.split("/")[2:4] == [head[:2], head.strip()[2:]]]
-        if not found:
+    """The commit of a branch, a tag or an experiment; of several of one name that of HEAD."""
+    from dvc.scm import SCM, SCMError, resolve_rev
+
+    try:
+        return str(resolve_rev(SCM("."), revision))
+    except SCMError as error:
+        why = (
+            "no branch, tag, commit or experiment that git knows here: `git branch -a` and "
+            "`dvc exp list` show those there are"
+        )
+        if str(error).startswith("ambiguous"):
             why = "several commits have an experiment of that name, and the present one has none"
-            raise LotteryError(f"{revision}: {why}: name its commit instead")
-    if found:
-        return found[0]
-    raise LotteryError(
-        f"{revision}: no branch, tag, commit or experiment that git knows here: "
-        "`git branch -a` and `dvc exp list` show those there are"
-    )
+            why += ": name its commit instead"
+        raise LotteryError(f"{revision}: {why}") from None
 
 
 def _text(commit: str | None, path: str) -> str | None:
     """A file of the present folder, at a commit or as it is; None where there is none."""
     if commit:
-        return _git("show", f"{commit}:./{path}")
+        show = ["git", "show", f"{commit}:./{path}"]
+        done = subprocess.run(show, capture_output=True, encoding="utf-8")
+        return None if done.returncode else done.stdout
     return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
 
 
