@@ -21,7 +21,7 @@ from lottery.datasets.sources import OWN, local
 from lottery.errors import LotteryError, without_secrets
 from lottery.params import PARAMS_FILE, Params, load
 from lottery.params.reading import read_yaml
-from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, mend, stages_of
+from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, md5s, mend, stages_of
 
 ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
@@ -82,10 +82,10 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     """What DVC does not see: what dvc.yaml no longer lists, or keeps from running; and, where the
     data are not here, what one stage has written since another read it.
     """
-    wrote = {one["path"]: one for of in locked.values() for one in of.get("outs", [])}
+    wrote = {path: md5 for of in locked.values() for path, md5 in md5s(of, "outs").items()}
     for stage, of in locked.items():
-        for path, read in ((one["path"], one.get("md5")) for one in of.get("deps", [])):
-            if path in wrote and wrote[path].get("md5") != read:
+        for path, md5 in md5s(of, "deps").items():
+            if wrote.get(path, md5) != md5:
                 yield stage, f"{path}: has been written anew since the stage ran"
     for stage, before in locked.items():
         now = pipeline.get(stage)
@@ -97,7 +97,7 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
         for kind, what in (("deps", "a dependency"), ("outs", "an output")):
             entries = [one for key in (kind, "metrics", "plots") for one in now.get(key, [])]
             listed = set(map(name_of, entries))
-            for path in (one["path"] for one in before.get(kind, [])):
+            for path in md5s(before, kind):
                 if path not in listed:
                     yield stage, f"{path}: was {what} when the stage ran, is none in dvc.yaml now"
         for key in before.get("params", {}).get(str(PARAMS_FILE), {}):

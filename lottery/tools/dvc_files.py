@@ -29,6 +29,11 @@ def stages_of(path: Path) -> Stages | None:
     return content["stages"] if path == LOCK else _resolved(content)
 
 
+def md5s(stage: dict[str, Any], kind: str) -> dict[str, str]:
+    """Those that ``dvc.lock`` has of a stage's ``deps`` or ``outs``, by path."""
+    return {one["path"]: one.get("md5", "") for one in stage.get(kind, [])}
+
+
 def _resolved(content: dict[str, Any]) -> Stages:
     """The stages that DVC makes of a dvc.yaml: its variables, ``foreach`` and ``matrix`` filled."""
     from dvc.exceptions import DvcException

@@ -15,11 +15,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ruamel.yaml import YAML
 
 from lottery.datasets.sources import OWN
+from lottery.tools.dvc_files import md5s
 
 METRICS = "reports/metrics.json"
 LOCK = "dvc.lock"
@@ -81,7 +81,7 @@ def differences(project: Path) -> Iterator[str]:
         now = YAML(typ="safe").load((project / LOCK).read_text(encoding="utf-8"))["stages"]
         for stage in now:
             for part, what in (("deps", "reads another"), ("outs", "wrote another")):
-                old, new = (_hashes(of.get(stage, {}), part) for of in (before, now))
+                old, new = (md5s(of.get(stage, {}), part) for of in (before, now))
                 yield from (f"{stage} {what} {path}" for path in new if new[path] != old.get(path))
             if now[stage].get("params") != before.get(stage, {}).get("params"):
                 yield f"{stage} has other parameters: `python -m lottery check` says which"
@@ -92,10 +92,6 @@ def differences(project: Path) -> Iterator[str]:
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 yield f"  {key}: committed {before.get(key)}, now {now.get(key)}"
-
-
-def _hashes(stage: dict[str, Any], part: str) -> dict[str, str]:
-    return {one["path"]: one.get("md5", "") for one in stage.get(part, [])}
 
 
 def _git(folder: Path, *arguments: str) -> str:
