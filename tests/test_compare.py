@@ -67,7 +67,7 @@ def test_a_signed_url_is_shown_without_what_signs_it():
 def test_results_are_of_the_parameters_that_the_report_was_made_with():
     of = {"report": [0], "own": [1], "each@2": [2]}
     stages = {name: {"params": {"params.yaml": {"seeds": seeds}}} for name, seeds in of.items()}
-    assert compare._ran(json.dumps({"stages": stages})) == {"seeds": [0]}
+    assert compare._locked(json.dumps({"stages": stages})) == ({"seeds": [0]}, {})
 
 
 def test_that_data_or_code_differ_or_that_it_cannot_be_told_is_said(clone, monkeypatch, capsys):

@@ -22,21 +22,25 @@ from lottery.errors import LotteryError, without_secrets
 from lottery.report import charts, page
 from lottery.report.text import plain, table
 from lottery.tools.check import differences, value_at
+from lottery.tools.dvc_files import md5s
 
 PAGE = files.REPORTS / "compare.html"
 HERE = "workspace"
+DRAWN = {  # of reports/plots: title and axes, and the format of values
+    "accuracy": (("Test accuracy", "weights remaining", "accuracy"), ".2%"),
+    "early_stop": (("Early-stop iteration", "weights remaining", "early-stop iteration"), ",.0f"),
+}
 
 
 class Results(NamedTuple):
-    """What one revision found: metrics, all parameters by dotted key, and what is drawn of it.
+    """What one revision found: metrics, all parameters by dotted key, and the tables of DRAWN.
 
     ``inputs``: md5 of the dataset and of each piece of code, by path; None where it is not known.
     """
 
     metrics: dict[str, Any]
     params: dict[str, Any]
-    accuracy: pd.DataFrame
-    early_stop: pd.DataFrame
+    plots: dict[str, pd.DataFrame]
     other: list[str]  # parameters that these results are not of
     inputs: dict[str, str] | None
 
@@ -67,19 +71,17 @@ def results_at(revision: str) -> Results:
             f"{revision}: reports/metrics.json: is of an older version of this project: "
             "`dvc repro report` there writes it anew"
         )
-    plots = [
-        read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
-        for name in ("accuracy", "early_stop")
-    ]
-    keys = read("params.yaml", _keys)
+    plots = {
+        name: read(f"reports/plots/{name}.csv", lambda text: pd.read_csv(io.StringIO(text)))
+        for name in DRAWN
+    }
+    keys, now = (read("params.yaml", parse) for parse in (_keys, YAML(typ="safe").load))
     locked = _text(commit, "dvc.lock") is not None
-    ran, inputs = (read("dvc.lock", of) if locked else None for of in (_ran, _inputs))
-    now = read("params.yaml", YAML(typ="safe").load)
-    other = [line for k, v in (ran or {}).items() for line in differences(k, v, value_at(now, k))]
+    ran, inputs = read("dvc.lock", _locked) if locked else ({}, None)
+    other = [line for k, v in ran.items() for line in differences(k, v, value_at(now, k))]
     if commit is None:
         params.load()  # here a misspelt key is a mistake, not a difference
-    accuracy, early_stop = (table.assign(rev=revision) for table in plots)
-    return Results(metrics, keys, accuracy, early_stop, other, inputs)
+    return Results(metrics, keys, plots, other, inputs)
 
 
 def _commit(revision: str) -> str:
@@ -108,22 +110,18 @@ def _text(commit: str | None, path: str) -> str | None:
     return Path(path).read_text(encoding="utf-8") if Path(path).exists() else None
 
 
-def _ran(text: str) -> dict[str, Any]:
-    """The parameters that the results of a ``dvc.lock`` are of: all are read by these two."""
+def _locked(text: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the results of a ``dvc.lock`` are of: parameters (all are read by two of its stages);
+    md5 of the dataset and of each piece of code.
+    """
     stages = YAML(typ="safe").load(text)["stages"]
-    these = (stages.get(name, {}) for name in ("fetch", "report"))
-    return {k: v for of in these for k, v in of.get("params", {}).get("params.yaml", {}).items()}
-
-
-def _inputs(text: str) -> dict[str, str]:
-    """The dataset that the results of a ``dvc.lock`` are of, and the code of its stages."""
-    stages = YAML(typ="safe").load(text)["stages"]
-    entries = [*stages.get("fetch", {}).get("outs", [])]
-    entries += [one for of in stages.values() for one in of.get("deps", [])]
-    kept = (
-        one for one in entries if one["path"] == str(files.DATASET) or "data/" not in one["path"]
-    )
-    return {one["path"]: one.get("md5", "") for one in kept}
+    these = (stages.get(name, {}).get("params", {}) for name in ("fetch", "report"))
+    ran = {key: value for of in these for key, value in of.get("params.yaml", {}).items()}
+    inputs = md5s(stages.get("fetch", {}), "outs")
+    for stage in stages.values():
+        inputs |= md5s(stage, "deps")
+    data = str(files.DATASET)
+    return ran, {path: md5 for path, md5 in inputs.items() if path == data or "data/" not in path}
 
 
 def _keys(text: str) -> dict[str, Any]:
@@ -154,20 +152,23 @@ def summary(results: Mapping[str, Results]) -> str:
         texts = [json.dumps(r.params[key]) if key in r.params else "(absent)" for r in revisions]
         if len(set(texts)) > 1:
             differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
-    parts = [f"## {' and '.join(names)}", table(metrics), "The parameters are the same."]
+    parts = [f"## {' and '.join(names)}"]
+    for name, found in zip(names, revisions, strict=True):
+        if found.other:
+            why = "its results are of other parameters**, `dvc repro` first"
+            parts.append(f"**{name}: {why}: {plain('; '.join(found.other))}.")
+    parts.append(table(metrics))
     known = [r.inputs for r in revisions if r.inputs is not None]
     paths = dict.fromkeys(path for inputs in known for path in inputs)
     others = [path for path in paths if len({inputs.get(path) for inputs in known}) > 1]
     if others:
-        parts[-1:-1] = [f"**Data or code differ**: {', '.join(map(plain, others))}."]
+        parts.append(f"**Data or code differ**: {', '.join(map(plain, others))}.")
     if len(known) < len(revisions):
-        parts[-1:-1] = ["Whether data and code are the same cannot be told: a dvc.lock is missing."]
-    for name, found in zip(names, revisions, strict=True):
-        if found.other:
-            why = "its results are of other parameters**, `dvc repro` first"
-            parts[1:1] = [f"**{name}: {why}: {plain('; '.join(found.other))}."]
+        parts.append("Whether data and code are the same cannot be told: a dvc.lock is missing.")
     if differ:
-        parts[-1:] = ["Parameters that differ, defaults filled in:", table(differ)]
+        parts += ["Parameters that differ, defaults filled in:", table(differ)]
+    else:
+        parts.append("The parameters are the same.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -185,28 +186,18 @@ def _change(before: Any, now: Any) -> str:
 
 def main(arguments: list[str]) -> None:
     """``python -m lottery compare``. Raises LotteryError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lottery compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "revisions",
-        metavar="REV",
-        nargs="+",
-        help="a branch, tag or commit, such as main or HEAD~1, or the name of an experiment",
-    )
+    how = argparse.RawDescriptionHelpFormatter
+    prog = "python -m lottery compare"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=how)
+    what = "a branch, tag or commit, such as main or HEAD~1, or the name of an experiment"
+    parser.add_argument("revisions", metavar="REV", nargs="+", help=what)
     names = parser.parse_args(arguments).revisions
     results = {name: results_at(name) for name in (*names, HERE)}
     text = summary(results)
-    order = [HERE, *results][:-1]
-    x, stop = "weights remaining", "early-stop iteration"
-    accuracy = pd.concat([r.accuracy for r in results.values()])
-    early = pd.concat([r.early_stop for r in results.values()])
-    drawn = {
-        "accuracy": charts.by_density(accuracy, ("Test accuracy", x, "accuracy"), ".2%", order),
-        "early_stop": charts.by_density(early, ("Early-stop iteration", x, stop), ",.0f", order),
-    }
+    drawn, order = {}, list(dict.fromkeys([HERE, *results]))
+    for name, (labels, digits) in DRAWN.items():
+        tables = [r.plots[name].assign(rev=revision) for revision, r in results.items()]
+        drawn[name] = charts.by_density(pd.concat(tables), labels, digits, order)
     body = page.from_markdown(text) + "".join(page.chart(name, page.HINT) for name in drawn)
     specs = {name: chart.to_dict() for name, chart in drawn.items()}
     files.write(PAGE, page.page(" and ".join(results), body, specs).encode())
