@@ -10,10 +10,11 @@ import heapq
 import math
 import multiprocessing
 import statistics
-import time
+import timeit
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,10 +98,8 @@ class Pace(NamedTuple):
 
 def pace_of(params: Params, network: Network) -> Pace:
     """From the run store, or else timed."""
-    run: dict[str, Any] = {
-        "model": params.model.model_dump(mode="json"),
-        "cpu": machine.cpu_model(),
-    }
+    model = params.model.model_dump(mode="json")
+    run: dict[str, Any] = {"model": model, "cpu": machine.cpu_model(), "masks": "fixed"}
     if params.data.name not in DATASETS:  # others of that name may be larger
         run["dataset"] = files.read_json(files.DATASET / "dataset.json")["files"]
     train = params.train.model_dump(include=SETS_THE_PACE)
@@ -108,9 +107,8 @@ def pace_of(params: Params, network: Network) -> Pace:
     for path in store.folder().glob(f"*{store.FINISHED}"):
         facts = store.read_facts(path) or {}
         by = facts.get("determined by", {})
-        alike = (facts.get("dataset"), by.get("masks")) == (params.data.name, "fixed")
-        alike = alike and run.items() <= by.items() and train.items() <= by["train"].items()
-        if alike and facts.get("trained"):
+        alike = facts.get("dataset") == params.data.name and run.items() <= by.items()
+        if alike and train.items() <= by["train"].items() and facts.get("trained"):
             paces.append(facts["seconds"] / facts["trained"])
     if paces:
         usual = statistics.median(paces)
@@ -136,21 +134,18 @@ def timed(params: Params, network: Network) -> float:
     labels = generator.integers(0, network.classes, count, np.int32)
     facts = {"image_shape": network.image_shape, "classes": network.classes, "test": 1}
     engine = trainer.Trainer(params.model, params.train, Dataset(images, labels, facts))
-    engine.evaluate(rows[:1000], models.initialise(network, "timing", 0)[0])
+    split, order, some = Split(rows, rows, rows), Order("timing", 0), rows[:1000]
 
-    def seconds(iterations: int) -> float:
-        """That so many iterations take."""
-        began = time.perf_counter()
-        split, order = Split(rows, rows, rows), Order("timing", 0)
+    def train(iterations: int) -> None:
+        """So many iterations, waited for."""
         float(engine.train_interval(order, split, 0, 0, iterations)[0])
-        return time.perf_counter() - began
 
-    seconds(1)  # compiles it
-    iterations = math.ceil(min(TIMED / seconds(1), 10_000))
-    iteration = seconds(iterations) / iterations
-    began = time.perf_counter()
-    engine.evaluate(rows[:1000])
-    evaluation = (time.perf_counter() - began) * held_out / 1000
+    engine.evaluate(some, models.initialise(network, "timing", 0)[0])  # compiles it
+    train(1)
+    seconds = partial(timeit.timeit, number=1)
+    iterations = math.ceil(min(TIMED / seconds(partial(train, 1)), 10_000))
+    iteration = seconds(partial(train, iterations)) / iterations
+    evaluation = seconds(partial(engine.evaluate, some)) * held_out / len(some)
     return iteration + evaluation / params.train.evaluate_every
 
 
@@ -189,15 +184,15 @@ def describe(params: Params, workers: Sequence[int]) -> str:
     model = models.build(network)
     shapes = {n: tuple(models.variables(model)[n].shape) for n in models.kinds(model)}
     stages = tasks_of(params, length, shapes)
-    every = [task for tasks in stages.values() for task in tasks]
+    runs, iterations = np.sum([task for tasks in stages.values() for task in tasks], axis=0)
     lines = [
-        f"{sum(task.runs for task in every):,} runs of at most {length:,} iterations; "
+        f"{runs:,} runs of at most {length:,} iterations; "
         f"{1000 * pace.alone:,.3g} ms an iteration, evaluations included ({pace.known_from})"
     ]
     for name, tasks in stages.items():
-        runs, work = sum(t.runs for t in tasks), pace.alone * sum(t.iterations for t in tasks)
-        lines.append(f"  {name:<12}{runs:>8,} runs  {duration(work):>18} of work")
-    hours = pace.alone * sum(task.iterations for task in every) * threads / 3600
+        of_stage, work = np.sum(tasks, axis=0)
+        lines.append(f"  {name:<12}{of_stage:>8,} runs  {duration(pace.alone * work):>18} of work")
+    hours = pace.alone * iterations * threads / 3600
     size = disk(params, model.count_params()) / 1e9
     lines.append(f"{hours:,.1f} core-hours; {size:.2g} GB of disk")
     for number in workers:
