@@ -36,22 +36,18 @@ Cause = tuple[str, str]
 def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> Iterator[Cause]:
     """What DVC sees: commands, dependencies, outputs and parameters that have changed.
 
-    Args:
-        status: what ``dvc status --json`` prints.
-        locked: the stages of ``dvc.lock``.
-        params: the content of ``params.yaml``.
+    ``status``: what ``dvc status --json`` prints; ``params``: the content of ``params.yaml``.
     """
     for stage, entries in status.items():
+        told = [entry for entry in entries if entry != "always changed"]  # as its author wants it
         if ":" in stage or stage.endswith(".dvc"):
-            if any(map(_tells_of_a_change, entries)):
+            if any(map(_tells_of_a_change, told)):
                 yield stage, f"has changed: `dvc status` says what, `dvc repro {stage}` runs it"
             continue
         if stage not in locked:
             yield stage, "has never run: it is not in dvc.lock"
             continue
-        for entry in entries:
-            if entry == "always changed":  # as its author wants it
-                continue
+        for entry in told:
             if not isinstance(entry, dict):
                 yield stage, f"its {str(entry).removeprefix('changed ')} in dvc.yaml has changed"
                 continue
@@ -73,9 +69,9 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
 
 def _tells_of_a_change(entry: Any) -> bool:
     """Whether DVC's word on a stage, or on its files, is more than that data are not here."""
-    if not isinstance(entry, dict):
-        return bool(entry != "always changed")
-    return any(how not in ABSENT for of in entry.values() for how in of.values())
+    return not isinstance(entry, dict) or any(
+        how not in ABSENT for of in entry.values() for how in of.values()
+    )
 
 
 def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:

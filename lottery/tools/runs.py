@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,8 @@ class Kept(NamedTuple):
 def kept() -> list[Kept]:
     """What the store holds, the last used first; unreadable is damaged, vanished left out."""
     by_fingerprint: dict[str, list[Path]] = {}
-    for path in store.folder().glob("*.*"):
-        fingerprint, _, ending = path.name.partition(".")
-        if len(fingerprint) == 64 and ending:
-            by_fingerprint.setdefault(fingerprint, []).append(path)
+    for path in store.folder().glob("[!.]" * 64 + ".*"):
+        by_fingerprint.setdefault(path.name[:64], []).append(path)
     found = []
     for fingerprint, paths in by_fingerprint.items():
         experiment, name, status = "?", "?", "damaged"
@@ -104,11 +103,7 @@ def _since(seconds: float) -> str:
 
 
 def _age(text: str) -> float:
-    try:
-        seconds = float(text[:-1]) * UNITS[text[-1:]]
-    except (KeyError, ValueError):
-        seconds = -1.0
-    if not seconds >= 0:
-        why = f"got {text!r}; accepted: a number and s, m, h or d, as in 30d"
-        raise argparse.ArgumentTypeError(why)
-    return seconds
+    if match := re.fullmatch(r"(\d+|\d*\.\d+)([smhd])", text):
+        return float(match[1]) * UNITS[match[2]]
+    why = f"got {text!r}; accepted: a number and s, m, h or d, as in 30d"
+    raise argparse.ArgumentTypeError(why)
