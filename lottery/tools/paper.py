@@ -21,7 +21,6 @@ from lottery.report import figures, outcomes
 from lottery.report.styles import STYLE, styles
 from lottery.tools.check import PAPER, results_of
 
-COLUMN = 3.25  # inches
 PDF = {".pdf": {"CreationDate": None}}
 CONNECTIVITY = {
     "copies": "linear_mode_connectivity",
@@ -31,7 +30,7 @@ CONNECTIVITY = {
 LOOK = [
     *STYLE,
     {
-        "figure.figsize": (COLUMN, 2.6),
+        "figure.figsize": (3.25, 2.6),  # inches, a column wide
         "font.size": 8,
         "legend.fontsize": 6.5,
         "legend.columnspacing": 1,
@@ -48,10 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.parse_args(arguments)
     loaded = params.load()
     results_of(loaded)
-    facts = files.read_json(files.DATASET / "dataset.json")
     of_stages = (files.DENSE, files.PRUNED, files.RETRAINED)
     history = pd.concat([tables.read(folder / "history.csv") for folder in of_stages])
-    chance = outcomes.guess(facts)
+    chance = outcomes.guess(files.read_json(files.DATASET / "dataset.json"))
     runs = outcomes.outcomes(history, chance=chance, stopping=loaded.train.early_stopping)
     lines = tables.read_table(files.RETRAINED / "stability.csv")
     write(PAPER, runs, lines, files.read(files.REPORTS / "results.csv"))
@@ -61,15 +59,14 @@ def main(arguments: list[str] | None = None) -> None:
 def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame, results: bytes) -> None:
     """Writes the folder whole.
 
-    Args:
-        results: the content of ``results.csv``, a copy of which says what the folder is of.
-        runs: outcomes() of the dense network, of pruning and of what was retrained.
-        lines: the content of ``stability.csv``.
+    ``runs``: outcomes() of all stages; ``lines``: the content of ``stability.csv``; ``results``:
+    that of ``results.csv``, a copy of which says what the folder is of.
     """
     with files.folder_written_whole(path) as folder:
-        accuracy = partial(_by_round, runs, "test_accuracy", "test accuracy (%)", 100)
-        stop = partial(_by_round, runs, "early_stop_iteration", "early-stop iteration", 1)
-        makers = {"accuracy": accuracy, "early_stop": stop}
+        makers = {
+            "accuracy": partial(_by_round, runs, "test_accuracy", "test accuracy (%)", 100),
+            "early_stop": partial(_by_round, runs, "early_stop_iteration", "early-stop iteration"),
+        }
         for between, rows in lines.groupby("between"):
             makers[CONNECTIVITY[between]] = partial(_connectivity, rows)
         for name, make in makers.items():
@@ -79,7 +76,7 @@ def write(path: Path, runs: pd.DataFrame, lines: pd.DataFrame, results: bytes) -
         files.write(folder / "results.tex", latex(runs).encode())
 
 
-def _by_round(runs: pd.DataFrame, column: str, label: str, scale: float) -> Figure:
+def _by_round(runs: pd.DataFrame, column: str, label: str, scale: float = 1) -> Figure:
     figure, axes = plt.subplots()
     runs = runs[runs["weights_remaining"] > 0]
     drawn = styles(runs["variant"])
