@@ -19,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 from lottery import params
 from lottery.artifacts import files
 from lottery.errors import LotteryError, without_secrets
+from lottery.params.reading import CONFLICT_MARK
 from lottery.report import charts, page
 from lottery.report.text import plain, table
 from lottery.tools.check import differences, value_at
@@ -46,10 +47,7 @@ class Results(NamedTuple):
 
 
 def results_at(revision: str) -> Results:
-    """What is committed at a revision, or lies HERE.
-
-    Raises LotteryError where there is no such revision, or no results, or they cannot be read.
-    """
+    """What is committed at a revision, or lies HERE; LotteryError: not there, or not readable."""
     commit = None if revision == HERE else _commit(revision)
 
     def read(path: str, parse: Callable[[str], Any]) -> Any:
@@ -57,7 +55,7 @@ def results_at(revision: str) -> Results:
         where, text = f"{revision}: {path}", _text(commit, path)
         if text is None:
             raise LotteryError(f"{revision}: no {path}: run `dvc repro` there and commit reports/")
-        if any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()):
+        if CONFLICT_MARK.search(text):
             raise LotteryError(f"{where}: holds conflict marks of a merge: resolve it first")
         try:
             return parse(text)
@@ -138,10 +136,7 @@ def _keys(text: str) -> dict[str, Any]:
 
 
 def summary(results: Mapping[str, Results]) -> str:
-    """The comparison in Markdown: metrics, then the parameters that differ, a column a revision.
-
-    Where two are compared, the metrics have a column of changes.
-    """
+    """In Markdown: metrics, of two revisions with what changes, then parameters that differ."""
     revisions, names = list(results.values()), [plain(name) for name in results]
     metrics, differ = [], []
     for key in dict.fromkeys(key for r in revisions for key in r.metrics):
