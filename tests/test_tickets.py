@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -330,7 +331,7 @@ def test_the_files_of_a_folder_are_one_of_each_round_that_is_asked_for(tmp_path)
 
 def test_a_copy_of_the_dataset_lies_where_the_clone_that_verifies_sees_it(monkeypatch):
     monkeypatch.chdir(ROOT)
-    recipe, row, _ = tickets.ticket("mnist-lenet", seed=1, round_=9, source="/home/me/mnist")
+    recipe, row, _ = tickets.ticket("mnist-lenet", seed=1, round_=9, source=Path("/home/me/mnist"))
     assert recipe["data"]["source"] == "data/own/mnist"
     assert (recipe["seeds"], recipe["retrain"]["rounds"], row["seed"]) == ([1], [9], 1)
     recipe, row, others = tickets.ticket("mnist-lenet", seed=2)  # of the last round there is

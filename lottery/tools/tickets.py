@@ -30,9 +30,9 @@ from lottery.tickets import given
 from lottery.tools.check import results_of
 from lottery.tools.verify import reproduced
 
-FOLDER, TABLE, CARD = Path("tickets"), "tickets.csv", "README.md"
-COLUMNS = ["seed", "round", "weights_remaining", "early_stop_iteration", "test_accuracy"]
-COLUMNS += ["start_sha256"]
+FOLDER, TABLE = Path("tickets"), "tickets.csv"
+KEYS, REACHED = ["seed", "round"], ["early_stop_iteration", "test_accuracy"]
+COLUMNS = [*KEYS, "weights_remaining", *REACHED, "start_sha256"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,7 +69,7 @@ def publish(loaded: Params, name: str) -> Path:
             "and seeds alone do not give the weights that such networks keep"
         )
     facts = files.read_json(files.DATASET / "dataset.json")
-    runs = reached(files.RETRAINED, loaded, facts).drop(columns="weights_remaining")
+    runs = reached(files.RETRAINED, loaded, facts)[KEYS + REACHED]
     with files.folder_written_whole(FOLDER / name) as folder:
         rows = []
         for seed in loaded.seeds:
@@ -79,8 +79,8 @@ def publish(loaded: Params, name: str) -> Path:
                 mask, _ = files.read_mask(files.round_file(files.MASKS, seed, number))
                 given.write_file(given.round_file(folder, seed, number), mask)
                 rows.append([seed, number, mask.weights_remaining, sha256])
-        table = pd.DataFrame(rows, columns=["seed", "round", "weights_remaining", "start_sha256"])
-        table = table.merge(runs, "left")[COLUMNS]
+        masks = pd.DataFrame(rows, columns=[*KEYS, "weights_remaining", "start_sha256"])
+        table = masks.merge(runs, "left")[COLUMNS]
         tables.write_table(folder / TABLE, table)
         recipe = loaded.model_dump(mode="json")
         recipe["data"] |= {"source": None, "sha256": None}
@@ -90,18 +90,17 @@ def publish(loaded: Params, name: str) -> Path:
         written = io.StringIO()
         YAML().dump(recipe, written)
         files.write(folder / "params.yaml", written.getvalue().encode())
-        files.write(folder / CARD, card(name, loaded, facts, table).encode())
+        files.write(folder / "README.md", card(name, loaded, facts, table).encode())
     return FOLDER / name
 
 
 def reached(folder: Path, loaded: Params, facts: dict) -> pd.DataFrame:
     """One row a ticket in a folder's history: its accuracy at early stop, and where that is."""
     history = tables.read(folder / "history.csv")
-    chance = guess(facts)
     tickets = history[history["variant"] == "ticket"]
     if not len(tickets):
         raise LotteryError("params.yaml: retrain.variants: accepted: a list with ticket in it")
-    return outcomes(tickets, chance=chance, stopping=loaded.train.early_stopping)
+    return outcomes(tickets, chance=guess(facts), stopping=loaded.train.early_stopping)
 
 
 def verified(name: str, seed: int | None, round_: int | None, source: str | None) -> str:
@@ -110,12 +109,11 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
     On the arithmetic that computed it the accuracy is the very same, elsewhere within the range of
     its round's tickets.
     """
-    source = os.path.abspath(Path(source).expanduser()) if source else None  # "." has no name
-    recipe, row, others = ticket(name, seed, round_, source)
+    copied = Path(os.path.abspath(Path(source).expanduser())) if source else None  # "." has no name
+    recipe, row, others = ticket(name, seed, round_, copied)
+    if copied and not copied.exists():
+        raise LotteryError(f"--source: got {copied}, which is not there")
     with tempfile.TemporaryDirectory(prefix="lottery-tickets-") as folder:
-        copied = Path(source) if source else None
-        if copied and not copied.exists():
-            raise LotteryError(f"--source: got {source}, which is not there")
         try:
             project = reproduced(Path(folder), json.dumps(recipe), "retrain", source=copied)
         except subprocess.CalledProcessError as error:
@@ -127,7 +125,7 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
 
 
 def ticket(
-    name: str, seed: int | None = None, round_: int | None = None, source: str | None = None
+    name: str, seed: int | None = None, round_: int | None = None, source: Path | None = None
 ) -> tuple[dict, pd.Series, pd.DataFrame]:
     """The experiment that retrains one published ticket, its row, those of all of its round."""
     folder = FOLDER / name
@@ -135,8 +133,7 @@ def ticket(
         known = ", ".join(sorted(path.parent.name for path in FOLDER.glob(f"*/{TABLE}"))) or "none"
         raise LotteryError(f"{folder}: no published tickets; accepted: {known}")
     table = tables.read_table(folder / TABLE)
-    row = table.iloc[0]
-    seed = int(row["seed"]) if seed is None else seed
+    seed = int(table["seed"].iloc[0]) if seed is None else seed
     round_ = int(table["round"].iloc[-1]) if round_ is None else round_
     others = table[table["round"] == round_]
     if seed not in set(others["seed"]):
@@ -144,14 +141,14 @@ def ticket(
         raise LotteryError(f"{folder}: got seed {seed}, round {round_}; accepted: {known}")
     recipe = params.load(folder / "params.yaml").model_dump(mode="json")
     recipe["seeds"], recipe["retrain"]["rounds"] = [seed], [round_]
-    recipe["data"]["source"] = str(OWN / Path(source).name) if source else None
+    recipe["data"]["source"] = str(OWN / source.name) if source else None
     return recipe, others[others["seed"] == seed].iloc[0], others
 
 
 def compared(row: pd.Series, others: pd.DataFrame, accuracy: float) -> str:
     """A sentence; LotteryError where the accuracy is none of a ticket of that round."""
-    published, round_ = float(row["test_accuracy"]), others["test_accuracy"]
-    low, high = float(round_.min()), float(round_.max())
+    published = float(row["test_accuracy"])
+    low, high = others["test_accuracy"].agg(["min", "max"])
     said = f"test accuracy {accuracy:.2%}, published {published:.2%}"
     if abs(accuracy - published) < 5e-7:
         return f"{said}: the same"
@@ -163,10 +160,8 @@ def compared(row: pd.Series, others: pd.DataFrame, accuracy: float) -> str:
 
 def sha256_of(weights: dict[str, np.ndarray]) -> str:
     """Of the names and values of arrays, in their order."""
-    digest = hashlib.sha256()
-    for name, value in weights.items():
-        digest.update(name.encode() + value.tobytes())
-    return digest.hexdigest()
+    content = b"".join(name.encode() + value.tobytes() for name, value in weights.items())
+    return hashlib.sha256(content).hexdigest()
 
 
 def card(name: str, loaded: Params, facts: dict, table: pd.DataFrame) -> str:
