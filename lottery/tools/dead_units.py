@@ -36,28 +36,30 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
     layer do nothing, one stays.
 
     Args:
-        model: float32; its pruned weights are 0. Its values are overwritten.
+        model: float32; its pruned weights are 0.
         masks: bool, for each kernel that has one, of its shape ``[…, inputs, units]``.
     """
-    weights = {name: variable.numpy() for name, variable in variables(model).items()}
-    known = {layer.name: layer for layer in model.layers if not _opaque(layer)}
-    outputs = {layer.name: layer.get_output_at(0) for layer in model.layers}
-    probe, nothing = tf_keras.Model(model.input, outputs), np.zeros((1, *model.input_shape[1:]))
-    state = b""
     while True:
+        weights = {name: variable.numpy() for name, variable in variables(model).items()}
+        outputs = {layer.name: layer.get_output_at(0) for layer in model.layers}
+        probe, nothing = tf_keras.Model(model.input, outputs), np.zeros((1, *model.input_shape[1:]))
         given = {of: x.numpy() for of, x in probe(nothing, training=False).items()}
         values = {of: x.reshape(-1, x.shape[-1])[0] for of, x in given.items()}
         needed = _needed(model, weights, values)
-        if state == (state := _bytes(needed)):
-            break
-        for layer in (layer for layer in known.values() if type(layer) in WEIGHTED):
-            kernel, bias, source = f"{layer.name}/kernel", f"{layer.name}/bias", _inputs(layer)[0]
-            if bias in weights:
-                removed = np.where(needed[source], 0, values[source])
+        if all(units.all() for units in needed.values()):
+            return model, masks
+        for layer in model.layers:
+            bias, inputs = f"{layer.name}/bias", _inputs(layer)
+            if type(layer) in WEIGHTED and bias in weights and not _opaque(layer):
+                removed = np.where(needed[inputs[0]], 0, values[inputs[0]])
                 folded = removed @ _taps(layer, weights).sum(axis=0, dtype=np.float64)
                 weights[bias] = (weights[bias] + folded).astype(np.float32)
-            weights[kernel] = weights[kernel] * needed[source][:, np.newaxis] * needed[layer.name]
-        assign(model, weights)
+        model, masks = _cut(model, needed, weights, masks)
+
+
+def _cut(model: Any, needed: Arrays, weights: Arrays, masks: Arrays) -> tuple[Any, Arrays]:
+    """A model with these weights, and its masks, of the units that are needed."""
+    known = {layer.name: layer for layer in model.layers if not _opaque(layer)}
 
     def cut(name: str, value: np.ndarray) -> np.ndarray:
         """A variable's value, or its mask, without what is not needed."""
@@ -136,14 +138,10 @@ def _needed(model: Any, weights: Arrays, values: Arrays) -> Arrays:
 
 def _spread(model: Any, needed: Arrays) -> None:
     """Marks what goes together: a layer's channels are its inputs', unless it is weighted."""
-    state = b""
-    while state != (state := _bytes(needed)):
+    before = 0
+    while before != (before := sum(int(units.sum()) for units in needed.values())):
         for layer in model.layers:
             if not _opaque(layer) and type(layer) not in WEIGHTED:
                 for units in (needed[name] for name in _inputs(layer)):
                     units |= needed[layer.name].reshape(-1, len(units)).any(axis=0)
                     needed[layer.name] |= np.resize(units, len(needed[layer.name]))
-
-
-def _bytes(needed: Arrays) -> bytes:
-    return b"".join(units.tobytes() for units in needed.values())

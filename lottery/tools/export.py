@@ -139,7 +139,7 @@ def export(
         stored = safetensors.numpy.save(values)
         row = formats.measured(formats.of_keras(networks[name]), stored, test, expected)
         table.append({"title": f"{name}, all values", "file": None, **row})
-    model, masks = holding(ticket.weights), dict(ticket.mask.layers)
+    model, masks = networks["ticket"], dict(ticket.mask.layers)
     if not keep_dead_units:
         with formats.attempt("dead units: cannot be removed here; --keep-dead-units"):
             model, masks = dead_units.remove(model, masks)
