@@ -166,18 +166,12 @@ def sha256_of(weights: dict[str, np.ndarray]) -> str:
 
 def card(name: str, loaded: Params, facts: dict, table: pd.DataFrame) -> str:
     """The model card of a folder of tickets."""
-    rounds = table.groupby("round").agg(
-        weights_remaining=("weights_remaining", "mean"),
-        mean=("test_accuracy", "mean"),
-        std=("test_accuracy", "std"),
-        min=("test_accuracy", "min"),
-        max=("test_accuracy", "max"),
-        stop=("early_stop_iteration", "median"),
-        seeds=("test_accuracy", "count"),
-        diverged=("early_stop_iteration", lambda stops: stops.isna().sum()),
-    )
+    by_round = table.groupby("round")
+    rounds = by_round["test_accuracy"].agg(["mean", "std", "min", "max", "count"])
+    rounds["weights_remaining"] = by_round["weights_remaining"].mean()
+    stops = by_round["early_stop_iteration"]
+    rounds["stop"], rounds["diverged"] = stops.median(), stops.size() - stops.count()
     recipe = loaded.model_dump(mode="json", include={"model", "train", "prune"})
     about = {"name": name, "dataset": facts, "params": loaded, "recipe": recipe}
-    by_round, first = rounds.reset_index().to_dict("records"), table.iloc[0].to_dict()
-    template = templates("lottery.tools").get_template("tickets_card.md.jinja")
-    return template.render(about, rounds=by_round, first=first)
+    about |= {"rounds": rounds.reset_index().to_dict("records"), "first": table.iloc[0].to_dict()}
+    return templates("lottery.tools").get_template("tickets_card.md.jinja").render(about)
