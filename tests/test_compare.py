@@ -88,6 +88,14 @@ def test_that_data_or_code_differ_or_that_it_cannot_be_told_is_said(clone, monke
     assert "data and code are the same cannot be told" in capsys.readouterr().out
 
 
+def test_every_revision_has_its_dashes_the_workspace_the_first_also_where_it_is_named(
+    clone, monkeypatch
+):
+    monkeypatch.chdir(clone.path)
+    main(["compare", "workspace", "HEAD"])
+    assert '"domain":["workspace","HEAD"]' in compare.PAGE.read_text()
+
+
 @needs_browser
 def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path):
     clone.run("python", "-m", "lottery", "compare", "HEAD", "main")
