@@ -12,7 +12,7 @@ from lottery.params import validate
 from lottery.running import machine, store
 from lottery.tickets import given
 from lottery.tools import plan
-from lottery.tools.plan import Pace, Work, tasks_of, wall_seconds
+from lottery.tools.plan import Work, tasks_of, wall_seconds
 
 MASK = Mask.full({"a/kernel": (2, 3)})
 
@@ -64,25 +64,19 @@ def test_seconds_an_iteration_come_from_the_run_store_else_from_a_short_training
 ):
     monkeypatch.chdir(finished_clone.path)
     monkeypatch.setenv("LOTTERY_RUNS", finished_clone.env()["LOTTERY_RUNS"])
-    pace, _, known_from = plan.pace_of(params_of(), network("lenet_300_100", (8, 8, 1)))
+    pace, known_from = plan.pace_of(params_of(), network("lenet_300_100", (8, 8, 1)))
     assert known_from == "14 finished runs in the run store"
     assert 1e-5 < pace < 1
     monkeypatch.setattr(plan, "TIMED", 0.05)
-    monkeypatch.setenv("LOTTERY_WORKERS", "1")  # no other process is timed beside it
     augmented = {"train.augmentation": {"flip": True, "crop": 1}}
     for other in (
         {"train.batch_size": 10},
         augmented,
         {"data": {"name": "mnist5k", "validation_size": 500}},
     ):
-        pace, _, known_from = plan.pace_of(params_of(other), network("lenet_300_100", (8, 8, 1)))
+        pace, known_from = plan.pace_of(params_of(other), network("lenet_300_100", (8, 8, 1)))
         assert known_from == "a short training on this machine"
         assert 1e-5 < pace < 1
-
-
-def test_two_workers_that_are_hardly_faster_than_one_are_odd():
-    assert Pace(0.010, 0.019, "").odd
-    assert not Pace(0.010, 0.012, "").odd
 
 
 def test_disk_is_that_of_a_real_run_within_30_percent(finished_clone):
@@ -114,4 +108,4 @@ def test_the_pace_of_other_data_of_the_same_general_name_is_not_taken(tmp_path, 
         by |= {"cpu": machine.cpu_model(), "dataset": {"images.npy": images}}
         facts = {"dataset": "arrays", "trained": 10, "seconds": seconds, "determined by": by}
         store.save(store.file(images, store.FINISHED), {}, facts)
-    assert plan.pace_of(params, network("lenet_300_100", (8, 8, 1))).alone == 1.0
+    assert plan.pace_of(params, network("lenet_300_100", (8, 8, 1)))[0] == 1.0

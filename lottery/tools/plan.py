@@ -1,18 +1,16 @@
 """What an experiment will cost, before it is started: runs, core-hours, wall time by workers, disk.
 
 Seconds an iteration are those of finished runs of the same network and training in the run store;
-where it has none, of a short training on this machine, alone and of two at once. Downloads are not
-counted, nor what the run store spares.
+where it has none, of a short training on this machine. Downloads are not counted, nor what the run
+store spares.
 """
 
 import argparse
 import heapq
 import math
-import multiprocessing
 import statistics
 import timeit
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -83,21 +81,8 @@ def wall_seconds(stages: Iterable[Sequence[Work]], workers: int, pace: float) ->
     return total
 
 
-class Pace(NamedTuple):
-    """Seconds an iteration, evaluations included, of one worker and of each of two at once."""
-
-    alone: float
-    together: float
-    known_from: str
-
-    @property
-    def odd(self) -> bool:
-        """Whether two workers are hardly faster than one."""
-        return self.together > 1.8 * self.alone
-
-
-def pace_of(params: Params, network: Network) -> Pace:
-    """From the run store, or else timed."""
+def pace_of(params: Params, network: Network) -> tuple[float, str]:
+    """Seconds an iteration, evaluations included: from the run store, or else timed; and which."""
     model = params.model.model_dump(mode="json")
     run: dict[str, Any] = {"model": model, "cpu": machine.cpu_model(), "masks": "fixed"}
     if params.data.name not in DATASETS:  # others of that name may be larger
@@ -111,13 +96,8 @@ def pace_of(params: Params, network: Network) -> Pace:
         if alike and train.items() <= by["train"].items() and facts.get("trained"):
             paces.append(facts["seconds"] / facts["trained"])
     if paces:
-        usual = statistics.median(paces)
-        return Pace(usual, usual, f"{len(paces)} finished runs in the run store")
-    alone = together = timed(params, network)
-    if worker_count(params.train.threads) > 1:
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-            together = max(pool.map(timed, [params] * 2, [network] * 2))
-    return Pace(alone, together, "a short training on this machine")
+        return statistics.median(paces), f"{len(paces)} finished runs in the run store"
+    return timed(params, network), "a short training on this machine"
 
 
 def timed(params: Params, network: Network) -> float:
@@ -180,29 +160,24 @@ def describe(params: Params, workers: Sequence[int]) -> str:
 
     network, training = network_of(params)
     length, threads = params.train.length(training), params.train.threads
-    pace = pace_of(params, network)  # first: it sets TensorFlow up
+    pace, known_from = pace_of(params, network)  # first: it sets TensorFlow up
     model = models.build(network)
     shapes = {n: tuple(models.variables(model)[n].shape) for n in models.kinds(model)}
     stages = tasks_of(params, length, shapes)
     runs, iterations = np.sum([task for tasks in stages.values() for task in tasks], axis=0)
     lines = [
         f"{runs:,} runs of at most {length:,} iterations; "
-        f"{1000 * pace.alone:,.3g} ms an iteration, evaluations included ({pace.known_from})"
+        f"{1000 * pace:,.3g} ms an iteration, evaluations included ({known_from})"
     ]
     for name, tasks in stages.items():
         of_stage, work = np.sum(tasks, axis=0)
-        lines.append(f"  {name:<12}{of_stage:>8,} runs  {duration(pace.alone * work):>18} of work")
-    hours = pace.alone * iterations * threads / 3600
+        lines.append(f"  {name:<12}{of_stage:>8,} runs  {duration(pace * work):>18} of work")
+    hours = pace * iterations * threads / 3600
     size = disk(params, model.count_params()) / 1e9
     lines.append(f"{hours:,.1f} core-hours; {size:.2g} GB of disk")
     for number in workers:
-        seconds = pace.together if number > 1 else pace.alone
-        wall = duration(wall_seconds(stages.values(), number, seconds))
+        wall = duration(wall_seconds(stages.values(), number, pace))
         lines.append(f"  {number:>4} workers of {threads} thread(s): {wall}")
-    if pace.odd:
-        each = f"two workers at once take {1000 * pace.together:,.3g} ms an iteration each"
-        why = "something else uses the cores; try again, or LOTTERY_WORKERS=1"
-        lines.append(f"odd: {each}, hardly faster than one: {why}")
     if params.retrain.analysis != "none":
         lines.append(
             f"not counted: retrain.analysis evaluates {POINTS} networks on each of its lines, on "
