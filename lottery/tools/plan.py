@@ -1,16 +1,18 @@
 """What an experiment will cost, before it is started: runs, core-hours, wall time by workers, disk.
 
 Seconds an iteration are those of finished runs of the same network and training in the run store;
-where it has none, of a short training on this machine. Downloads are not counted, nor what the run
-store spares.
+where it has none, of a short training on this machine, of two at once where it runs so many.
+Downloads are not counted, nor what the run store spares.
 """
 
 import argparse
 import heapq
 import math
+import multiprocessing
 import statistics
 import timeit
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -97,7 +99,11 @@ def pace_of(params: Params, network: Network) -> tuple[float, str]:
             paces.append(facts["seconds"] / facts["trained"])
     if paces:
         return statistics.median(paces), f"{len(paces)} finished runs in the run store"
-    return timed(params, network), "a short training on this machine"
+    if worker_count(params.train.threads) == 1:
+        return timed(params, network), "a short training on this machine"
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        both = pool.map(timed, [params] * 2, [network] * 2)
+        return max(both), "two short trainings at once on this machine"
 
 
 def timed(params: Params, network: Network) -> float:
@@ -160,7 +166,7 @@ def describe(params: Params, workers: Sequence[int]) -> str:
 
     network, training = network_of(params)
     length, threads = params.train.length(training), params.train.threads
-    pace, known_from = pace_of(params, network)  # first: it sets TensorFlow up
+    pace, known_from = pace_of(params, network)  # first: it may set TensorFlow up
     model = models.build(network)
     shapes = {n: tuple(models.variables(model)[n].shape) for n in models.kinds(model)}
     stages = tasks_of(params, length, shapes)
