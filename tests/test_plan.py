@@ -68,6 +68,7 @@ def test_seconds_an_iteration_come_from_the_run_store_else_from_a_short_training
     assert known_from == "14 finished runs in the run store"
     assert 1e-5 < pace < 1
     monkeypatch.setattr(plan, "TIMED", 0.05)
+    monkeypatch.setenv("LOTTERY_WORKERS", "1")  # no other process is timed beside it
     augmented = {"train.augmentation": {"flip": True, "crop": 1}}
     for other in (
         {"train.batch_size": 10},
