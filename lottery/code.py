@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +115,8 @@ def read(*roots: str) -> dict[str, Module]:
         path = source(name)
         counts = path is not None and (name.partition(".")[0] in packages or not installed(path))
         module = seen[name] = _module(name) if counts else None
-        todo += [*module.imports, *_packages_of(name)] if module else []
+        if module:  # importing a.b.c runs a and a.b, too
+            todo += [*module.imports, *accumulate(name.split(".")[:-1], "{}.{}".format)]
     return {name: module for name, module in sorted(seen.items()) if module}
 
 
@@ -125,12 +127,12 @@ def is_ours(module: str) -> bool:
 
 def source(module: str) -> Path | None:
     """The file of a module; None where there is none, as of built-in and compiled ones."""
-    spec = _top(module.partition(".")[0])
-    for package in [*_packages_of(module)[1:], module] if "." in module else []:
+    top, *below = module.split(".")
+    spec = _top(top)
+    for name in below:  # of a whole name PathFinder would look for what is imported
         if spec is None or spec.submodule_search_locations is None:
             return None
-        last = package.rpartition(".")[2]  # of a whole name it would look for what is imported
-        spec = PathFinder.find_spec(last, spec.submodule_search_locations)
+        spec = PathFinder.find_spec(name, spec.submodule_search_locations)
     origin = spec.origin if spec else None
     return Path(origin) if origin and origin.endswith(".py") else None
 
@@ -191,12 +193,6 @@ def _imported(tree: ast.AST, module: str, is_package: bool) -> Iterator[str]:
             yield from (f"{start}.{name}" for name in names)
             if start != "importlib" or not names <= RUN_NOTHING:
                 yield start
-
-
-def _packages_of(module: str) -> list[str]:
-    """``a`` and ``a.b`` of ``a.b.c``, which importing it runs too."""
-    parts = module.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def installed(path: Path) -> bool:
