@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from functools import partial
@@ -18,8 +17,6 @@ from typing import Any
 
 from lottery.errors import LotteryError
 from lottery.running.workers import P, Prepare, T, Tell, Workers, become_worker, given_workers
-
-SEEN_SECONDS = 2.0  # how long the number of nodes counts as known
 
 
 def resource(variable: str, default: float) -> float:
@@ -51,13 +48,11 @@ class Ray(Workers):
         cpus = resource("LOTTERY_CPUS_PER_RUN", threads)
         gpus = resource("LOTTERY_GPUS_PER_RUN", 0)
         self._most = given_workers()
-        self._ray = ray = _ray_library()
-        _connect(ray, os.environ.get("RAY_ADDRESS") or "local")
+        self._ray = ray = _connected(os.environ.get("RAY_ADDRESS") or "local")
         offered = ray.cluster_resources()
         if not os.environ.get("LOTTERY_GPUS_PER_RUN") and offered.get("GPU"):
             gpus = 1.0
         self._takes = {name: each for name, each in (("CPU", cpus), ("GPU", gpus)) if each}
-        self._room, self._seen = 0, 0.0
         self._references: dict[Future[Any], Any] = {}
         self._queue = _queue_here(ray)
         remote = ray.remote(_compute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote
@@ -83,12 +78,8 @@ class Ray(Workers):
 
     @property
     def room(self) -> int:  # type: ignore[override]
-        """Asked again every two seconds: nodes come and go."""
-        if self._most:
-            return self._most
-        if time.monotonic() - self._seen > SEEN_SECONDS:
-            self._room, self._seen = max(4, 2 * self._slots()), time.monotonic()
-        return self._room
+        """Asked each time: nodes come and go."""
+        return self._most or max(4, 2 * self._slots())
 
     def submit(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Gives a task to Ray."""
@@ -153,18 +144,13 @@ def _queue_here(ray: Any) -> Any:
     return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
-def _ray_library() -> Any:
-    """Ray, imported; LotteryError where it is not installed."""
+def _connected(address: str) -> Any:
+    """Ray, with this process the driver of a cluster; LotteryError where that cannot be."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
     except ImportError:
         raise LotteryError("LOTTERY_EXECUTOR=ray: Ray is not installed: pip install ray") from None
-    return ray
-
-
-def _connect(ray: Any, address: str) -> None:
-    """Makes this process the driver of a cluster; LotteryError where that cannot be."""
     if address.startswith("ray://"):
         raise LotteryError(
             f"RAY_ADDRESS: got {address!r}; accepted: host:port of the cluster's head, from one "
@@ -194,6 +180,7 @@ def _connect(ray: Any, address: str) -> None:
         raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}") from None
     finally:
         signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in place
+    return ray
 
 
 def _first_line(error: BaseException) -> str:
