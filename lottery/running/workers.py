@@ -48,9 +48,8 @@ def given_workers() -> int | None:
 
 def worker_count(threads: int) -> int:
     """``LOTTERY_WORKERS``, by default as many of ``threads`` threads as the cores can take."""
-    cores = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
+    allowed = hasattr(os, "sched_getaffinity")  # on Linux
+    cores = len(os.sched_getaffinity(0)) if allowed else os.cpu_count() or 1
     return given_workers() or max(1, cores // threads)
 
 
@@ -110,11 +109,11 @@ class Processes(Workers):
         number = min(worker_count(threads), tasks)
         self.where, self.room = f"{number} at a time", number
         self._prepare, self._tell = prepare, tell
-        self._pools: list[ProcessPoolExecutor | None] = [None] * number
-        self._last: list[Future[Any] | None] = [None] * number
         self._context = multiprocessing.get_context("spawn")
         self._life, self._alive = self._context.Pipe(duplex=False)
         self._ear, self._mouth = self._context.Pipe(duplex=False)
+        self._pools = [self._pool(index) for index in range(number)]
+        self._last: list[Future[Any] | None] = [None] * number
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -123,18 +122,17 @@ class Processes(Workers):
         index = next(i for i, last in enumerate(self._last) if last is None or last.done())
         with _without_ctrl_c():
             try:
-                future = self._pool(index).submit(function, *args, **kwargs)
+                future = self._pools[index].submit(function, *args, **kwargs)
             except BrokenExecutor:
-                self._pools[index] = None
-                future = self._pool(index).submit(function, *args, **kwargs)
+                self._pools[index] = self._pool(index)
+                future = self._pools[index].submit(function, *args, **kwargs)
         self._last[index] = future
         return future
 
     def _pool(self, index: int) -> ProcessPoolExecutor:
+        """Of one process, which starts with its first task."""
         begin = (self._prepare, index, self._life, self._mouth)
-        pool = self._pools[index] or ProcessPoolExecutor(1, self._context, _begin, begin)
-        self._pools[index] = pool
-        return pool
+        return ProcessPoolExecutor(1, self._context, _begin, begin)
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):  # once all ends of the pipe are closed
@@ -146,7 +144,7 @@ class Processes(Workers):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends all processes, whatever they do."""
         self._alive.close()
-        for pool in filter(None, self._pools):
+        for pool in self._pools:
             pool.shutdown(cancel_futures=True)
         self._mouth.close()  # the last one open: the listener comes to the end of what was said
         self._listener.join()
