@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -24,12 +23,7 @@ MEASURED_SECONDS = 10.0  # before the pace of the iterations tells how long the 
 
 
 class Progress:
-    """Counts runs and their iterations; ``hear`` may be called in any thread.
-
-    Args:
-        title: what the progress is of.
-        runs, iterations: of all tasks together.
-    """
+    """Counts the runs and iterations of all tasks; ``hear`` may be called in any thread."""
 
     def __init__(self, title: str, runs: int, iterations: int) -> None:
         self._title, self._runs, self._iterations = title, runs, iterations
@@ -39,21 +33,21 @@ class Progress:
         self._trained, self._since = 0, 0.0  # iterations computed here since a first evaluation
         self._end = 0.0  # when all will be done, as far as is known
         self._lock = threading.Lock()
-        self._bar: Any = None
-
-    def begin(self, where: str) -> None:
-        """Says what will be computed, and shows the bar."""
-        if self._runs:
-            each = f"{self._iterations // self._runs:,} iterations"
-            say(f"{self._title}: {self._runs:,} run{'s' * (self._runs != 1)} of {each}, {where}")
         self._bar = tqdm(
-            total=self._iterations,
-            desc=self._title,
-            disable=not self._runs or not sys.stderr.isatty(),
+            total=iterations,
+            desc=title,
+            disable=not runs or not sys.stderr.isatty(),
             bar_format="{desc}: |{bar}| {percentage:3.0f} %{postfix}",
             dynamic_ncols=True,
             miniters=0,
+            delay=1e-3,  # shown with the first look at it, not now
         )
+
+    def begin(self, where: str) -> None:
+        """Says what will be computed."""
+        if self._runs:
+            each = f"{self._iterations // self._runs:,} iterations"
+            self.note(f"{self._runs:,} run{'s' * (self._runs != 1)} of {each}, {where}")
 
     @property
     def ended(self) -> int:
@@ -113,8 +107,7 @@ class Progress:
 
     def close(self) -> None:
         """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        self._bar.close()
 
 
 def _clock(seconds: float) -> str:
