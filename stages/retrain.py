@@ -47,8 +47,6 @@ def main(stage: command.Stage) -> None:
             Task(
                 f"seed {seed}: lines between rounds",
                 partial(stability.along_pruning, experiment, seed),
-                runs=0,
-                iterations=0,
             )
             for seed in params.seeds
         ]

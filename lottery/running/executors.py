@@ -23,24 +23,16 @@ LOOK_SECONDS = 1.0  # between two looks at the clock, and at how many tasks an e
 
 
 class Task(NamedTuple):
-    """Something that a worker computes: ``call``, picklable, is given a Report.
-
-    Its runs and their iterations are for the progress.
-    """
+    """Something that a worker computes: ``call``, picklable, is given a Report."""
 
     name: str
     call: Callable[[Report], Any]
-    runs: int
-    iterations: int
+    runs: int = 0  # for the progress, as are the iterations of all of them together
+    iterations: int = 0
 
 
 def chosen(prepare: Prepare, tell: Tell, threads: int, tasks: int) -> Workers:
-    """The executor that ``LOTTERY_EXECUTOR`` names: processes, the default, in-process or ray.
-
-    Args:
-        prepare: picklable.
-        threads: that one run computes with.
-        tasks: how many there are to compute.
+    """The executor that ``LOTTERY_EXECUTOR`` names, for so many tasks of so many threads.
 
     Raises LotteryError where a variable of the environment has an impossible value.
     """
@@ -55,7 +47,7 @@ def chosen(prepare: Prepare, tell: Tell, threads: int, tasks: int) -> Workers:
 
 
 def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int) -> list[Any]:
-    """The results of all tasks, in their order.
+    """The results of all tasks, in their order; ``prepare``, picklable, runs in each worker.
 
     A task that fails leaves the others to go on; so does one whose worker dies ``ATTEMPTS`` times
     without getting further. Until then it is begun again.
@@ -65,24 +57,25 @@ def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int
         KeyboardInterrupt: Ctrl-C; all workers are ended.
     """
     runs, iterations = sum(t.runs for t in tasks), sum(t.iterations for t in tasks)
-    with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(contextlib.closing(Progress(title, runs, iterations)))
-        workers = stack.enter_context(chosen(prepare, progress.hear, threads, len(tasks)))
+    with (
+        contextlib.closing(Progress(title, runs, iterations)) as progress,
+        chosen(prepare, progress.hear, threads, len(tasks)) as workers,
+    ):
         progress.begin(workers.where)
         results, failures = _drive(tasks, workers, progress)
     if failures:
         kept = f"{progress.ended} of {runs} runs finished and are kept: `dvc repro` goes on with "
         raise LotteryError("\n".join([*failures, *[kept + "the others"] * bool(runs)]))
-    return [results[number] for number in range(len(tasks))]
+    return results
 
 
 def _drive(
     tasks: Sequence[Task], workers: Workers, progress: Progress
-) -> tuple[dict[int, Any], list[str]]:
-    """Results by the task's number, and a line for each that failed."""
+) -> tuple[list[Any], list[str]]:
+    """The results of tasks, in their order, and a line for each that failed."""
     waiting, running = deque(range(len(tasks))), dict[Future[Any], int]()
     deaths, furthest = [0] * len(tasks), [0] * len(tasks)
-    results, failures = dict[int, Any](), list[str]()
+    results, failures = [None] * len(tasks), list[str]()
     while waiting or running:
         while waiting and len(running) < workers.room:
             number = waiting.popleft()
@@ -98,16 +91,13 @@ def _drive(
                 furthest[number] = max(furthest[number], progress.of_task(number))
                 deaths[number] = 1 if further else deaths[number] + 1
                 how = f"{tasks[number].name}: its worker died"
+                why = "" if isinstance(death, BrokenProcessPool) else f" ({death})"
                 if deaths[number] < ATTEMPTS:
-                    progress.note(f"{how}{_reason(death)}; taken up again")
+                    progress.note(f"{how}{why}; taken up again")
                     waiting.appendleft(number)
                 else:
                     hint = "this is often a lack of memory: set LOTTERY_WORKERS lower"
-                    failures.append(f"{how} {ATTEMPTS} times{_reason(death)}; {hint}")
+                    failures.append(f"{how} {ATTEMPTS} times{why}; {hint}")
             except Exception as error:
                 failures.append(f"{tasks[number].name}: {plain(error)}")
     return results, failures
-
-
-def _reason(death: BrokenExecutor) -> str:
-    return "" if isinstance(death, BrokenProcessPool) else f" ({death})"

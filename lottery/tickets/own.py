@@ -49,7 +49,7 @@ def check(params: Params, *, fetched: bool = True) -> None:
     digest = hashlib.sha256(tried.encode()).hexdigest().encode()
     if TRIED.exists() and TRIED.read_bytes() == digest:
         return
-    task = Task(", ".join(names), partial(mistakes, params, network), runs=0, iterations=0)
+    task = Task(", ".join(names), partial(mistakes, params, network))
     prepare = partial(machine.prepare, threads, code.of_stage(__name__))
     (lines,) = executors.compute([task], prepare, title="own parts", threads=threads)
     if lines:
