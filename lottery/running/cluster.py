@@ -174,7 +174,7 @@ def _connected(address: str) -> Any:
             runtime_env={"env_vars": environment},
             logging_level="error",
             log_to_driver=False,  # pages of state for a lost node; what matters comes with the task
-            **({"include_dashboard": False} if address == "local" else {}),
+            include_dashboard=False if address == "local" else None,
         )
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise LotteryError(f"RAY_ADDRESS: {address}: no connection: {_first_line(error)}") from None
