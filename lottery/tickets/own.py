@@ -4,6 +4,7 @@ import hashlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lottery.tickets.search import by_criterion, check_that_something_survives
 from lottery.tickets.ticket import Dense, Start, Ticket, rewound_ticket
 
 DRAWN = "random numbers of lottery.streams.stream, a function of purpose, seed and round"
-OF_A_START = {"weights": Mapping, "mask": Mask, "train": Train}
+OF_A_START = {"weights": Mapping, "mask": Mask, "train": Train, "iteration": int, "iterations": int}
 TRIED = Path(".dvc/tmp/own-parts")  # what was found without mistakes last
 
 
@@ -65,10 +66,8 @@ def _network(params: Params, fetched: bool) -> Network | None:
     if known := DATASETS.get(params.data.name):
         return Network(params.model, known.image_shape, known.classes)
     path = files.DATASET / "dataset.json"
-    if not fetched or not path.exists():
-        return None
-    facts = files.read_json(path)
-    if facts["name"] != params.data.name:
+    facts = files.read_json(path) if fetched and path.exists() else {}
+    if facts.get("name") != params.data.name:
         return None
     return Network(params.model, tuple(facts["image_shape"]), facts["classes"])
 
@@ -160,8 +159,9 @@ def _check_scores(params: Params, network: Network, criterion: str) -> None:
 def _check_start(variant: str, ticket: Ticket) -> None:
     """Raises LotteryError where a variant does not start a run, or not the same one each time."""
     start, again = (parts.find(vars(variants), variant)(ticket) for _ in range(2))
-    if parts.is_own(variant) and (why := next(_misfits(start, again, ticket), None)):
-        raise parts.mistake(variant, why)
+    if parts.is_own(variant):
+        for why in _misfits(start, again, ticket):
+            raise parts.mistake(variant, why)
 
 
 def _misfits_of_train(train: Train) -> Iterator[str]:
@@ -181,14 +181,13 @@ def _misfits_of_train(train: Train) -> Iterator[str]:
 
 
 def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
-    """What is wrong with a start, and with that of a second call."""
+    """What is wrong with a start, and with that of a second call: as far as the first mistake."""
     if not isinstance(start, Start):
         yield f"gives a {type(start).__name__}; accepted: lottery.tickets.ticket.Start"
-        return
+    start = replace(start, iterations=start.iterations or ticket.iterations)
     for name, kind in OF_A_START.items():
         if not isinstance(value := getattr(start, name), kind):
             yield f"its {name} is a {type(value).__name__}; accepted: {kind.__name__}"
-            return
     from lottery.training.learned_masks import TRAINERS
     from lottery.training.models import initialise
 
@@ -198,15 +197,11 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     for name in ("iterations", "epochs", "threads"):
         if (got := getattr(start.train, name)) != (own := getattr(ticket.train, name)):
             yield f"its train.{name} is {got}; accepted: {own}; Start.iterations makes runs longer"
-    for name in ("iteration", "iterations"):
-        if not isinstance(value := getattr(start, name), int | None):
-            yield f"its {name} is a {type(value).__name__}; accepted: int"
     known = ticket.network.model.name
     model = start.model or ticket.network.model
     if parts.is_own(model.name) and model.name != known:
         why = "changes of the code of another would go unseen"
         yield f"starts the network {model.name}; accepted: {known}, of model.name: {why}"
-        return
     fresh, kinds = initialise(ticket.network._replace(model=model), "check")
     expected = {name: value.shape for name, value in fresh.items()}
     given = {name: np.shape(value) for name, value in start.weights.items()}
