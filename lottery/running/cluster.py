@@ -5,6 +5,7 @@ same path.
 """
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -172,7 +173,7 @@ def _connected(address: str) -> Any:
         ray.init(
             address=address,
             runtime_env={"env_vars": environment},
-            logging_level="error",
+            logging_level=logging.ERROR,
             log_to_driver=False,  # pages of state for a lost node; what matters comes with the task
             include_dashboard=False if address == "local" else None,
         )
