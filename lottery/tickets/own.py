@@ -91,13 +91,9 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
         attempt(name, parts.find, {}, name)
     if network is None or found:
         return found
-    from lottery.training import models
-
-    model, criterion = network.model, params.prune.criterion
-    if parts.is_own(model.name):
-        attempt(model.name, models.check, network, params.train.precision, model.dropout)
-        if not found:
-            found += [str(parts.mistake(model.name, why)) for why in _initialisers(network)][:1]
+    model, criterion = network.model.name, params.prune.criterion
+    if parts.is_own(model):
+        attempt(model, _check_architecture, network, params.train.precision)
     if not found:
         if parts.is_own(criterion):
             attempt(criterion, _check_scores, params, network, criterion)
@@ -110,12 +106,13 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
     return list(dict.fromkeys(found))
 
 
-def _initialisers(network: Network) -> Iterator[str]:
-    """Variables that an architecture begins otherwise than ``initialise`` does."""
-    from tf_keras import initializers
+def _check_architecture(network: Network, precision: str) -> None:
+    """Raises LotteryError where a network cannot be trained as it is, or begins otherwise."""
+    from lottery.training.models import build, check, kinds, variables
 
-    from lottery.training.models import build, kinds, variables
+    from tf_keras import initializers  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
 
+    check(network, precision, network.model.dropout)
     names = ("glorot_uniform", network.model.initializer, None)  # of None Keras makes the first
     accepted, model = {type(initializers.get(name)) for name in names}, build(network)
     for name, variable in variables(model).items():
@@ -126,10 +123,9 @@ def _initialisers(network: Network) -> Iterator[str]:
             one = name.endswith(("/gamma", "/moving_variance"))
             usual = bool(np.all(variable.numpy() == one))
         if not usual:
-            yield (
-                f"{name} has an initialiser of its own, which the training here leaves out; "
-                "accepted: none; kernels begin by model.initializer"
-            )
+            why = f"{name} has an initialiser of its own, which the training here leaves out"
+            instead = "accepted: none; kernels begin by model.initializer"
+            raise parts.mistake(network.model.name, f"{why}; {instead}")
 
 
 def _ticket(params: Params, network: Network, criterion: str) -> Ticket:
