@@ -43,13 +43,16 @@ def check(params: Params) -> None:
     """Raises LotteryError where ``retrain.masks`` is not there or lacks a seed or round, or where
     DVC does not watch it. A stage of one's own may yet make them.
     """
-    if params.retrain.masks is not None and _is_complete(params):
-        for seed in params.seeds:
-            _of_rounds(params, Path(params.retrain.masks).expanduser(), seed)
+    path, complete = _watched(params)
+    for seed in params.seeds if complete else ():
+        _of_rounds(params, path, seed)
 
 
-def _is_complete(params: Params) -> bool:
-    """Whether no stage of one's own may yet make the masks; LotteryError as of ``check``."""
+def _watched(params: Params) -> tuple[Path, bool]:
+    """``retrain.masks``, and whether no stage of one's own may yet make it.
+
+    Raises LotteryError where it is not there, though none may, or DVC does not watch it.
+    """
     path = Path(params.retrain.masks or "").expanduser()
     stages = read_yaml(Path("dvc.yaml"))["stages"]
     complete = stages.keys() <= STAGES
@@ -61,7 +64,7 @@ def _is_complete(params: Params) -> bool:
             f"tickets/, or one that is a dependency: add `- {path}` to the deps of prune in "
             "dvc.yaml"
         )
-    return complete
+    return path, complete
 
 
 def _of_rounds(params: Params, path: Path, seed: int) -> dict[int, Path]:
@@ -101,8 +104,7 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     """
     if params.retrain.masks is None:
         return Given({}, {})
-    _is_complete(params)
-    path = Path(params.retrain.masks).expanduser()
+    path, _ = _watched(params)
     found = _of_rounds(params, path, seed)
     recipe, by = path / "params.yaml", params.prune.criterion
     match read_yaml(recipe) if recipe.exists() else None:  # of another program's it says nothing
@@ -190,12 +192,8 @@ def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Reco
     for number, mask in masks.items():
         rows = table[(table["variant"] == "pruning") & (table["round"] == number)]
         if len(rows):
+            history = rows[[*tables.HISTORY]].to_dict("list")
             found[number] = Record(
-                seed=seed,
-                variant="pruning",
-                round=number,
-                weights_remaining=mask.weights_remaining,
-                history=rows[[*tables.HISTORY]].to_dict("list"),
-                environment=environment,
+                seed, "pruning", number, mask.weights_remaining, history, environment
             )
     return found
