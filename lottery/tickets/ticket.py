@@ -128,11 +128,11 @@ def rewound_ticket(
 
 def ticket_of(experiment: Experiment, seed: int, round_: int) -> Ticket:
     """The ticket of a round, as the stages before wrote it."""
-    params, dense, mask = experiment.params, read_dense(seed), None
-    if round_:
-        mask, _ = files.read_mask(files.round_file(files.MASKS, seed, round_))
-    common = (params, experiment.network, experiment.iterations, dense, seed, round_)
-    ticket = rewound_ticket(*common, mask or dense.full_mask)
+    params, dense = experiment.params, read_dense(seed)
+    path = files.round_file(files.MASKS, seed, round_)
+    mask = files.read_mask(path)[0] if round_ else dense.full_mask
+    common = (params, experiment.network, experiment.iterations)
+    ticket = rewound_ticket(*common, dense, seed, round_, mask)
     if not round_ or params.prune.strategy == "rewind":
         return ticket
     weights = dense.trained  # it keeps what the round has pruned
