@@ -74,9 +74,8 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
     """
     try:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
-        fingerprint, _, _ = path.name.partition(".")
-        of = facts.pop("fingerprint", fingerprint)
-        if of != fingerprint:
+        of = facts.pop("fingerprint", "")
+        if not path.name.startswith(of):
             raise ValueError(f"of another run, {of[:8]}")
     except FileNotFoundError:
         return None
