@@ -204,7 +204,7 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     for name in [name for name in {**expected, **given} if given.get(name) != expected.get(name)]:
         got, accepted = given.get(name, "missing"), expected.get(name, "no such variable")
         yield f"its weights: {name}: {got}; accepted: {accepted}"
-    if {n: keep.shape for n, keep in start.mask.layers.items()} != {n: expected[n] for n in kinds}:
+    if start.mask.shapes != {name: expected[name] for name in kinds}:
         yield f"its mask is of {', '.join(start.mask.layers)}; accepted: {', '.join(kinds)}"
     for name, value in start.weights.items():
         if name in kinds and np.any(value[~start.mask.layers[name]]):
