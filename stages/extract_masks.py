@@ -15,13 +15,12 @@ from stages import command
 def main(stage: command.Stage) -> None:
     """The stage."""
     params = stage.params
-    rounds = range(1, params.prune.rounds + 1)
     masks: dict[tuple[int, int], Mask] = {}
     effective: dict[tuple[int, int], dict[str, float] | None] = {}
     with files.folder_written_whole(files.MASKS, checksums=True) as folder:
         for seed in params.seeds:
             before: Mask | None = None
-            for round_ in rounds:
+            for round_ in range(1, params.prune.rounds + 1):
                 path = files.round_file(files.PRUNED, seed, round_)
                 if params.retrain.masks and not path.exists():
                     continue  # of the masks from elsewhere, that of a round that nobody asks for

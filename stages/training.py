@@ -1,7 +1,7 @@
 """What the stages that train share: workers that compute runs, what is written and said of them."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,8 @@ def compute(stage: Stage, tasks: Sequence[executors.Task]) -> list[Any]:
     return executors.compute(tasks, prepare, title=stage.name, threads=threads)
 
 
-def write(folder: Path, records: Iterable[Record]) -> None:
+def write(folder: Path, records: Sequence[Record]) -> None:
     """``history.csv`` and ``environment.json``."""
-    records = list(records)
     tables.write(folder / "history.csv", records)
     tables.write_environment(folder / "environment.json", [r.environment for r in records])
 
