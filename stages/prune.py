@@ -31,14 +31,10 @@ def main(stage: command.Stage) -> None:
         for seed in params.seeds
     }
     with files.folder_written_whole(files.PRUNED, checksums=True) as folder:
+        find = partial(search.find_tickets, experiment, folder)
         tasks = [
-            Task(
-                f"seed {seed}, pruning",
-                partial(search.find_tickets, experiment, folder, seed),
-                runs[seed],
-                runs[seed] * experiment.iterations,
-            )
-            for seed in params.seeds
+            Task(f"seed {seed}, pruning", partial(find, seed), n, n * experiment.iterations)
+            for seed, n in runs.items()
         ]
         records = [record for found in training.compute(stage, tasks) for record in found]
         training.write(folder, records)

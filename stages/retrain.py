@@ -43,11 +43,9 @@ def main(stage: command.Stage) -> None:
             for seed in params.seeds
         ]
     elif params.retrain.analysis == "connectivity_of_pruning":
+        along = partial(stability.along_pruning, experiment)
         lines = [
-            Task(
-                f"seed {seed}: lines between rounds",
-                partial(stability.along_pruning, experiment, seed),
-            )
+            Task(f"seed {seed}: lines between rounds", partial(along, seed))
             for seed in params.seeds
         ]
     with files.folder_written_whole(files.RETRAINED, checksums=True) as folder:

@@ -19,13 +19,9 @@ def main(stage: command.Stage) -> None:
     """The stage."""
     experiment = training.experiment(stage)
     with files.folder_written_whole(files.DENSE, checksums=True) as folder:
+        train = partial(train_dense, experiment, folder)
         tasks = [
-            Task(
-                f"seed {seed}, dense",
-                partial(train_dense, experiment, folder, seed),
-                runs=1,
-                iterations=experiment.iterations,
-            )
+            Task(f"seed {seed}, dense", partial(train, seed), 1, experiment.iterations)
             for seed in stage.params.seeds
         ]
         records = [record for found in training.compute(stage, tasks) for record in found]
