@@ -81,24 +81,24 @@ def learned(accuracy: pd.Series, *, chance: float, test_images: int) -> pd.Serie
     return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < GUESS, index=accuracy.index)
 
 
-def by_round(runs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """``variant, round, weights_remaining, mean, min, max, n`` of a column, over seeds."""
-    groups = runs.groupby(["variant", "round"])
+def by_round(runs: pd.DataFrame, column: str, *within: str) -> pd.DataFrame:
+    """``variant, round, weights_remaining, mean, min, max, n`` of a column, over seeds.
+
+    With a row, and a column after ``round``, for what is told apart ``within`` a round.
+    """
+    groups = runs.groupby(["variant", "round", *within])
     table = groups[column].agg(["mean", "min", "max", "count"]).rename(columns={"count": "n"})
     table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
     return table.reset_index()
 
 
 def curves(history: pd.DataFrame, column: str) -> pd.DataFrame:
-    """``variant, round, weights_remaining, iteration, mean, min, max`` of a column, over seeds.
+    """``variant, round, iteration, weights_remaining, mean, min, max`` of a column, over seeds.
 
     Iterations that not all seeds reached (runs that stopped early) are left out.
     """
-    groups = history.groupby(["variant", "round", "iteration"])
-    table = groups[column].agg(["mean", "min", "max", "count"])
-    table.insert(0, "weights_remaining", groups["weights_remaining"].mean())
-    table = table.reset_index()
-    return table[table["count"] == history["seed"].nunique()].drop(columns="count")
+    table = by_round(history, column, "iteration")
+    return table[table["n"] == history["seed"].nunique()].drop(columns="n")
 
 
 def curve_limits(table: pd.DataFrame) -> tuple[float, float]:
