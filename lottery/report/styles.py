@@ -4,6 +4,7 @@ Names of variants, layers and data sets are data: nothing in them is read as mar
 """
 
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any, NamedTuple
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -78,16 +79,12 @@ STYLE: Any = [
 
 def styles(variants: Iterable[str]) -> dict[str, Style]:
     """The style of each variant, in the order of legends."""
-    found, own = {}, 0
-    for variant in sorted(set(variants), key=in_order):
-        if variant in STYLES:
-            found[variant] = STYLES[variant]
-        else:
-            marker, symbol = OWN_MARKERS[own % len(OWN_MARKERS)]
-            colour = OWN_COLOURS[own % len(OWN_COLOURS)]
-            found[variant] = Style(colour, marker, symbol, printable(variant))
-            own += 1
-    return found
+    looks = zip(cycle(OWN_COLOURS), cycle(OWN_MARKERS))
+    own = (Style(colour, *markers, "") for colour, markers in looks)
+    return {
+        variant: STYLES.get(variant) or next(own)._replace(label=printable(variant))
+        for variant in sorted(set(variants), key=in_order)
+    }
 
 
 def printable(name: str, most: int = 60) -> str:
