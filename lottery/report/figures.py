@@ -22,14 +22,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-    FixedLocator,
-    FuncFormatter,
-    LogLocator,
-    NullLocator,
-    PercentFormatter,
-)
+from matplotlib.ticker import EngFormatter, LogLocator, PercentFormatter
 
 ANCHORS = Path("docs/results/anchors.csv")  # published results
 BESIDE = 0.025  # of a logarithmic axis: what stands above two marks takes as much
@@ -130,12 +123,10 @@ def against_weights_remaining(
     marked = table["variant"] != "pruning"
     shares = pd.concat([table[marked], table[~marked]])["weights_remaining"]
     weights_remaining_axis(axes, pd.concat([shares, drawn["density"]]))
-    axes.set_ylabel(ylabel)
+    axes.set(ylabel=ylabel, title=f"{title}\nmean and range over {dense['n']} seeds")
     if percent:
-        low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))
+        axes.set_ylim(*np.clip(axes.get_ylim(), -0.02, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_title(f"{title}\nmean and range over {int(dense['n'])} seeds")
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
@@ -145,15 +136,14 @@ def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: floa
     where there is room: about twelve, and so far apart."""
     lowest = float(weights_remaining.min())
     apart = max(apart, lowest ** (-1 / 11))
-    axes.set_xscale("log")
-    axes.set_xlim(108, lowest * 100 / 1.08)
+    axes.set(xscale="log", xlim=(108, lowest * 100 / 1.08))
     ticks = [100.0]
     for value in (round(100 * share, 6) for share in weights_remaining):
         if all(max(value / tick, tick / value) > apart for tick in ticks):
             ticks.append(value)
-    axes.set_xticks(sorted(ticks, reverse=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.3g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    ticks.sort(reverse=True)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("weights remaining (%, logarithmic)")
 
 
@@ -174,11 +164,10 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
             x = rows["iteration"]
             axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.12, lw=0)
             (handles[variant],) = axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
-        axes.set(xlabel="iteration", ylabel="test accuracy")
+        share = f": {shares[number]:.1%} of the weights" if number in shares else ""
+        axes.set(xlabel="iteration", ylabel="test accuracy", title=f"round {number}{share}")
         axes.locator_params("x", nbins=4)  # five digits each
         axes.label_outer()
-        share = f": {shares[number]:.1%} of the weights" if number in shares else ""
-        axes.set_title(f"round {number}{share}")
     for axes in panels.flat[len(rounds) :]:  # at most the last: the one above it has the labels
         axes.set_axis_off()
         panels[-2, -1].tick_params(labelbottom=True)
@@ -207,13 +196,11 @@ def density_map(table: pd.DataFrame) -> Figure:
         axes.text(column, row, f"{value:.3g}", ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(width), [str(number) for number in values.columns])
     axes.set_yticks(range(height), [printable(str(layer), 30) for layer in layers])
-    axes.set_xlabel("pruning round")
-    axes.set_title("Weights remaining in each layer (%), mean over seeds")
-    bar = figure.colorbar(shown, ax=axes, label="weights remaining (%)")
+    title = "Weights remaining in each layer (%), mean over seeds"
+    axes.set(xlabel="pruning round", title=title)
     ticks = LogLocator(subs=(1, 2, 5)).tick_values(lowest, 100)
-    bar.ax.yaxis.set_major_locator(FixedLocator([v for v in ticks if lowest <= v <= 100]))
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar = figure.colorbar(shown, label="weights remaining (%)", ticks=ticks, format="{x:g}")
+    bar.minorticks_off()
     return figure
 
 
@@ -243,14 +230,12 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
     axes.axhline(dense[mean].item(), color=STYLES["dense"].colour, linestyle="--", linewidth=1)
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for what stands above the marks
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="FLOPs of training, zeros skipped (logarithmic)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(EngFormatter())
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("FLOPs of training, zeros skipped (logarithmic)")
-    axes.set_ylabel("test accuracy at early stop")
+    axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    seeds = int(dense["n"].item())
-    axes.set_title(f"Accuracy against cost: {title}\nmean and range over {seeds} seeds")
+    title = f"Accuracy against cost: {title}\nmean and range over {dense['n'].item()} seeds"
+    axes.set(ylabel="test accuracy at early stop", title=title)
     figure.legend(loc="outside lower center", ncols=3)
     return figure
