@@ -7,7 +7,6 @@ on the bound, skewed ones too; what few seeds do is counted apart.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -47,8 +46,7 @@ def _measured(value: float) -> float:
     return round(value, 6) + 0.0
 
 
-@dataclass(frozen=True)
-class Criterion:
+class Criterion(NamedTuple):
     """One of the things that must hold of the typical seed: that ``values`` are above ``bound``.
 
     Compared with a tolerance of 1e-9. A seed of which the data do not tell neither meets nor

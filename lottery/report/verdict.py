@@ -125,10 +125,7 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     Where ``report.iteration_margin`` is below the distance of two evaluations, no round wins.
     """
     claim, alpha = claim_of(params.prune), 1 - params.report.confidence
-    tables = {
-        (str(variant), int(number)): table.set_index("seed").sort_index()
-        for (variant, number), table in runs.groupby(["variant", "round"])
-    }
+    tables = dict(list(runs.set_index("seed").sort_index().groupby(["variant", "round"])))
     dense = tables["dense", 0]
     good = learned(dense["test_accuracy"], chance=chance, test_images=test_images)
     known = claim, len(dense), int(good.sum()), float(dense["test_accuracy"].mean())
