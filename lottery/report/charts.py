@@ -19,6 +19,7 @@ ANCHOR = "<DVC_METRIC_{}>".format
 NUMBERS = ("round", "iteration", "weights_remaining", "mean", "min", "max", "n")
 Labels = tuple[str, str, str]
 """A chart's title, and those of its axes."""
+DVC_LABELS = (ANCHOR("TITLE"), ANCHOR("X_LABEL"), ANCHOR("Y_LABEL"))
 BY_COLOUR = alt.Color("colour:N", scale=None)
 SHADES = alt.SchemeParams(name="cividis", extent=[0.2, 1])  # the darkest is seen on black
 PICKED = alt.selection_point("shown", fields=["variant"], toggle="true", bind="legend")
@@ -129,9 +130,7 @@ def by_density(
     return _sized(styled(chart).transform_filter("datum.weights_remaining > 0"), labels[0])
 
 
-def training_curves(
-    table: pd.DataFrame | None, labels: Labels, runs: pd.DataFrame | None = None
-) -> Any:
+def training_curves(table: pd.DataFrame | None, runs: pd.DataFrame | None = None) -> Any:
     """Means and range during training, of one round at a time beside the dense network.
 
     Args:
@@ -140,8 +139,9 @@ def training_curves(
     """
     limits: Any = alt.Undefined
     across: Any = alt.Undefined
-    names, revision = ["1st", "2nd", "3rd", "4th"], ["rev:N"]
+    names, revision, labels = ["1st", "2nd", "3rd", "4th"], ["rev:N"], DVC_LABELS
     if table is not None:
+        labels = ("Training curves", "iteration", "test accuracy")
         shares, rounds = of_tickets(table), sorted(set(table.loc[table["round"] > 0, "round"]))
         names = [f"{n} ({shares[n]:.1%})" if n in shares else str(n) for n in rounds] or ["none"]
         limits, revision = list(curve_limits(table)), []
@@ -186,15 +186,17 @@ def training_curves(
     return _sized(chart.add_params(chosen), labels[0])
 
 
-def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bool = False) -> Any:
+def by_layer(table: pd.DataFrame | None, title: str, digits: str, *, log: bool = False) -> Any:
     """A heat map of the column ``value`` by layer and round, with numbers where they fit: black on
     the brighter half of the scale, else white.
     """
-    wide = f"width > {30 * table['round'].nunique()}" if table is not None else "true"
+    wide, x, y = "true", *DVC_LABELS[1:]
+    if table is not None:
+        wide, x, y = f"width > {30 * table['round'].nunique()}", "pruning round", "layer"
     middle = "sqrt(datum.low * datum.high)" if log else "(datum.low + datum.high) / 2"
     rows = alt.Chart().encode(
-        x=alt.X("round:O", title=labels[1]).axis(labelAngle=0),
-        y=alt.Y("layer:N", title=labels[2], sort=None),
+        x=alt.X("round:O", title=x).axis(labelAngle=0),
+        y=alt.Y("layer:N", title=y, sort=None),
     )
     scale = alt.Scale(scheme=SHADES, type="log" if log else "linear")
     cells = rows.mark_rect().encode(
@@ -212,7 +214,7 @@ def by_layer(table: pd.DataFrame | None, labels: Labels, digits: str, *, log: bo
     chart = chart.transform_joinaggregate(low="min(value)", high="max(value)")
     if table is None:
         return chart
-    return _sized(chart, labels[0], 30 + 24 * table["layer"].nunique())
+    return _sized(chart, title, 30 + 24 * table["layer"].nunique())
 
 
 def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
@@ -243,11 +245,10 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
 
 def templates() -> dict[str, str]:
     """``.dvc/plots/*.json`` by name, with the anchors that DVC and its editors replace."""
-    labels = (ANCHOR("TITLE"), ANCHOR("X_LABEL"), ANCHOR("Y_LABEL"))
-    density = by_layer(None, labels, ".3~p", log=True)
+    density = by_layer(None, "", ".3~p", log=True)
     charts = {
-        "weights_remaining": by_density(None, labels, ".4~g", revisions=()),
-        "training_curves": training_curves(None, labels),
+        "weights_remaining": by_density(None, DVC_LABELS, ".4~g", revisions=()),
+        "training_curves": training_curves(None),
         "density": density.facet(column=alt.Column("rev:N", title=None)),
     }
     return {f"{name}.json": _with_anchors(chart) for name, chart in charts.items()}

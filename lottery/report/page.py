@@ -153,30 +153,25 @@ def _charts(
         groups = table.assign(value=value).groupby(["round", "layer"], sort=False)
         return groups["value"].mean().reset_index()
 
-    remaining, units, overlap = "weights remaining", masks["units"], masks["overlap"]
-    accuracy = ("Test accuracy at early stop", remaining, "test accuracy")
-    stop = ("Early-stop iteration", remaining, "early-stop iteration")
-    training = ("Training curves", "iteration", "test accuracy")
+    units, overlap = masks["units"], masks["overlap"]
+    accuracy = ("Test accuracy at early stop", "weights remaining", "test accuracy")
+    stop = ("Early-stop iteration", "weights remaining", "early-stop iteration")
     density = plots["density"].rename(columns={"weights_remaining": "value"})
     dead = means(units, units["dead"] / units["units"])
     excess = means(overlap, overlap["jaccard"] - overlap["jaccard_by_chance"])
-    maps = {"density": ("Weights remaining by layer and round", density, ".3~p")}
-    if dead["value"].any():
-        maps["units"] = ("Dead units by layer and round", dead, ".1%")
-    if excess["value"].abs().max() >= 0.0005:
-        maps["overlap"] = ("Overlap of seeds, above chance", excess, ".1%")
-    return {
+    layers = charts.by_layer
+    makers: dict[str, Callable[[], Any]] = {
         "accuracy": partial(charts.by_density, plots["accuracy"], accuracy, ".1%"),
         "early_stop": partial(charts.by_density, plots["early_stop"], stop, ",.0f"),
-        "training_curves": partial(
-            charts.training_curves, plots["training_curves"], training, history
-        ),
+        "training_curves": partial(charts.training_curves, plots["training_curves"], history),
+        "density": partial(layers, density, "Weights remaining by layer and round", ".3~p"),
         "first_layer": partial(charts.first_layer, masks["first_layer"], image_shape),
-        **{
-            name: partial(charts.by_layer, table, (title, "pruning round", "layer"), digits)
-            for name, (title, table, digits) in maps.items()
-        },
     }
+    if dead["value"].any():
+        makers["units"] = partial(layers, dead, "Dead units by layer and round", ".1%")
+    if excess["value"].abs().max() >= 0.0005:
+        makers["overlap"] = partial(layers, excess, "Overlap of seeds, above chance", ".1%")
+    return makers
 
 
 def main() -> None:
