@@ -52,7 +52,9 @@ def main(stage: command.Stage) -> None:
     explained = summary.as_json(conclusion, params.report.confidence)
     files.write_json(reports / "verdict.json", explained)
     tables.write_table(reports / "results.csv", results)
-    tables.write_folder(reports / "plots", plots)
+    with files.folder_written_whole(reports / "plots") as folder:
+        for name, table in plots.items():
+            tables.write_table(folder / f"{name}.csv", table)
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
     about = (params, facts, environments, runs, pruning, conclusion, stability, results, failed)

@@ -116,10 +116,3 @@ def read_table(path: Path) -> pd.DataFrame:
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """CSV with six significant digits: the last bits of a mean are no result."""
     files.write(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n").encode())
-
-
-def write_folder(path: Path, contents: Mapping[str, pd.DataFrame]) -> None:
-    """A folder of such tables by name."""
-    with files.folder_written_whole(path) as folder:
-        for name, table in contents.items():
-            write_table(folder / f"{name}.csv", table)
