@@ -57,7 +57,7 @@ def conclude(stage: Stage, records: Sequence[Record]) -> None:
     for record in records:
         if record.diverged:
             last = int(record.history["iteration"][-1])
-            say(f"{stage.name}: diverged at iteration {last}: {record.name}")
+            say(f"{stage.name}: diverged at iteration {last}: {tables.name_of_run(*record[:3])}")
     where = {(r.environment["device"], r.cpu.split(" (")[0]) for r in records}
     for device, cpu in sorted(where):  # of histories from elsewhere the CPU is not known
         say(f"{stage.name}: computed on {', '.join(filter(None, (device, cpu)))}")

@@ -46,11 +46,6 @@ class Record(NamedTuple):
     fingerprint: str = ""
 
     @property
-    def name(self) -> str:
-        """Of the run, for people."""
-        return name_of_run(self.seed, self.variant, self.round)
-
-    @property
     def diverged(self) -> bool:
         """Whether the run ended because its loss was no longer finite."""
         return math.isnan(self.history["validation_loss"][-1])
