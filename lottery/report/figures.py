@@ -40,12 +40,11 @@ def write(
         anchors: fitting() published results.
     """
     title = printable(title)
-    against = against_weights_remaining
     accuracy = ("test accuracy at early stop", f"Test accuracy: {title}", anchors)
     stop = ("early-stop iteration", f"Early-stop iteration: {title}", anchors)
     makers: dict[str, Callable[[], Figure]] = {
-        "accuracy": lambda: against(plots["accuracy"], *accuracy, percent=True),
-        "early_stop": lambda: against(plots["early_stop"], *stop, percent=False),
+        "accuracy": lambda: against_weights_remaining(plots["accuracy"], *accuracy, percent=True),
+        "early_stop": lambda: against_weights_remaining(plots["early_stop"], *stop, percent=False),
         "training_curves": lambda: training_curves(plots["training_curves"], title),
         "density": lambda: density_map(plots["density"]),
         "cost": lambda: against_cost(plots["cost"], title),
@@ -156,14 +155,13 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
     figure.set_size_inches(7.0, 1.2 + 2.6 * lines)
     drawn = styles(table["variant"])
     shares = of_tickets(table)
-    handles: dict[str, Any] = {}
     for axes, number in zip(panels.flat, rounds, strict=False):
         for variant, (colour, *_) in drawn.items():
             which, dashes = (0, "--") if variant == "dense" else (number, "-")
             rows = table[(table["variant"] == variant) & (table["round"] == which)]
             x = rows["iteration"]
             axes.fill_between(x, rows["min"], rows["max"], color=colour, alpha=0.12, lw=0)
-            (handles[variant],) = axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
+            axes.plot(x, rows["mean"], color=colour, linestyle=dashes)
         share = f": {shares[number]:.1%} of the weights" if number in shares else ""
         axes.set(xlabel="iteration", ylabel="test accuracy", title=f"round {number}{share}")
         axes.locator_params("x", nbins=4)  # five digits each
@@ -176,7 +174,7 @@ def training_curves(table: pd.DataFrame, title: str) -> Figure:
     panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(f"Training: {title}; mean and range over seeds", fontsize=10, ha="left", x=0.02)
     labels = [style.label for style in drawn.values()]
-    figure.legend(list(handles.values()), labels, loc="outside lower center", ncols=3)
+    figure.legend(panels[0, 0].lines, labels, loc="outside lower center", ncols=3)
     return figure
 
 
