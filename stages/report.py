@@ -44,9 +44,8 @@ def main(stage: command.Stage) -> None:
     conclusion = verdict.conclude(runs, params, chance=chance, test_images=facts["test"])
     plots = outcomes.plots(runs, pruning, history, masks["density"])
     costs = flops.flops(masks["density"], layers, pd.concat([history, pruned]), params)
-    results = summary.results(runs, conclusion)
-    for known in (costs, outcomes.anatomy(masks["density"])):
-        results = results.merge(known, "left", ["variant", "round"])
+    results = summary.results(runs, conclusion).merge(costs, "left", ["variant", "round"])
+    results = results.merge(outcomes.anatomy(masks["density"]), "left", ["variant", "round"])
 
     files.write_json(reports / "metrics.json", summary.metrics(conclusion))
     explained = summary.as_json(conclusion, params.report.confidence)

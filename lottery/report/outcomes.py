@@ -74,9 +74,7 @@ def guess(facts: Mapping[str, Any]) -> float:
 
 
 def learned(accuracy: pd.Series, *, chance: float, test_images: int) -> pd.Series:
-    """Whether accuracies are better than a guess on the test images, by a one-sided binomial test
-    at 0.1 %.
-    """
+    """Whether accuracies are above a guess on the test images, by a one-sided binomial test."""
     hits = (accuracy * test_images).round()
     return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < GUESS, index=accuracy.index)
 

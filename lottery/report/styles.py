@@ -94,6 +94,5 @@ def printable(name: str, most: int = 60) -> str:
     """
     known = get_font(findfont(FontProperties(family=["DejaVu Sans"]))).get_charmap()
     name = " ".join(name.split())
-    codes = (c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
-    written = "".join(codes)
+    written = "".join(c if ord(c) in known else c.encode("unicode_escape").decode() for c in name)
     return written if len(written) <= most else f"{written[: most - 11]}…{written[-10:]}"

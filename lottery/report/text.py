@@ -67,8 +67,7 @@ def in_order(variant: str) -> tuple[int, str]:
 
 
 def table(content: Any, *, words: int = 1) -> str:
-    """A Markdown table of rows, or of columns by name; the first so many hold words, the others
-    numbers."""
+    """A Markdown table of rows, or of columns by name: so many of ``words``, then numbers."""
     frame = pd.DataFrame(content)
     align = ["left"] * words + ["right"] * (frame.shape[1] - words)
     return str(frame.to_markdown(index=False, disable_numparse=True, colalign=align))
@@ -237,8 +236,7 @@ def _paths(results: pd.DataFrame) -> str:
 def _costs(results: pd.DataFrame) -> str:
     """Operations of the dense network and of each ticket."""
 
-    def digits(operations: pd.Series) -> pd.Series:
-        """Three of each."""
+    def three_digits(operations: pd.Series) -> pd.Series:
         return operations.map(lambda v: f"{float(f'{v:.3g}'):,g}" if v == v else "unknown")
 
     counted = results[results["variant"].isin(["dense", "ticket"])]
@@ -248,10 +246,10 @@ def _costs(results: pd.DataFrame) -> str:
         "variant": counted["variant"],
         "round": counted["round"],
         "weights remaining": counted["weights_remaining"].map("{:.2%}".format),
-        "inference (MFLOPs)": digits(counted["inference_flops"] / 1e6),
-        "training (TFLOPs)": digits(training / 1e12),
-        "finding (TFLOPs)": digits(finding / 1e12),
-        "together / dense": digits((finding + training) / dense),
+        "inference (MFLOPs)": three_digits(counted["inference_flops"] / 1e6),
+        "training (TFLOPs)": three_digits(training / 1e12),
+        "finding (TFLOPs)": three_digits(finding / 1e12),
+        "together / dense": three_digits((finding + training) / dense),
     }
     return table(columns)
 
