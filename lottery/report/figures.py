@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -49,12 +48,9 @@ def write(
         "density": lambda: density_map(plots["density"]),
         "cost": lambda: against_cost(plots["cost"], title),
     }
-    failed = {}
     with files.folder_written_whole(path) as folder:
-        for name, make in makers.items():
-            if why := alone(f"figure {name}", partial(save, make, folder / name), str):
-                failed[name] = why
-            plt.close("all")
+        _, failed = alone("figure", makers, lambda name: save(makers[name], folder / name))
+    plt.close("all")
     return failed
 
 
@@ -63,7 +59,7 @@ def save(
     path: Path,
     style: Any = STYLE,
     endings: Mapping[str, dict[str, Any]] = PICTURES,
-) -> str:
+) -> None:
     """Writes ``path`` with each ending; the same figure gives the same bytes."""
     with plt.style.context(style):
         figure = make()
@@ -71,7 +67,6 @@ def save(
             buffer = io.BytesIO()
             figure.savefig(buffer, format=ending[1:], metadata=metadata)
             files.write(path.with_suffix(ending), buffer.getvalue())
-    return ""
 
 
 def fitting(anchors: pd.DataFrame, model: Model, dataset: str) -> pd.DataFrame:

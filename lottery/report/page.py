@@ -107,19 +107,14 @@ def report(
         image_shape: height, width, channels; of what are no images any other.
     """
     makers = _charts(plots, history, masks, image_shape)
-
-    def made(name: str) -> Any:
-        """The chart's specification, or why there is none."""
-        return alone(f"chart {name}", lambda: makers[name]().to_dict(), str)
-
-    specifications = {name: made(name) for name in makers}
+    drawn, failed = alone("chart", makers, lambda name: makers[name]().to_dict())
 
     def place(name: str, static: str = "") -> str:
         """The chart, or why it could not be made."""
-        why = specifications[name]
-        if isinstance(why, str):
-            return f"<p>The chart {name} could not be made: {html.escape(why)}.</p>{static}"
-        hint = HINT if "shown" in json.dumps(why.get("params")) else ""
+        if name in failed:
+            why = html.escape(failed[name])
+            return f"<p>The chart {name} could not be made: {why}.</p>{static}"
+        hint = HINT if "shown" in json.dumps(drawn[name].get("params")) else ""
         return chart(name, hint + (THIN if name in ("accuracy", "early_stop") else ""), static)
 
     def interactive(found: re.Match[str]) -> str:
@@ -135,7 +130,6 @@ def report(
     body = re.sub(figure, interactive, from_markdown(text))
     places = {name: Markup(place(name)) for name in makers}
     body += _rendered("anatomy.html.j2", charts=places, parameters=parameters.getvalue())
-    drawn = {name: spec for name, spec in specifications.items() if not isinstance(spec, str)}
     title = re.sub(r"\\(.)", r"\1", text.partition("\n")[0].removeprefix("# "))
     return page(title, body, drawn)
 

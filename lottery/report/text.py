@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,17 +21,21 @@ FLAGS = ("censored", "diverged", "improving")  # of runs, that the report lists
 STABLE = 0.02  # test error, as a share (Frankle et al. 2020, section 2)
 
 
-def alone(name: str, make: Callable[[], T], otherwise: Callable[[str], T]) -> T:
-    """What ``make`` gives; where it fails, what ``otherwise`` makes of the reason.
+def alone(
+    kind: str, names: Iterable[str], make: Callable[[str], T]
+) -> tuple[dict[str, T], dict[str, str]]:
+    """What ``make`` gives for each name; and why not, for those for which it fails.
 
     A report is written after hours of training: a part that fails must not take others with it.
     """
-    try:
-        return make()
-    except Exception as error:
-        why = f"{type(error).__name__}: {error}".splitlines()[0]
-        print(f"report: {name} is left out: {why}", file=sys.stderr)
-        return otherwise(why)
+    made, failed = dict[str, T](), dict[str, str]()
+    for name in names:
+        try:
+            made[name] = make(name)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"report: {kind} {name} is left out: {failed[name]}", file=sys.stderr)
+    return made, failed
 
 
 def plain(name: str) -> str:
@@ -105,40 +109,41 @@ def markdown(
         failed: figures that could not be drawn, with the reason.
         searched: whether some mask was found here.
     """
-
-    def section(make: Callable[..., str], *given: Any) -> str:
-        """A section's text, or why it is left out."""
-        name = f"section {make.__name__.strip('_')}"
-        missing = "Left out, because it could not be written: {}.".format
-        return alone(name, partial(make, *given), lambda why: missing(plain(why)))
+    sections = {
+        "results": partial(_results, runs, params.prune),
+        "compared": partial(_compared, conclusion),
+        "criteria": partial(_criteria, conclusion.rounds, params.report.confidence),
+        "paths": partial(_paths, results),
+        "costs": partial(_costs, results),
+    }
+    if not lines.empty:
+        sections["stability"] = partial(_stability, lines, facts)
+    written, without = alone("section", sections, lambda name: sections[name]())
+    for name, why in without.items():
+        written[name] = f"Left out, because it could not be written: {plain(why)}."
 
     every = [one for some in environments.values() for one in some]
     once = [one for number, one in enumerate(every) if one not in every[:number]]
     computed_on = [(e, [part for part, some in environments.items() if e in some]) for e in once]
-    rounds, trained = conclusion.rounds, pd.concat([runs, pruning])
-    text = templates().get_template("report.md.j2")
-    written = text.render(
+    trained = pd.concat([runs, pruning])
+    template = templates().get_template("report.md.j2")
+    text = template.render(
+        written,
         params=params,
         facts=facts,
         environments=computed_on,
         conclusion=conclusion,
         failed=failed,
         training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
-        results=section(_results, runs, params.prune),
         by_flag={flag: _counts(trained, flag) for flag in FLAGS},
         cut_off=set(runs.loc[runs["censored"], "variant"]),
-        compared=section(_compared, conclusion) if rounds else "",
-        criteria=section(_criteria, rounds, params.report.confidence) if rounds else "",
-        stability="" if lines.empty else section(_stability, lines, facts),
         searched=searched,
-        paths=section(_paths, results),
-        costs=section(_costs, results),
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),
         stable=STABLE,
         not_learned=NOT_LEARNED,
         power=POWER,
     )
-    return written + "\n"
+    return text + "\n"
 
 
 def _results(runs: pd.DataFrame, prune: Prune) -> str:
