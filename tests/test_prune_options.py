@@ -49,12 +49,11 @@ def validation_loss(clone, seed, weights):
 
 
 def compute(clone, **changes):
-    """Runs the pipeline with changed parameters, by section; what its report says."""
+    """Runs the pipeline, but for its report, with changed parameters, by section."""
     for section, values in changes.items():
         for name, value in values.items():
             clone.change(f"{section}.{name}", value)
-    clone.stage(*STAGES[1:])
-    return (clone.path / "reports/report.md").read_text()
+    clone.stage(*STAGES[1:-1])
 
 
 def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone, monkeypatch):
@@ -68,28 +67,28 @@ def test_pruning_at_initialisation_globally_trains_nothing_between_rounds(clone,
     monkeypatch.setattr(criteria, "batch", batch_of)
     prune = {"criterion": "snip", "scope": "global"}
     prune["rates"] = {"conv": 0.5, "dense": 0.5, "output": 0.5}
-    report = compute(clone, prune=prune, retrain={"variants": list(VARIANTS)})
+    clone.change("seeds", [1])
+    compute(clone, prune=prune, retrain={"variants": list(VARIANTS), "rounds": [2]})
     assert history_of(clone, files.PRUNED).empty
-    for seed in (0, 1):
-        weights, mask, _ = pruned(clone, seed, 2)
-        assert sum(mask.counts.values()) == round(sum(mask.sizes.values()) * 0.25)
-        assert mask.within(pruned(clone, seed, 1)[1])
-        assert np.array_equal(drawn_from[seed], part_of(clone, seed, "train").images)
-        assert len({round(mask.counts[n] / mask.sizes[n], 1) for n in mask.sizes}) > 1
-        assert same(weights, mask.apply(dense(clone, seed, "initial")))
+    weights, mask, _ = pruned(clone, 1, 2)
+    assert sum(mask.counts.values()) == round(sum(mask.sizes.values()) * 0.25)
+    assert mask.within(pruned(clone, 1, 1)[1])
+    assert np.array_equal(drawn_from[1], part_of(clone, 1, "train").images)
+    assert len({round(mask.counts[n] / mask.sizes[n], 1) for n in mask.sizes}) > 1
+    assert same(weights, mask.apply(dense(clone, 1, "initial")))
     assert set(history_of(clone, files.RETRAINED)["variant"]) == set(VARIANTS)
-    said = "2 rounds of iterative global pruning by snip; tickets keep their initial weights."
-    assert said in report
+    clone.stage("report")
+    report = (clone.path / "reports/report.md").read_text()
     table = report.partition("## Results")[2].partition("##")[0]
     rows = [line.split("|")[1].split()[0] for line in table.splitlines() if line.startswith("| ")]
-    assert rows == ["variant", "dense", *(variant for variant in list(VARIANTS) for _ in (1, 2))]
+    assert rows == ["variant", "dense", *VARIANTS]
 
 
 def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_last_learning_rate(
     clone,
 ):
     prune = {"schedule": "one_shot", "strategy": "finetune"}
-    report = compute(clone, train={"learning_rate_steps": STEPS}, prune=prune)
+    compute(clone, train={"learning_rate_steps": STEPS}, prune=prune)
     assert history_of(clone, files.PRUNED).empty
     trained = dense(clone, 0, "trained")
     for round_ in (1, 2):
@@ -101,8 +100,6 @@ def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_
         assert losses[0] == pytest.approx(validation_loss(clone, 0, weights), rel=1e-5)
         # at a hundredth of the learning rate Adam moves weights by a hundredth of the dense run's
         assert abs(losses.iloc[-1] - losses[0]) < 0.1
-    said = "one-shot layerwise pruning by magnitude; tickets keep their trained weights, trained on"
-    assert f"{said} at the last" in report
     clone.change("prune.schedule", "iterative")
     clone.stage("prune")
     rounds = history_of(clone, files.PRUNED).groupby(["seed", "round"])["validation_loss"]
@@ -112,8 +109,7 @@ def test_one_shot_prunes_each_round_from_the_dense_network_and_finetunes_at_the_
 
 def test_whole_units_are_pruned_and_stay_at_0_with_their_biases(clone):
     prune = {"pattern": "unit", "rates": {"conv": 0.5, "dense": 0.5, "output": 0.0}}
-    report = compute(clone, prune=prune, retrain={"variants": ["ticket", "random_mask"]})
-    assert "iterative layerwise pruning of whole units by magnitude" in report
+    compute(clone, prune=prune, retrain={"variants": ["ticket", "random_mask"]})
     trained, before = dense(clone, 1, "trained"), None
     for round_, units in ((1, (150, 50)), (2, (75, 25))):
         weights, mask, _ = pruned(clone, 1, round_)
@@ -166,7 +162,8 @@ def test_a_narrow_network_with_dropout_is_compared_with_a_small_and_a_longer_tra
     clone,
 ):
     variants = ["ticket", "small_dense", "dense_longer"]
-    report = compute(clone, model={"width": 0.5, "dropout": 0.2}, retrain={"variants": variants})
+    clone.change("seeds", [0])
+    compute(clone, model={"width": 0.5, "dropout": 0.2}, retrain={"variants": variants})
     assert list(pruned(clone, 0, 1)[1].sizes.values()) == [64 * 150, 150 * 50, 50 * 10]
     by_run = history_of(clone, files.RETRAINED).groupby(["variant", "round"])
     assert by_run["iteration"].max().to_dict() == {
@@ -178,4 +175,3 @@ def test_a_narrow_network_with_dropout_is_compared_with_a_small_and_a_longer_tra
     assert (remaining["dense_longer"] == 1).all()
     assert (0.95 * remaining["ticket"] < remaining["small_dense"]).all()
     assert (remaining["small_dense"] <= remaining["ticket"]).all()
-    assert "batches of 50, 40 iterations, 0.5 times the width, dropout 0.2; 2 rounds" in report

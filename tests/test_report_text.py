@@ -134,6 +134,16 @@ KEPT = "tickets keep their initial weights"
             {"prune.pattern": [2, 4], "prune.rates": HALF, "prune.rounds": 1},
             "pruning of two of four inputs by magnitude",
         ),
+        (
+            {"prune.scope": "global", "prune.criterion": "snip", "prune.rates": HALF},
+            f"2 rounds of iterative global pruning by snip; {KEPT}.",
+        ),
+        ({"prune.schedule": "one_shot"}, "one-shot layerwise pruning by magnitude; tickets keep"),
+        (
+            {"prune.pattern": "unit", "prune.rates": HALF | {"output": 0.0}},
+            "iterative layerwise pruning of whole units by magnitude;",
+        ),
+        ({"model.width": 0.5, "model.dropout": 0.2}, "0.5 times the width, dropout 0.2; 2 rounds"),
         ({"train.weight_decay": 0.001}, f"{RECIPE}, weight decay 0.001; {SEARCH}"),
         (
             {"train.optimizer": "sgd", "train.momentum": 0.9, "train.batch_size": 60},
