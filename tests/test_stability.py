@@ -1,6 +1,7 @@
 """Linear mode connectivity, against its definition."""
 
 import re
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -133,8 +134,12 @@ def interpolate(finished_clone, monkeypatch):
     loaded, dataset = params.load(), open_dataset()
     split = dataset.split(loaded.data, 0)
 
+    @cache
+    def trainer(model):
+        return Trainer(model, loaded.train, dataset)
+
     def between(one, other, model=loaded.model):
-        return stability.interpolate(Trainer(model, loaded.train, dataset), split, one, other)
+        return stability.interpolate(trainer(model), split, one, other)
 
     between.parts = {"train": dataset.part(split.train), "test": dataset.part(split.test)}
     return between
@@ -155,7 +160,7 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(interpolate):
 
 def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interpolate, monkeypatch):
     monkeypatch.setattr(stability, "POINTS", 3)
-    resnet = network("resnet20", (8, 8, 1), initializer="he_normal")
+    resnet = network("resnet20", (8, 8, 1), initializer="he_normal", width=0.125)
     one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
     points = (interpolate(one, end, resnet.model) for end in (other, spoilt))
