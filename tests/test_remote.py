@@ -61,35 +61,26 @@ def checked_out(clone, path):
     return Clone(path, {"LOTTERY_EXECUTOR": "in-process", **S3})
 
 
-def test_what_one_clone_pushes_to_a_folder_another_does_not_compute_again(clone, tmp_path):
-    share(clone, str(tmp_path / "remote"))
-    clone.run("dvc", "push", "--run-cache")
+def test_what_one_clone_pushes_to_s3_another_does_not_compute_again(clone, tmp_path, s3):
+    clone.environment.update(S3)
+    share(clone, "s3://lottery/cache", ("endpointurl", s3))
+    clone.run("dvc", "push")
     other = checked_out(clone, tmp_path / "other")
     assert other.repro("--pull") == []
     assert other.files("data") == clone.files("data")
     assert other.run("git", "status", "--porcelain").stdout == ""
     assert not (other.path / ".runs").exists()
 
-    # without the lock, results of the same inputs come from the run-cache: only the report, whose files
-    # git keeps rather than DVC, is made again
-    third = checked_out(clone, tmp_path / "third")
-    (third.path / "dvc.lock").unlink()
-    assert third.repro("--pull") == ["report"]
-    assert (third.path / "dvc.lock").read_bytes() == (clone.path / "dvc.lock").read_bytes()
 
-
-def test_what_one_clone_pushes_to_s3_another_does_not_compute_again(clone, tmp_path, s3):
-    clone.environment.update(S3)
-    share(clone, "s3://lottery/cache", ("endpointurl", s3))
-    clone.run("dvc", "push", "--run-cache")
-    other = checked_out(clone, tmp_path / "other")
-    assert other.repro("--pull") == []
-    assert other.files("data") == clone.files("data")
-
-
-def test_what_a_remote_lacks_is_computed_again(clone, tmp_path):
+def test_of_what_lies_in_a_folder_only_what_it_lacks_is_computed_again(clone, tmp_path):
     share(clone, str(tmp_path / "remote"))
-    clone.run("dvc", "push")
+    clone.run("dvc", "push", "--run-cache")
+    # without the lock, results of the same inputs come from the run-cache
+    without_lock = checked_out(clone, tmp_path / "without lock")
+    (without_lock.path / "dvc.lock").unlink()
+    assert without_lock.repro("--pull", "retrain") == []
+    assert without_lock.files("data") == clone.files("data")
+
     other = checked_out(clone, tmp_path / "other")
     lock = (other.path / "dvc.lock").read_text()
     [masks] = set(re.findall(r"path: data/masks\n +hash: md5\n +md5: ([\w.]+)", lock))
