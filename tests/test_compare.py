@@ -97,8 +97,9 @@ def test_every_revision_has_its_dashes_the_workspace_the_first_also_where_it_is_
 
 
 @needs_browser
-def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path):
-    clone.run("python", "-m", "lottery", "compare", "HEAD", "main")
+def test_all_revisions_appear_in_the_plots_and_their_legends(clone, tmp_path, monkeypatch):
+    monkeypatch.chdir(clone.path)
+    main(["compare", "HEAD", "main"])
     content, console = drawn(clone.path / "reports/compare.html", tmp_path)
     assert console == []
     for name in ("accuracy", "early_stop"):
