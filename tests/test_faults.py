@@ -29,33 +29,35 @@ needs_mount = pytest.mark.skipif(CANNOT, reason="needs unshare -rm to mount smal
 
 
 def test_a_killed_pipeline_completes_with_the_same_bytes(tmp_path, capsys):
-    clone = faulty_clone(tmp_path / "killed" / "clone")
+    """Up to its report, which is made in one process of what these stages wrote."""
+    clone, reference = (faulty_clone(tmp_path / name / "clone") for name in ("killed", "reference"))
+    for one in (clone, reference):
+        one.change("prune.rounds", 2)
+        one.change("retrain.variants", ["ticket", "random_reinit"])
     clone.environment["LOTTERY_WORKERS"] = "1"
     kills = 0
     for moment, delay, mode in [
         ("Running stage 'fetch'", 0.6, "group"),
         ("Running stage 'train_dense'", 3.0, "group"),
-        ("prune: 1/6", 0.1, "group"),
-        ("prune: 4/6", 0.1, "dvc"),
-        ("retrain:  2/18", 0.1, "group"),
-        ("retrain:  6/18", 0.1, "worker"),
+        ("prune: 1/4", 0.1, "dvc"),
+        ("retrain: 2/8", 0.1, "group"),
+        ("retrain: 4/8", 0.1, "worker"),
     ]:
-        status, text, killed = reproduce(clone, moment, delay, mode)
+        status, text, killed = reproduce(clone, moment, delay, mode, "retrain")
         assert status in (None, 0), text
         kills += killed is not None
-    assert kills >= 5
-    assert reproduce(clone).status == 0
+    assert kills >= 4
+    assert status == 0  # of the last, whose worker alone was killed
     left = [p for p in (clone.path / ".runs").glob("*.checkpoint*") if p.suffix != ".tmp"]
     assert left == []  # and what a killed writer leaves goes once it is old
-    reference = faulty_clone(tmp_path / "reference" / "clone")
     reference.environment = {"LOTTERY_CHECKPOINT_SECONDS": "60"}
-    reference.stage(*STAGES)
-    assert clone.files("data", "reports") == reference.files("data", "reports")
+    reference.stage(*STAGES[:-1])
+    assert clone.files("data") == reference.files("data")
     capsys.readouterr()
     clone.environment = {}
     clone.stage("retrain")
     trained = re.findall(r"^retrain: +\d+/.*", capsys.readouterr().out, re.MULTILINE)
-    assert len(trained) == 18
+    assert len(trained) == 8
     assert all("from the run store" in line for line in trained)
 
 
@@ -322,11 +324,9 @@ def test_an_input_that_changes_while_a_stage_computes_is_no_result_of_it(clone, 
     assert f"train_dense: {changed}" in said
     assert "train_dense: lottery.training.schedule: its code is not what it was" in said
     assert (clone.path / "dvc.lock").read_text() == original["dvc.lock"]
-    out = clone.run("dvc", "repro", "train_dense").stdout
-    assert out.count(": 2000 iterations") == 1  # with what stands there now
     for name in changes:
         (clone.path / name).write_text(original[name])
-    clone.stage("train_dense")
+    clone.stage("train_dense")  # the run is kept as what it is
     assert capsys.readouterr().out.count(": from the run store") == 1
 
 
