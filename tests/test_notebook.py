@@ -1,4 +1,4 @@
-"""The notebook runs as it is committed: with its outputs, and small."""
+"""The notebook runs, with shorter training, to the outputs that are committed, and is small."""
 
 import nbformat
 from clones import ROOT
@@ -20,6 +20,9 @@ def outputs(notebook):
 def test_the_notebook_runs_to_its_end_and_gives_what_is_committed():
     committed = nbformat.read(PATH, 4)
     ran = nbformat.from_dict(committed)
+    for cell in ran.cells:
+        cell.source = cell.source.replace('"iterations": 600', '"iterations": 100')
+    assert ran != committed
     folder = {"metadata": {"path": PATH.parent}}
     NotebookClient(ran, timeout=300, resources=folder).execute()
     assert outputs(ran) == outputs(committed)
