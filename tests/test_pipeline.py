@@ -21,7 +21,6 @@ from lottery import code
 from lottery.artifacts import files
 from lottery.errors import LotteryError
 from lottery.masks import surviving_count
-from lottery.tools import verify
 from lottery.tools.runs import kept
 from stages import command
 
@@ -120,21 +119,14 @@ def test_another_split_of_the_same_images_is_another_run(clone, capsys):
     assert out.count("seed 0, dense: from the run store") == 1
 
 
-def test_two_workers_and_a_users_keras_settings_verify_the_results_of_one_process(
-    clone, tmp_path, monkeypatch, capfd
-):
-    """Of `verify`, as far as the dense networks."""
+def test_two_workers_and_a_users_own_settings_reproduce_the_results_of_one_process(clone, tmp_path):
     keras = {"floatx": "float64", "epsilon": 0.001, "image_data_format": "channels_first"}
     (tmp_path / "keras.json").write_text(json.dumps(keras))
-    workers = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "2"}
-    for name, value in (clone.env() | workers | {"KERAS_HOME": str(tmp_path)}).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(clone.path)
+    (tmp_path / "matplotlibrc").write_text("text.hinting_factor: 1\nfont.size: 30\n")
+    own = {"KERAS_HOME": str(tmp_path), "MATPLOTLIBRC": str(tmp_path)}
+    clone.environment = {"LOTTERY_EXECUTOR": "processes", "LOTTERY_WORKERS": "2", **own}
     (clone.path / "reports/report.md").write_text("not committed, so no part of it")
-    whole = verify.reproduced
-    monkeypatch.setattr(verify, "reproduced", lambda folder: whole(folder, "", "train_dense"))
-    verify.main([])
-    verified = capfd.readouterr().out
+    verified = clone.run("python", "-m", "lottery", "verify").stdout
     assert verified.endswith("\nreproduced bit for bit\n")
     assert "train_dense: 2 runs of 40 iterations, 2 at a time" in verified
 

@@ -98,7 +98,6 @@ def test_the_page_is_one_small_file_that_names_no_other_and_shows_the_verdict(re
 
 
 def test_the_report_stage_writes_the_same_bytes_again_and_says_what_to_do_next(clone, capsys):
-    """As those of another process, with a `matplotlibrc` of its user's."""
     before = clone.files("reports")
     clone.stage("report")
     assert clone.files("reports") == before
