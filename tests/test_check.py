@@ -322,12 +322,12 @@ def test_a_dvc_lock_that_is_cut_off_is_set_aside_wherever_dvc_could_not_read_it(
 
 def test_figures_for_a_paper_that_are_of_other_results_are_named(clone, monkeypatch):
     monkeypatch.chdir(clone.path)
-    paper.main([])
-    check.main([])
-    copy = clone.path / "reports/paper/results.csv"
-    copy.write_bytes(copy.read_bytes() + b"one,row,more\n")
+    other = (clone.path / "reports/results.csv").read_text() + "one,row,more\n"
+    write(clone.path / "reports/paper/results.csv", other)
     with pytest.raises(LotteryError, match=r"^reports/paper: of other results: `python -m lottery"):
         check.main([])
+    paper.main([])
+    check.main([])
 
 
 def test_make_repro_makes_again_what_a_killed_dvc_has_left(clone, monkeypatch, capsys):
