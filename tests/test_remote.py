@@ -64,7 +64,7 @@ def checked_out(clone, path):
 def test_what_one_clone_pushes_to_s3_another_does_not_compute_again(clone, tmp_path, s3):
     clone.environment.update(S3)
     share(clone, "s3://lottery/cache", ("endpointurl", s3))
-    clone.run("dvc", "push")
+    clone.run("dvc", "push", "--run-cache")
     other = checked_out(clone, tmp_path / "other")
     assert other.repro("--pull") == []
     assert other.files("data") == clone.files("data")
