@@ -242,6 +242,7 @@ def _costs(results: pd.DataFrame) -> str:
     """Operations of the dense network and of each ticket."""
 
     def three_digits(operations: pd.Series) -> pd.Series:
+        """Of each number, or that it is unknown."""
         return operations.map(lambda v: f"{float(f'{v:.3g}'):,g}" if v == v else "unknown")
 
     counted = results[results["variant"].isin(["dense", "ticket"])]
