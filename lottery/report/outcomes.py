@@ -74,7 +74,7 @@ def guess(facts: Mapping[str, Any]) -> float:
 
 
 def learned(accuracy: pd.Series, *, chance: float, test_images: int) -> pd.Series:
-    """Whether accuracies are above a guess on the test images, by a one-sided binomial test."""
+    """Whether accuracies are above a guess on the test images: a binomial test at GUESS."""
     hits = (accuracy * test_images).round()
     return pd.Series(stats.binom.sf(hits - 1, test_images, chance) < GUESS, index=accuracy.index)
 
