@@ -36,6 +36,17 @@ COMPUTE_A_RUN = (
 hands them values, which the run's fingerprint holds. A test compares with the imports.
 """
 
+CALL_PARTS = ("fetch", "train_dense", "prune", "retrain")
+"""The stages that call parts of one's own; others only name them."""
+
+MENDED = {  # learned_masks: a run of RigL that diverged ended in an error
+    "bb364f7e4f270e9e11b090bdebd46ae6aa5d1f573e58cce3ac66f9a1dd1087dc": (
+        "ba7a42eae12499a2180353c92c4cc14fc31659cca8982b0d183cb02bb2d8997c"
+    )
+}
+"""Modules' sha256 to those of before a mend that changed the result of no run that could finish:
+finished runs stay what they are."""
+
 RUN_BY_PATH = {"imp", "importlib", "importlib.machinery", "importlib.util", "runpy"}
 RUN_NOTHING = {"metadata", "resources"}  # of importlib
 STANDARD = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
@@ -68,7 +79,8 @@ def of_stage(stage: str, own: Iterable[str] = (), model: str = "") -> Code:
     modules = read(stage, *own)
     of_model = {n: m for n, m in (read(model) if model else {}).items() if not is_ours(n)}
     names = {*COMPUTE_A_RUN, *of_model}
-    content = [f"{name} {modules[name].sha256}" for name in sorted(names) if name in modules]
+    meanings = [(name, modules[name].sha256) for name in sorted(names) if name in modules]
+    content = [f"{name} {MENDED.get(sha256, sha256)}" for name, sha256 in meanings]
     content += [*beside(of_model), *_versions(of_model.values())]
     return Code(tuple(modules.items()), hashlib.sha256("\n".join(content).encode()).hexdigest())
 

@@ -12,15 +12,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
 from lottery import code, parts
 from lottery.artifacts import files
-from lottery.errors import LotteryError, plain, print_any_character, say, without_secrets
+from lottery.errors import LotteryError, plain, print_any_character, say
 from lottery.params import Params, load
-from lottery.params.reading import read_yaml
+from lottery.params.reading import differences, read_yaml, value_at
 
 LOCK = Path(".dvc/tmp/stage.lock")
 HOLDER = Path(".dvc/tmp/stage.txt")  # who holds it
@@ -85,11 +85,10 @@ def run(name: str) -> None:
     """
     loaded = load()
     stages = read_yaml(Path("dvc.yaml"))["stages"]
-    given = _values(loaded, stages[name].get("params", []))
+    keys, values = stages[name].get("params", []), loaded.model_dump()
     own = {
-        stage: parts.named(_values(loaded, listed.get("params", [])))
-        for stage, listed in stages.items()
-        if parts.FOLDER in listed.get("deps", [])  # one of the user's may have neither
+        stage: parts.named([value_at(values, key) for key in stages[stage].get("params", [])])
+        for stage in code.CALL_PARTS
     }
     modules, model = [*map(parts.module_of, own.get(name, []))], parts.module_of(loaded.model.name)
     began = code.of_stage(f"stages.{name}", modules, model if model in modules else "")
@@ -98,7 +97,7 @@ def run(name: str) -> None:
             with contextlib.suppress(OSError):  # not there, or of another user's
                 Path(importlib.util.cache_from_source(str(file))).unlink()
     for stage, names in own.items():
-        for line in parts.unseen(names, stage, stages[stage]["deps"]):
+        for line in parts.unseen(names, stage, stages[stage].get("deps", [])):
             raise LotteryError(f"params.yaml: {line}")
     if any(names for stage, names in own.items() if stage != "fetch"):  # which calls its own
         # by name: what most stages write does not depend on the modules that try them
@@ -113,29 +112,13 @@ def run(name: str) -> None:
     changed += [
         f"{p}: was written, made or removed" for p in read | after if read.get(p) != after.get(p)
     ]
-    now = _values(load(), stages[name].get("params", []))
-    for key in given | now:  # a section that was null has keys of its own now
-        if given.get(key) != now.get(key):
-            was, is_ = (without_secrets(str(of.get(key))) for of in (given, now))
-            only = ", with other secrets" * (was == is_)
-            changed.append(f"params.yaml: {key} was {was} when the stage began, now {is_}{only}")
+    now = load().model_dump()
+    for key in keys:
+        found = differences(key, *(value_at(of, key) for of in (values, now)))
+        changed += [f"params.yaml: {line}" for line in found]
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))
-
-
-def _values(loaded: Params, keys: list[str]) -> dict[str, Any]:
-    """The values of dotted keys, or of all below them where they are sections."""
-    sections = tuple(f"{key}." for key in keys)
-    return {k: v for k, v in _flat(loaded.model_dump()) if f"{k}.".startswith(sections)}
-
-
-def _flat(section: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{name}.")
-        else:
-            yield f"{before}{name}", value
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from test_report_page import drawn, needs_browser
 
 from lottery.__main__ import main
 from lottery.errors import LotteryError
+from lottery.params.reading import differences
 from lottery.tools import compare
-from lottery.tools.check import differences
 
 
 def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_with_defaults(
@@ -24,18 +24,21 @@ def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_wit
     path.write_text(json.dumps(now))
     clone.change("train.learning_rate", 0.003)
     clone.change("train.momentum", 0.0)  # its default, left out before
-    done = clone.run("make", "--no-print-directory", "-o", "env", "compare", "REV=hasty-mare")
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+    made = clone.run("make", "-n", "-o", "env", "compare", "REV=hasty-mare").stdout
+    assert made.endswith("python -m lottery compare hasty-mare\n")
+    monkeypatch.chdir(clone.path)
+    main(["compare", "hasty-mare"])
+    said = capsys.readouterr().out
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in said.splitlines()]
     values = [f"{m['dense_accuracy']:g}" for m in (metrics, now)]
     assert ["dense_accuracy", *values, "+1.5"] in cells
     assert ["train.learning_rate", "0.0012", "0.003"] in cells
-    assert "momentum" not in done.stdout
+    assert "momentum" not in said
     stale = "**workspace: its results are of other parameters**, `dvc repro` first: "
-    assert f"{stale}train.learning_rate was 0.0012 when the stage ran" in done.stdout
-    assert "**hasty-mare: its" not in done.stdout
-    assert done.stdout.splitlines()[-1] == "Plots: reports/compare.html"
+    assert f"{stale}train.learning_rate was 0.0012 when the stage ran" in said
+    assert "**hasty-mare: its" not in said
+    assert said.splitlines()[-1] == "Plots: reports/compare.html"
 
-    monkeypatch.chdir(clone.path)
     main(["compare", "hasty-mare", "HEAD"])
     assert capsys.readouterr().out.startswith("## hasty-mare and HEAD and workspace\n")
     assert clone.run("git", "status", "--porcelain", "reports/compare.html").stdout == ""
@@ -70,10 +73,17 @@ def test_results_are_of_the_parameters_that_the_report_was_made_with():
     assert compare._locked(json.dumps({"stages": stages})) == ({"seeds": [0]}, {})
 
 
+def test_code_and_masks_of_ones_own_count_wherever_they_lie():
+    paths = ("mydata/parts.py", "data/own/masks", "data/dataset", "data/dense")
+    stages = {"prune": {"deps": [{"path": path, "md5": "0"} for path in paths]}}
+    assert [*compare._locked(json.dumps({"stages": stages}))[1]] == [*paths[:-1]]
+
+
 def test_that_data_or_code_differ_or_that_it_cannot_be_told_is_said(clone, monkeypatch, capsys):
     monkeypatch.chdir(clone.path)
-    main(["compare", "HEAD"])
+    main(["compare", "workspace", "HEAD"])
     assert "differ" not in capsys.readouterr().out
+    assert '"domain":["workspace","HEAD"]' in compare.PAGE.read_text()  # dashes, by revision
     lock = YAML().load(clone.path / "dvc.lock")
     for stage in lock["stages"].values():
         for one in (*stage["deps"], *stage["outs"]):
@@ -86,14 +96,6 @@ def test_that_data_or_code_differ_or_that_it_cannot_be_told_is_said(clone, monke
     (clone.path / "dvc.lock").unlink()
     main(["compare", "HEAD"])
     assert "data and code are the same cannot be told" in capsys.readouterr().out
-
-
-def test_every_revision_has_its_dashes_the_workspace_the_first_also_where_it_is_named(
-    clone, monkeypatch
-):
-    monkeypatch.chdir(clone.path)
-    main(["compare", "workspace", "HEAD"])
-    assert '"domain":["workspace","HEAD"]' in compare.PAGE.read_text()
 
 
 @needs_browser

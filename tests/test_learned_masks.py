@@ -6,7 +6,7 @@ import tensorflow as tf
 from test_training import ADAM, DATASET, ORDER, SPLIT, alike, fresh, trained
 
 from lottery.masks import Mask
-from lottery.params import Model, Train
+from lottery.params import Model, Train, checks
 from lottery.training import learned_masks
 from lottery.training.engine import changed
 from lottery.training.learned_masks import TRAINERS, change, drop_fraction
@@ -46,9 +46,20 @@ def test_the_number_that_goes_is_rounded_down():
         assert np.count_nonzero(keep) == 4
 
 
+def test_a_run_of_rigl_that_diverges_before_a_change_is_an_outcome(often):
+    how = {"optimizer": "sgd", "learning_rate": 100.0, "evaluate_every": 20}
+    state = trained(trainer("rigl", **how), fresh(share=0.2))
+    assert np.isnan(state.history["validation_loss"][-1])
+    assert state.iteration == 20
+
+
 def test_the_share_that_goes_falls_by_a_cosine_until_three_quarters_of_the_run():
     shares = [drop_fraction(i, 1000) for i in (0, 375, 750, 900)]
     assert shares == pytest.approx([0.3, 0.15, 0, 0])
+
+
+def test_the_shortest_run_that_changes_its_mask_is_the_one_that_params_accept():
+    assert int(learned_masks.UPDATE_EVERY / learned_masks.UPDATE_UNTIL) == checks.UNCHANGED
 
 
 # Whole runs

@@ -123,6 +123,15 @@ FOUR |= {"prune.rates": {"conv": 0.5, "dense": 0.5, "output": 0}}
 CLASSES = "0 with prune.pattern unit: the output units are the classes"
 HALF = "0.5, the share that prune.pattern [2, 4] prunes, or 0: left whole"
 WEIGHT, SNIP = "with prune.pattern weight", {"prune.criterion": "snip"}
+LONG = {"train.iterations": 134}
+CHANGING = ("set", "rigl")
+
+
+def never(name):
+    why = "its mask would never change in the run's 133 iterations, only in more than 133"
+    return f"without {name}: {why}"
+
+
 SINGLE = ("random_mask_global", "random_mask_erk", "set", "rigl", "supermask")
 SINGLE += ("supermask_signed_constant",)
 REFUSED_BESIDE_OTHERS = [
@@ -136,7 +145,8 @@ REFUSED_BESIDE_OTHERS = [
     (FOUR, "prune.rounds", 2, "1 with prune.pattern [2, 4]: its density is fixed"),
     (FOUR | SNIP, "prune.scoring_rounds", 9, "1 with prune.pattern [2, 4]: its density is fixed"),
     (FOUR, "prune.rates", {"conv": 0.0, "dense": 0.2, "output": 0.0}, HALF),
-    *((UNIT, "retrain.variants", [name], f"without {name}, or {WEIGHT}") for name in SINGLE),
+    *((UNIT | LONG, "retrain.variants", [name], f"without {name}, or {WEIGHT}") for name in SINGLE),
+    *(({"train.iterations": 133}, "retrain.variants", [name], never(name)) for name in CHANGING),
     (SNIP, "prune.strategy", "finetune", BEFORE_TRAINING),
     ({"retrain.masks": "tickets/tiny"}, "prune.strategy", "finetune", UNTRAINED),
     ({"retrain.masks": "tickets/tiny"}, "retrain.analysis", ALONG, NO_TRAINING),

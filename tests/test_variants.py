@@ -7,7 +7,6 @@ import pytest
 from clones import network
 from networks import models, same
 
-from lottery.errors import LotteryError
 from lottery.masks import Mask, erk_counts
 from lottery.params import EarlyStopping, LearningRateSteps, Prune, Rates, Train
 from lottery.tickets import variants
@@ -179,9 +178,6 @@ def test_dynamic_sparse_training_begins_as_a_random_mask_of_the_initial_weights(
     assert found.mask.counts == a_ticket.mask.counts
     assert not found.mask.within(a_ticket.mask)
     assert keeps(found, initial(a_ticket))
-    # in a shorter run the mask would never change
-    with pytest.raises(LotteryError, match=f"got {variant}; accepted: .* more than 133 iterations"):
-        start(variant, replace(a_ticket, iterations=133))
 
 
 def test_a_supermask_is_learned_over_all_initial_weights_or_their_signs(a_ticket):

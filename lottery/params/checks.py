@@ -37,6 +37,8 @@ OF_SINGLE_WEIGHTS = (
 )
 """Variants whose masks have no other ``prune.pattern`` than weight."""
 
+UNCHANGED = 133  # iterations, at most, of a run in which set and rigl change no mask
+
 
 class Size(NamedTuple):
     """A dataset's examples for training and validation, its classes, the shape of an example."""
@@ -182,6 +184,10 @@ def _beyond_the_run(p: Params, iterations: int) -> Iterator[Refusal]:
         yield "train.learning_rate_steps.iterations", f"rising ones, less than {run}"
     if p.prune and p.prune.rewind_iteration >= iterations:
         yield "prune.rewind_iteration", f"less than {run}"
+    for variant in ("set", "rigl") if p.retrain and iterations <= UNCHANGED else ():
+        if variant in p.retrain.variants:
+            why = f"its mask would never change in {run}, only in more than {UNCHANGED}"
+            yield "retrain.variants", f"without {variant}: {why}"
     margin = Fraction(str(p.report.iteration_margin)) if p.report else 1
     if margin * iterations < every <= iterations:
         least = math.ceil(Fraction(every, iterations) * 10_000) / 10_000

@@ -1,8 +1,9 @@
 """A YAML file that people write and git merges: read, typed, each mistake in it a plain line."""
 
 import difflib
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -19,6 +20,7 @@ from lottery.errors import LotteryError, without_secrets
 LARGEST = 200_000  # values in a file; params.yaml has about 60, dvc.lock thousands
 CONFLICT_MARK = re.compile(r"^(<{7}|>{7})(?= |$)", flags=re.MULTILINE)
 MISSING = object()
+ABSENT = "(absent)"
 UNKNOWN = ("extra_forbidden", "invalid_key")
 
 PLAINER = {  # parts of pydantic's messages
@@ -217,3 +219,25 @@ def _accepted(one: ErrorDetails, section: type[Section]) -> str:
         elif re.fullmatch(r"[-+.\deE]+", value):
             words += f", without quotes: {value}"
     return words
+
+
+def value_at(values: Any, key: str) -> Any:
+    """The value of a dotted key, or ABSENT; dvc.lock holds such keys whole."""
+    if isinstance(values, dict) and key in values:
+        return values[key]
+    for part in key.split("."):
+        values = values.get(part, ABSENT) if isinstance(values, dict) else ABSENT
+    return values
+
+
+def differences(key: str, before: Any, now: Any) -> Iterator[str]:
+    """``key was before, now after`` for each value that differs, by its full key; no secrets."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before | now:
+            values = (of.get(name, ABSENT) for of in (before, now))
+            yield from differences(f"{key}.{name}", *values)
+    elif before != now:
+        texts = (without_secrets(v) if isinstance(v, str) else v for v in (before, now))
+        was, is_ = (v if v == ABSENT else json.dumps(v) for v in texts)
+        only = ", with other secrets" * (was == is_)
+        yield f"{key} was {was} when the stage ran, now {is_}{only}"

@@ -10,7 +10,6 @@ import numpy as np
 
 from lottery import masks, parts
 from lottery.artifacts.tables import Record
-from lottery.errors import LotteryError
 from lottery.masks import Mask, Weights
 from lottery.running.progress import Report
 from lottery.running.run import Experiment
@@ -136,18 +135,7 @@ def shuffled_mask(t: Ticket) -> Start:
 
 
 def _from_scratch(t: Ticket, rule: str) -> Start:
-    """A random mask that changes while it is trained from the initial weights; counts are kept.
-
-    Raises LotteryError where the run is too short for a change.
-    """
-    from lottery.training.learned_masks import UPDATE_EVERY, UPDATE_UNTIL
-
-    if UPDATE_UNTIL * t.iterations <= UPDATE_EVERY:
-        raise LotteryError(
-            f"params.yaml: retrain.variants: got {rule}; accepted: without it, or runs of more "
-            f"than {UPDATE_EVERY / UPDATE_UNTIL:.0f} iterations: in {t.iterations} its mask "
-            "would never change"
-        )
+    """A random mask that changes while it is trained from the initial weights; counts are kept."""
     mask = masks.random_mask(t.mask, stream(f"first mask of {rule}", t.seed, t.round))
     return Start(mask.apply(_initial(t)), mask, 0, t.dense_train, masks=rule)
 

@@ -6,7 +6,6 @@ fault, a line for each mistake in it.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,20 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lottery import parts
+from lottery import code, parts
 from lottery.artifacts.files import REPORTS, inputs
 from lottery.datasets.pinning import asked_again, check_seen, covering
 from lottery.datasets.sources import OWN, local
-from lottery.errors import LotteryError, without_secrets
+from lottery.errors import LotteryError
 from lottery.params import PARAMS_FILE, Params, load
-from lottery.params.reading import read_yaml
+from lottery.params.reading import ABSENT, differences, read_yaml, value_at
 from lottery.tools.dvc_files import LOCK, PIPELINE, Stages, md5s, mend, stages_of
 
-ABSENT = ("deleted", "not in cache")  # what DVC says of what is not there
+NOT_HERE = ("deleted", "not in cache")  # what DVC says of what is not there
 ARTIFACTS = ("data/", "reports/report.html")  # which is no mistake of these: a fresh clone has none
-MISSING = "(absent)"
 PAPER = REPORTS / "paper"
-CALL_PARTS = ("fetch", "train_dense", "prune", "retrain")  # others only name them
 
 Cause = tuple[str, str]
 """A stage, and a line on what is not as when it ran."""
@@ -60,7 +57,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
                             yield stage, f"{path}: {line}"
                 elif how == "modified" and path.startswith("reports/"):
                     yield stage, f"{path}: is not what the stage wrote"
-                elif how not in ABSENT:
+                elif how not in NOT_HERE:
                     what = how if isinstance(how, str) and how != "modified" else "has changed"
                     yield stage, f"{path}: {what} since the stage ran"
                 elif not path.startswith(ARTIFACTS):
@@ -70,7 +67,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
 def _tells_of_a_change(entry: Any) -> bool:
     """Whether DVC's word on a stage, or on its files, is more than that data are not here."""
     return not isinstance(entry, dict) or any(
-        how not in ABSENT for of in entry.values() for how in of.values()
+        how not in NOT_HERE for of in entry.values() for how in of.values()
     )
 
 
@@ -105,7 +102,7 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
     """The sources of parts of one's own that a stage uses and does not depend on."""
     values = params.model_dump()
     for stage, listed in pipeline.items():
-        if stage not in CALL_PARTS:
+        if stage not in code.CALL_PARTS:
             continue
         names = parts.named([value_at(values, key) for key in keys_of(listed)])
         deps = map(name_of, listed.get("deps", []))
@@ -115,7 +112,7 @@ def unseen_parts(pipeline: Stages, params: Params) -> Iterator[Cause]:
 def left_out(pipeline: Stages, content: Any) -> list[str]:
     """The keys that stages depend on, and that ``params.yaml`` does not hold."""
     keys = dict.fromkeys(key for listed in pipeline.values() for key in keys_of(listed))
-    return [key for key in keys if value_at(content, key) == MISSING]
+    return [key for key in keys if value_at(content, key) == ABSENT]
 
 
 def keys_of(stage: dict[str, Any]) -> list[str]:
@@ -131,28 +128,6 @@ def keys_of(stage: dict[str, Any]) -> list[str]:
 def name_of(entry: Any) -> str:
     """Of a dependency or output in dvc.yaml: it may have options."""
     return str(next(iter(entry))) if isinstance(entry, dict) else str(entry)
-
-
-def value_at(values: Any, key: str) -> Any:
-    """The value of a dotted key, or MISSING; dvc.lock holds such keys whole."""
-    if isinstance(values, dict) and key in values:
-        return values[key]
-    for part in key.split("."):
-        values = values.get(part, MISSING) if isinstance(values, dict) else MISSING
-    return values
-
-
-def differences(key: str, before: Any, now: Any) -> Iterator[str]:
-    """``key was before, now after`` for each value that differs, by its full key; no secrets."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for name in before | now:
-            values = (of.get(name, MISSING) for of in (before, now))
-            yield from differences(f"{key}.{name}", *values)
-    elif before != now:
-        texts = (without_secrets(v) if isinstance(v, str) else v for v in (before, now))
-        was, is_ = (v if v == MISSING else json.dumps(v) for v in texts)
-        only = ", with other secrets" * (was == is_)
-        yield f"{key} was {was} when the stage ran, now {is_}{only}"
 
 
 def status(deep: bool) -> dict[str, list[Any]]:

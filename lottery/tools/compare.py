@@ -18,11 +18,11 @@ from ruamel.yaml.error import YAMLError
 
 from lottery import params
 from lottery.artifacts import files
+from lottery.datasets.sources import OWN
 from lottery.errors import LotteryError, without_secrets
-from lottery.params.reading import CONFLICT_MARK
+from lottery.params.reading import CONFLICT_MARK, differences, value_at
 from lottery.report import charts, page
 from lottery.report.text import plain, table
-from lottery.tools.check import differences, value_at
 from lottery.tools.dvc_files import md5s
 
 PAGE = files.REPORTS / "compare.html"
@@ -118,8 +118,12 @@ def _locked(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     inputs = md5s(stages.get("fetch", {}), "outs")
     for stage in stages.values():
         inputs |= md5s(stage, "deps")
-    data = str(files.DATASET)
-    return ran, {path: md5 for path, md5 in inputs.items() if path == data or "data/" not in path}
+    counts = (str(files.DATASET), str(OWN))  # of data/: the rest is computed of these
+    return ran, {
+        path: md5
+        for path, md5 in inputs.items()
+        if path.startswith(counts) or not path.startswith("data/")
+    }
 
 
 def _keys(text: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def change(
     the weights that are then off come back, those with the highest ``growth``, perhaps of the
     dropped ones. Of equals the first. Source: Evci et al. 2020, algorithm 1, and their code.
     """
+    weights, growth = np.nan_to_num(weights), np.nan_to_num(growth)  # of a run that has diverged
     dropped = int(np.float32(np.count_nonzero(keep)) * np.float32(fraction))
     magnitude = np.where(keep, np.abs(weights), -1).ravel()
     survivors = np.argsort(-magnitude, kind="stable")[: np.count_nonzero(keep) - dropped]
