@@ -23,13 +23,11 @@ def main(stage: command.Stage) -> None:
     """The stage."""
     experiment, params = training.experiment(stage), stage.params
     dense = read_dense(params.seeds[0])
-    if params.retrain.masks is None:
-        search.check_that_something_survives(params.prune, dense)
-    shapes = dense.full_mask.shapes
-    runs = {
-        seed: len(search.rounds_to_train(params.prune, given.read(params, seed, shapes).masks))
-        for seed in params.seeds
-    }
+    runs = {}
+    for seed in params.seeds:
+        masks = given.read(params, seed, dense.full_mask.shapes).masks
+        search.check_that_something_survives(params.prune, dense, masks)
+        runs[seed] = len(search.rounds_to_train(params.prune, masks))
     with files.folder_written_whole(files.PRUNED, checksums=True) as folder:
         find = partial(search.find_tickets, experiment, folder)
         tasks = [

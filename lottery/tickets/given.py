@@ -1,8 +1,9 @@
 """Masks from elsewhere (``retrain.masks``): published ones, or what another program made.
 
 A folder has ``seed-N/round-NN.npz`` (or ``.safetensors``) for each seed and round, and may have
-``seed-N/history.csv.gz`` of the rounds that found them, with one ``environment.json``; a file is
-the mask of every seed at the round ``prune.rounds``. Either format holds bool arrays named as the
+``seed-N/history.csv.gz`` of the rounds that found them, with one ``environment.json`` and the
+``params.yaml`` that they were found with; a file is the mask of every seed at the round
+``prune.rounds``. Either format holds bool arrays named as the
 prunable weights (``dense/kernel``) or as their layers (``dense``).
 """
 
@@ -22,7 +23,7 @@ from lottery.artifacts.tables import Record
 from lottery.datasets.pinning import covering
 from lottery.errors import LotteryError
 from lottery.masks import Mask
-from lottery.params import Params, Prune
+from lottery.params import Params, Prune, load
 from lottery.params.reading import read_yaml
 from lottery.tickets import patterns
 
@@ -124,7 +125,7 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
                 f"params.yaml: prune.pattern: got {params.prune.pattern}; accepted: weight, as the "
                 f"mask in {found[number]} is of no other pattern"
             )
-    return Given(masks, _records(path, seed, masks))
+    return Given(masks, _records(params, path, seed, masks))
 
 
 def round_file(folder: Path, seed: int, round_: int) -> Path:
@@ -177,12 +178,24 @@ def _fitting(
     return Mask({name: layers[name] for name in shapes})
 
 
-def _records(path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Record]:
-    """What the folder tells of the trainings that found the masks."""
+def _of_same_search(recipe: Path, params: Params) -> bool:
+    """Whether a file has these parameters, as far as they determine how masks are found."""
+    if not recipe.exists():
+        return False
+    sections = {"data", "model", "train", "prune"}
+    beside = {"data": {"source", "sha256"}, "prune": {"rounds"}}
+    theirs, ours = (p.model_dump(include=sections, exclude=beside) for p in (load(recipe), params))
+    return theirs == ours
+
+
+def _records(params: Params, path: Path, seed: int, masks: Mapping[int, Mask]) -> dict[int, Record]:
+    """What the folder tells of the trainings that found the masks, if they were those of ``params``
+    (by its ``params.yaml``): of others they are no part of this experiment.
+    """
     import pandas as pd
 
     history = files.seed_folder(path, seed) / HISTORY
-    if not history.exists():
+    if not history.exists() or not _of_same_search(path / "params.yaml", params):
         return {}
     table = pd.read_csv(history)
     if others := sorted({*table.get("seed", ())} - {seed}):

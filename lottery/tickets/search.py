@@ -173,9 +173,24 @@ def write_layers(path: Path, network: Network) -> None:
     tables.write_rows(path, ["layer", "positions"], rows)
 
 
-def check_that_something_survives(prune: Prune, dense: Dense) -> None:
-    """Raises LotteryError where the rounds leave no weight of a layer, none at all, or all."""
-    mask, kinds = dense.full_mask, dense.kinds
+def check_that_something_survives(
+    prune: Prune, dense: Dense, found: Mapping[int, Mask] = MappingProxyType({})
+) -> None:
+    """Raises LotteryError where the rounds leave no weight of a layer, none at all, or all; or the
+    next one more than the last mask that is taken over.
+    """
+    mask, kinds, begun = dense.full_mask, dense.kinds, max(found, default=0)
+    if begun >= prune.rounds:
+        return
+    asked, has = prune.surviving(mask.shapes, kinds, begun + 1), found.get(begun, mask).counts
+    if not isinstance(asked, dict):  # of all layers together
+        asked, has = {"": asked}, {"": sum(has.values())}
+    if any(has[name] < count for name, count in asked.items()):
+        raise LotteryError(
+            f"params.yaml: prune.rates: got {prune.rates.model_dump()}; accepted: rates by which "
+            f"round {begun + 1} keeps no more weights than the mask of round {begun} in "
+            "retrain.masks has, from which the search goes on"
+        )
     sizes, last = mask.sizes, prune.surviving(mask.shapes, kinds, prune.rounds)
     lost = {}
     if isinstance(last, dict):
