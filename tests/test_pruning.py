@@ -1,8 +1,12 @@
 """Magnitude pruning by tensorflow-model-optimization, held against its definition."""
 
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from clones import network, tiny
+from tf_keras import layers
 
 from lottery.errors import LotteryError
 from lottery.masks import Mask, surviving_count
@@ -46,6 +50,26 @@ def test_five_rounds_keep_the_largest_survivors_exactly_and_nested():
         expected = by_definition(weights, mask, keep)
         assert all(np.array_equal(after.layers[name], expected[name]) for name in KINDS)
         mask = after
+
+
+def test_a_layer_that_is_shared_by_images_of_two_sizes_is_pruned_as_the_others(monkeypatch):
+    def shared(images, classes):
+        layer = layers.Conv2D(4, 3, name="shared")
+        scales = images, layers.MaxPooling2D(2)(images)
+        both = [layers.GlobalAveragePooling2D()(layer(scale)) for scale in scales]
+        return layers.Dense(classes, name="output")(layers.Concatenate()(both))
+
+    module = SimpleNamespace(shared=shared)
+    monkeypatch.setitem(sys.modules, "two_sizes", module)
+    weights = {"shared/kernel": np.arange(36, dtype=np.float32).reshape(3, 3, 1, 4)}
+    weights["output/kernel"] = np.arange(80, dtype=np.float32).reshape(8, 10)
+    full = Mask.full({name: value.shape for name, value in weights.items()})
+    keep = {"shared/kernel": 9, "output/kernel": 20}
+    mask = magnitude_mask(weights, full, keep, network("two_sizes:shared", (8, 8, 1)))
+    for name, keep_of in keep.items():
+        assert np.array_equal(
+            np.flatnonzero(mask.layers[name]), np.arange(weights[name].size)[-keep_of:]
+        )
 
 
 def test_equal_magnitudes_and_zero_survivors_are_still_counted_exactly():
@@ -147,6 +171,21 @@ def test_a_round_goes_by_the_seed_the_rounds_of_scoring_and_the_layers_that_stay
     scored = [mask(criterion="synflow", scoring_rounds=rounds) for rounds in (1, 3)]
     for one, other in (drawn, scored):
         assert not one.within(other)
+
+
+@pytest.mark.parametrize("scope", ["layerwise", "global"])
+def test_a_search_goes_on_from_masks_that_have_what_the_next_round_keeps(scope):
+    weights = {"dense1/kernel": np.ones((4, 5), np.float32)}
+    dense = Dense(weights, weights, {"dense1/kernel": "dense"})
+    rates = {"conv": 0.2, "dense": 0.2, "output": 0.2}
+    prune = validate(tiny({"prune.rounds": 3, "prune.scope": scope, "prune.rates": rates})).prune
+    fitting, smaller = (  # round 3 keeps 10 of the 20 weights
+        {2: Mask({"dense1/kernel": np.arange(20).reshape(4, 5) < count})} for count in (10, 9)
+    )
+    check_that_something_survives(prune, dense, fitting)
+    with pytest.raises(LotteryError, match="which round 3 keeps no more weights than the mask of"):
+        check_that_something_survives(prune, dense, smaller)
+    check_that_something_survives(prune.model_copy(update={"rounds": 2}), dense, smaller)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,11 @@ def _misfits(start: Start, again: Start, ticket: Ticket) -> Iterator[str]:
     if start.mask.shapes != {name: expected[name] for name in kinds}:
         yield f"its mask is of {', '.join(start.mask.layers)}; accepted: {', '.join(kinds)}"
     for name, value in start.weights.items():
-        if name in kinds and np.any(value[~start.mask.layers[name]]):
+        beyond = value[~start.mask.layers[name]] if name in kinds else np.zeros(0)
+        if start.masks == "edge_popup" and beyond.size and not beyond.any():
+            why = "that edge_popup is to choose among"
+            yield f"weights of {name} that its mask prunes are 0; accepted: all, {why}"
+        if start.masks != "edge_popup" and beyond.any():
             yield f"weights of {name} that its mask prunes are not 0; accepted: mask.apply(weights)"
         if not np.isfinite(value).all():
             yield f"weights of {name} are not finite"

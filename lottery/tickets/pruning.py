@@ -119,7 +119,7 @@ def _wrapped(network: Network) -> tuple[dict[str, Any], dict[str, Any]]:
         layer = model.get_layer(kernel.rpartition("/")[0])
         schedule = tfmot.sparsity.keras.ConstantSparsity(0.5, begin_step=0, frequency=1)
         wrapper = tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
-        wrapper.build(layer.input_shape)
+        wrapper.build(layer.get_input_shape_at(0))  # of several where it is shared
         wrapper.pruning_step.assign(0)
         wrappers[kernel] = wrapper
     return variables(model), wrappers

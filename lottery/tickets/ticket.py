@@ -53,7 +53,8 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins, and how it goes on; weights are those under the mask."""
+    """Where a run begins, and how it goes on; weights are those under the mask (of edge_popup all
+    that it chooses among: only the mask's counts matter)."""
 
     weights: Weights
     mask: Mask
