@@ -54,6 +54,14 @@ def test_arrays_are_the_same_from_an_npz_safetensors_and_a_function_of_ones_own(
     assert scaled(np.array([0, 51, 255], np.uint8)).tolist() == [0, np.float32(0.2), 1]
 
 
+def test_endings_may_be_upper_case(tmp_path):
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        np.save(tmp_path / f"{name}.npy", WHOLE[name])
+    for name in ("x_test", "y_test"):
+        (tmp_path / f"{name}.npy").rename(tmp_path / f"{name}.NPY")
+    assert obtain("arrays", source=str(tmp_path)).facts["own_test"]
+
+
 def test_a_name_that_is_there_twice_is_refused(tmp_path):
     for name in ("one/x_train", "one/y_train", "two/y_train"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -93,6 +93,10 @@ def test_images_come_in_order_of_class_and_name_from_one_of_three_levels(tmp_pat
     assert (labels.dtype, training, names) == (np.int32, 12, ("cat", "dog"))
     said = "fetch: x: 2 files are no images, passed over, such as README.txt\n"
     assert capsys.readouterr().err == said
+    write(tmp_path / "x", {f"{top}train/.net/00.png": encoded(rgb())})
+    read(tmp_path / "x")
+    said = f"{top}train/.net/00.png: a folder with a dot first is no class, passed over"
+    assert f"fetch: x: {said}\n" in capsys.readouterr().err
 
 
 def test_a_class_name_with_accents_composed_or_combining_is_one_class(tmp_path):
@@ -202,6 +206,14 @@ def test_images_are_resized_where_that_is_asked(tmp_path):
 def test_a_small_file_of_huge_dimensions_is_refused_before_it_is_decoded(tmp_path, side):
     with pytest.raises(LotteryError, match=r"^x: damaged, truncated or too large"):
         decoded(tmp_path, png(side, 8, bytes(10_000)))
+
+
+def test_a_png_whose_pixels_are_not_those_of_its_checksum_is_refused(tmp_path):
+    flipped = bytearray(encoded(grey(64, 64)))
+    start = flipped.index(b"IDAT")
+    flipped[start + 4 + int.from_bytes(flipped[start - 4 : start])] ^= 1  # of the checksum
+    with pytest.raises(LotteryError, match=r"^x: damaged, truncated or too large \(SyntaxError"):
+        decoded(tmp_path, bytes(flipped))
 
 
 def test_text_that_a_png_unpacks_is_bounded(tmp_path):

@@ -85,6 +85,15 @@ def test_what_is_published_starts_where_tickets_do_and_can_be_taken_over_or_is_r
     starts = tables.read_table(project.path / "tickets/late/tickets.csv").groupby("seed").first()
     assert starts["start_sha256"][0] == tickets.sha256_of(files.read_tensors(late)[0])
     assert params.load(project.path / "tickets/late/params.yaml").retrain.analysis == "none"
+    kept = project.path / "tickets/late/seed-0/history.csv.gz"
+    kept.touch()
+    with pytest.raises(LotteryError, match=r"history\.csv\.gz: not of published tickets, would be"):
+        tickets.publish(loaded, "late")
+    kept.unlink()
+    taking = {"retrain": loaded.retrain.model_copy(update={"masks": "tickets/late"})}
+    with pytest.raises(LotteryError, match=r"README\.md: part of retrain\.masks, would be lost"):
+        tickets.publish(loaded.model_copy(update=taking), "late")
+    tickets.publish(loaded, "late")
     tuned = {"prune": loaded.prune.model_copy(update={"strategy": "finetune"})}
     with pytest.raises(
         LotteryError, match=r"prune\.strategy: got finetune; accepted: rewind: masks"
@@ -151,6 +160,12 @@ def test_what_is_finished_is_saved_with_histories_and_taken_over_with_them(
     project.stage("prune")
     assert searched.read_bytes() == before
     assert not list((project.path / ".runs").glob("*.finished"))  # nothing was trained
+    project.change("train.learning_rate", 0.01)
+    with contextlib.chdir(project.path):  # histories of other trainings are no part of it
+        mask, _ = files.read_mask(files.round_file(files.MASKS, 0, 2))
+        given_now = given.read(params.load(), 0, mask.shapes)
+    assert (len(given_now.masks), given_now.records) == (2, {})
+    project.change("train.learning_rate", 0.0012)
     elsewhere = tmp_path / "elsewhere"  # a run store without the rounds that were taken over
     elsewhere.mkdir()
     for path in runs.glob("*.finished"):
@@ -382,6 +397,7 @@ def test_a_published_ticket_of_the_default_experiment_reaches_its_accuracy(
     empty_clone.write(recipe)
     empty_clone.stage("fetch", "train_dense", "prune", "extract_masks", "retrain")
     facts = files.read_json(files.DATASET / "dataset.json")
+    assert (facts["test"], facts["own_test"]) == (1000, False)
     runs = tickets.reached(files.RETRAINED, params.load(), facts)
     said = tickets.compared(row, others, float(runs["test_accuracy"].iloc[0]))
     assert said.endswith(("the same", "within the range of its round, on other arithmetic"))

@@ -30,7 +30,7 @@ def read(folder: Path, where: str) -> Images:
     for name in file_names(folder):
         before = dict(found)
         try:
-            if name.endswith(".npy"):
+            if name.lower().endswith(".npy"):
                 found[Path(name).stem] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
             elif name.lower().endswith(".safetensors"):
                 with safe_open(folder / name, "numpy") as file:

@@ -85,6 +85,10 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
             if not files:
                 raise LotteryError(f"{where}: {part}/{name}/ holds no image; fill or remove it")
             files.sort(key=lambda file: file.rpartition("/")[2])
+    hidden = (f for part in parts for f in folder.glob(f"**/{part}/.*/*.*"))
+    if image := next((f for f in hidden if f.name.lower().endswith(ENDINGS)), None):
+        said = f"{image.relative_to(folder)}: a folder with a dot first is no class, passed over"
+        say(f"fetch: {where}: {said}", sys.stderr)
     if strays:
         said = f"{len(strays)} files are no images, passed over, such as {shown(strays[0])}"
         say(f"fetch: {where}: {said}", sys.stderr)
@@ -122,6 +126,9 @@ def decode(path: Path, where: str, size: Sequence[int] | None = None) -> np.ndar
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # above 89 megapixels
             image = Image.open(path, formats=("PNG", "JPEG"))
         with image:
+            if image.format == "PNG":
+                with Image.open(path) as again:
+                    again.verify()  # its checksums, which decoding does not compare
             if image.format == "PNG" and getattr(image, "is_animated", False):
                 raise LotteryError(f"{where}: an animation; accepted: still images")
             if image.format == "PNG" and ";16" in str(image.tile):  # Pillow keeps the upper 8

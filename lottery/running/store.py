@@ -48,7 +48,7 @@ def checkpoint_seconds() -> float:
 
 def tidy() -> None:
     """Removes what writers that were killed left behind long ago."""
-    for path in folder().glob(".*.tmp"):
+    for path in folder().glob(f".*.{16 * '[0-9a-f]'}.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > LEFT_BEHIND:
                 path.unlink()

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 
 from lottery import params
 from lottery.artifacts import files, tables
+from lottery.code import left_over
 from lottery.datasets.sources import OWN
 from lottery.errors import LotteryError
 from lottery.params import Params
@@ -31,6 +32,7 @@ from lottery.tools.check import results_of
 from lottery.tools.verify import reproduced
 
 FOLDER, TABLE = Path("tickets"), "tickets.csv"
+PUBLISHED = ("README.md", "params.yaml", TABLE)  # beside masks
 KEYS, REACHED = ["seed", "round"], ["early_stop_iteration", "test_accuracy"]
 COLUMNS = [*KEYS, "weights_remaining", *REACHED, "start_sha256"]
 
@@ -38,7 +40,7 @@ COLUMNS = [*KEYS, "weights_remaining", *REACHED, "start_sha256"]
 def main(arguments: list[str] | None = None) -> None:
     """``python -m lottery tickets NAME``: publishes tickets, or verifies published ones."""
     parser = argparse.ArgumentParser(prog="python -m lottery tickets", description=__doc__)
-    parser.add_argument("name", help="of the folder in tickets/; one that is there is replaced")
+    parser.add_argument("name", help="of the folder in tickets/; tickets there are replaced")
     parser.add_argument("--verify", action="store_true", help="retrain a ticket that is published")
     parser.add_argument("--seed", type=int, help="of that ticket; by default the first there is")
     parser.add_argument("--round", type=int, help="its pruning round; by default the last there is")
@@ -68,6 +70,7 @@ def publish(loaded: Params, name: str) -> Path:
             f"params.yaml: prune.strategy: got {loaded.prune.strategy}; accepted: rewind: masks "
             "and seeds alone do not give the weights that such networks keep"
         )
+    _check_replaceable(FOLDER / name, loaded.retrain.masks)
     facts = files.read_json(files.DATASET / "dataset.json")
     runs = reached(files.RETRAINED, loaded, facts)[KEYS + REACHED]
     with files.folder_written_whole(FOLDER / name) as folder:
@@ -92,6 +95,16 @@ def publish(loaded: Params, name: str) -> Path:
         files.write(folder / "params.yaml", written.getvalue().encode())
         files.write(folder / "README.md", card(name, loaded, facts, table).encode())
     return FOLDER / name
+
+
+def _check_replaceable(folder: Path, masks: str | None) -> None:
+    """Raises LotteryError where a folder holds what publishing would not write again."""
+    taken = Path(masks).expanduser().resolve() if masks else None
+    for path in (p for p in sorted(folder.rglob("*")) if p.is_file() and not left_over(p.name)):
+        published = path.name in PUBLISHED or given.FILE.fullmatch(path.name)
+        if not published or taken in (path.resolve(), *path.resolve().parents):
+            why = "part of retrain.masks" if published else "not of published tickets"
+            raise LotteryError(f"{path}: {why}, would be lost; accepted: another NAME")
 
 
 def reached(folder: Path, loaded: Params, facts: dict) -> pd.DataFrame:
@@ -121,7 +134,10 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
             raise LotteryError(f"{' '.join(error.cmd)}: {why.strip()}") from None
         facts = files.read_json(project / files.DATASET / "dataset.json")
         runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
-    return compared(row, others, float(runs["test_accuracy"].iloc[0]))
+        start = files.seed_folder(project / files.DENSE, int(row["seed"])) / "rewind.safetensors"
+        begun = sha256_of(files.read_tensors(start)[0])
+    said = compared(row, others, float(runs["test_accuracy"].iloc[0]))
+    return said + ", from other starting weights" * (begun != row["start_sha256"])
 
 
 def ticket(

@@ -85,7 +85,7 @@ def differences(project: Path) -> Iterator[str]:
                 yield from (f"{stage} {what} {path}" for path in new if new[path] != old.get(path))
             if now[stage].get("params") != before.get(stage, {}).get("params"):
                 yield f"{stage} has other parameters: `python -m lottery check` says which"
-    yield from (f"{name}: differs" for name in names if not name.endswith(LOCK))
+    yield from (f"{name}: differs" for name in names)
     if any(name.endswith(METRICS) for name in names):
         before = json.loads(_git(project, "show", f"HEAD:./{METRICS}"))
         now = json.loads((project / METRICS).read_text(encoding="utf-8"))
