@@ -112,6 +112,12 @@ def test_published_results_are_drawn_where_network_and_data_fit():
     assert figures.fitting(anchors, half, "CIFAR-10").empty
 
 
+def test_a_kernel_over_steps_is_drawn_as_one():
+    kernel = pd.DataFrame({"round": 1, "input": range(36), "weights_remaining": 0.5})
+    chart = charts.first_layer(kernel, [128, 9])  # four of the steps, nine features
+    assert chart.height == 280 * 4 // 9
+
+
 def test_what_is_drawn_are_the_numbers_of_its_variant_and_round():
     ends = {"min": 0.5, "max": 0.9, "weights_remaining": 0.5}
     means = [("dense", 0, 0.8), ("ticket", 1, 0.6), ("ticket", 2, 0.7)]
@@ -201,6 +207,7 @@ def test_a_report_is_whole_whatever_the_results_and_names(tmp_path_factory, caps
         failed = figures.write(Path("reports/figures"), plots, title, NONE)
         words = text.markdown(p, facts, {}, runs, while_pruning, conclusion, lines, found, failed)
         web = page.report(words, p, plots, outcomes.shown(history), masks, [2, 3, 1])
+        assert ("The thin line: while pruning" in web) == (not while_pruning.empty)
         assert len(list(Path("reports/figures").iterdir())) == 10
     assert failed == {}
     assert capsys.readouterr().err == ""

@@ -187,6 +187,25 @@ def test_a_diverged_ticket_never_stops_early():
     assert written == [None, 1.0, None]  # the interval ends below in those that have not diverged
 
 
+def test_tickets_that_begin_after_the_dense_network_stops_cannot_fail_by_being_late():
+    params = params_of([1], {"prune.rewind_iteration": 53, "train.iterations": 80})
+    found = concluded(experiment(rounds={1: GOOD | {"ratio": 53 / 40}}), params)
+    assert (found.verdict, found.rounds[0].outcome) == ("inconclusive", "open")
+    assert found.reason.startswith("at iteration 53 its training begins, and the dense network")
+    params = params_of([1], {"prune.rewind_iteration": 51, "train.iterations": 80})
+    assert concluded(experiment(rounds={1: GOOD | {"ratio": 51 / 40}}), params).won
+
+
+def test_a_ratio_to_the_dense_network_is_known_where_the_ticket_stopped_and_never_negative():
+    on = {"flags": {"censored": np.arange(8) < 5}}
+    both = judged(on, dense_flags={"censored": np.arange(8) < 5})  # length over length
+    assert both.early_stop_ratio.value == math.inf
+    unlearned = np.r_[0.1, np.full(8, 0.9)]
+    stops = {"early_stop_iteration": np.r_[0, np.full(8, 40)]}
+    found = judged({"ratio": 0.1}, 9, dense=unlearned, dense_flags=stops).early_stop_ratio
+    assert found == (0.1, 0.0, 0.35)  # an evaluation each way: 10 of 40 iterations
+
+
 def test_with_a_margin_below_one_evaluation_no_round_wins_and_what_would_do_is_said():
     for every, could in ((20, "12, or a margin of 0.5"), (15, "12, or a margin of 0.38")):
         how = {"train.evaluate_every": every, "train.iterations": 80}
@@ -194,7 +213,7 @@ def test_with_a_margin_below_one_evaluation_no_round_wins_and_what_would_do_is_s
         assert found.verdict == "inconclusive"
         assert found.reason.startswith("a report.iteration_margin of 0.3 cannot be measured")
         assert found.reason.endswith(f"train.evaluate_every of at most {could}")
-        assert text._outcome(found.rounds[0]) == "open: too few evaluations"
+        assert text._outcome(found.rounds[0]) == "open: iterations tell nothing"
         late = concluded(experiment(rounds={1: GOOD | {"ratio": 2.0}}), params_of([1], how))
         assert late.reason == found.reason  # it cannot lose by what cannot be measured
         worse = concluded(experiment(rounds={1: GOOD | {"accuracy": -0.1}}), params_of([1], how))
@@ -384,7 +403,7 @@ def test_of_tickets_that_were_cut_off_only_what_holds_for_the_claim_is_said():
         params = params_of(changes={"prune.strategy": strategy})
         claim = verdict.claim_of(params.prune)
         said = text._words().ended(flags, {"ticket", "dense"}, params.train, claim)
-        ratio = "dense network that was not is unknown, and counts as infinite"
+        ratio = "dense network's is unknown, and counts as infinite"
         assert str(said).strip().endswith(ratio + end)
 
 
@@ -416,12 +435,13 @@ def test_metrics_are_ten_flat_numbers_at_most_and_all_else_is_in_results_and_ver
 
 def test_results_and_verdict_count_the_seeds_that_were_cut_off_diverged_or_missed_a_criterion():
     flags = {"censored": np.arange(8) < 3, "diverged": np.arange(8) >= 6}
+    flags |= {"improving": np.arange(8) == 4}
     runs = experiment(8, {1: GOOD | {"accuracy": 0.01, "flags": flags}})
     found = concluded(runs, params_of([1]))
     row = summary.results(runs, found).set_index(["variant", "round"]).loc[("ticket", 1)]
-    assert (row["censored"], row["diverged"]) == (3, 2)
+    assert (row["censored"], row["improving"], row["diverged"]) == (3, 1, 2)
     assert row["ticket_minus_value"] == pytest.approx(0.01)  # the dense network's
     (said,) = summary.as_json(found, 0.95)["rounds"]
-    three_of_eight = pytest.approx(stats.binom.sf(2, 8, 0.5), rel=1e-4)
-    assert [c["misses"] for c in said["criteria"]] == [0, 5, 0]
-    assert (said["criteria"][1]["p"], said["p_win"], said["p_loss"]) == (*[three_of_eight] * 2, 1)
+    two_of_eight = pytest.approx(stats.binom.sf(1, 8, 0.5), rel=1e-4)
+    assert [c["misses"] for c in said["criteria"]] == [0, 6, 0]
+    assert (said["criteria"][1]["p"], said["p_win"], said["p_loss"]) == (*[two_of_eight] * 2, 1)

@@ -225,6 +225,8 @@ def first_layer(table: pd.DataFrame, image_shape: Sequence[int]) -> Any:
     if inputs != height * width * channels:  # a kernel: square, or else shown as a strip
         side = round((inputs / channels) ** 0.5)
         height, width = (side, side) if side * side * channels == inputs else (1, inputs)
+        if len(image_shape) == 2:  # of steps and features: the kernel spans some steps
+            height, width = inputs // image_shape[1], image_shape[1]
     place = table["input"] * height * width // inputs
     cells = table.assign(row=place // width, column=place % width)
     means = cells.groupby(["round", "row", "column"], as_index=False)["weights_remaining"].mean()

@@ -117,7 +117,7 @@ def against_weights_remaining(
     marked = table["variant"] != "pruning"
     shares = pd.concat([table[marked], table[~marked]])["weights_remaining"]
     weights_remaining_axis(axes, pd.concat([shares, drawn["density"]]))
-    axes.set(ylabel=ylabel, title=f"{title}\nmean and range over {dense['n']} seeds")
+    axes.set(ylabel=ylabel, title=f"{title}\nmean and range over {table['n'].max()} seeds")
     if percent:
         axes.set_ylim(*np.clip(axes.get_ylim(), -0.02, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1))

@@ -115,7 +115,8 @@ def report(
             why = html.escape(failed[name])
             return f"<p>The chart {name} could not be made: {why}.</p>{static}"
         hint = HINT if "shown" in json.dumps(drawn[name].get("params")) else ""
-        return chart(name, hint + (THIN if name in ("accuracy", "early_stop") else ""), static)
+        thin = name in ("accuracy", "early_stop") and "pruning" in set(plots[name]["variant"])
+        return chart(name, hint + THIN * thin, static)
 
     def interactive(found: re.Match[str]) -> str:
         """The chart in the place of a static figure, which is printed."""

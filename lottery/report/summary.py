@@ -54,6 +54,7 @@ def results(runs: pd.DataFrame, conclusion: Conclusion) -> pd.DataFrame:
         weights_remaining=("weights_remaining", "mean"),
         n=("seed", "count"),
         censored=("censored", "sum"),
+        improving=("improving", "sum"),
         diverged=("diverged", "sum"),
         **spread,
         initial_test_accuracy_mean=("initial_test_accuracy", "mean"),

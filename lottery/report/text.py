@@ -1,5 +1,6 @@
 """The report in Markdown: the verdict first, then the numbers behind it."""
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -136,7 +137,7 @@ def markdown(
         failed=failed,
         training=sum(facts["class_counts"]) - facts["test"] - params.data.validation_size,
         by_flag={flag: _counts(trained, flag) for flag in FLAGS},
-        cut_off=set(runs.loc[runs["censored"], "variant"]),
+        cut_off=set(runs.loc[runs["censored"] | runs["improving"], "variant"]),
         searched=searched,
         points_on_the_line=0 if lines.empty else lines["position"].nunique(),
         stable=STABLE,
@@ -207,7 +208,9 @@ def _criteria(rounds: list[Judgement], confidence: float) -> str:
         row: dict[str, Any] = {"round": j.round}
         for c in j.criteria:
             bound = at_most(c.misses, c.seeds, confidence)
-            row[f"seeds that miss: {c.name}"] = f"{c.misses} of {c.seeds} (at most {bound:.0%})"
+            row[f"seeds that miss: {c.name}"] = (
+                f"{c.misses} of {c.seeds} (at most {math.ceil(100 * bound)}%)"
+            )
         rows.append(row | {"p": f"{j.p_win:.2g}"})
     return table(rows)
 

@@ -50,8 +50,8 @@ class Judgement(NamedTuple):
 
     ``compared`` holds the ticket's accuracy minus that of each other variant of the same round, and
     of the dense network; ``early_stop_ratio`` its early-stop iteration over the dense network's,
-    of the seeds whose dense network learned: infinite where the ticket diverged, or was cut off or
-    improving and the dense network was not. Intervals are simultaneous over the rounds listed.
+    of the seeds whose dense network learned: infinite where the ticket diverged, was cut off or
+    improving. Intervals are simultaneous over the rounds listed.
     """
 
     round: int
@@ -122,7 +122,8 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
         chance: the accuracy of a guess.
         test_images: images in the test set.
 
-    Where ``report.iteration_margin`` is below the distance of two evaluations, no round wins.
+    Where ``report.iteration_margin`` is below the distance of two evaluations, or tickets begin
+    after it, no round wins, and none loses by its iterations.
     """
     claim, alpha = claim_of(params.prune), 1 - params.report.confidence
     tables = dict(list(runs.set_index("seed").sort_index().groupby(["variant", "round"])))
@@ -137,9 +138,9 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     if not listed:
         return Conclusion("inconclusive", params.missing(), *known, [])
     stop = float(dense.loc[good, "early_stop_iteration"].median())
-    too_fine = _below_noise_floor(params, stop) if claim.iterations else ""
+    unmeasurable = _unmeasurable(params, stop) if claim.iterations else ""
     step = 1 / test_images
-    judged = [_judge(tables, n, good, params, step, len(listed), too_fine) for n in listed]
+    judged = [_judge(tables, n, good, params, step, len(listed), unmeasurable) for n in listed]
     rounds = _in_sequence(judged, alpha, every=params.retrain.rounds == "all")
     if any(j.outcome == "wins" for j in rounds):
         return Conclusion(claim.won, "", *known, rounds)
@@ -149,9 +150,9 @@ def conclude(runs: pd.DataFrame, params: Params, *, chance: float, test_images: 
     first = next((j for j in rounds if j.outcome == "open"), None)
     why = f"round {rounds[0].round} fails one of the criteria, so that none after it can win"
     if first is not None:
-        level = f"{100 * params.report.confidence:.4g}%"
+        level = f"{100 * params.report.confidence:g}%"
         why = f"{len(dense)} seeds do not tell, at {level} confidence{_hope(first)}"
-    return Conclusion("inconclusive", params.missing() or too_fine or why, *known, rounds)
+    return Conclusion("inconclusive", params.missing() or unmeasurable or why, *known, rounds)
 
 
 def fewest_to_lose(params: Params) -> int:
@@ -162,9 +163,14 @@ def fewest_to_lose(params: Params) -> int:
     return max(statistics.FEWEST, math.floor(math.log2(tests / (1 - params.report.confidence))) + 1)
 
 
-def _below_noise_floor(params: Params, stop: float) -> str:
+def _unmeasurable(params: Params, stop: float) -> str:
     """Why a margin of iterations cannot be measured; empty where it can."""
     margin, step = Fraction(str(params.report.iteration_margin)), params.train.evaluate_every
+    if (begun := params.prune.rewind_iteration) and begun >= (1 + margin) * Fraction(stop):
+        return (
+            f"at iteration {begun} its training begins, and the dense network stops at iteration "
+            f"{stop:.0f} in the typical seed: a {claim_of(params.prune).subject} cannot be in time"
+        )
     if not 0 < margin * Fraction(stop) < step:  # one that stops untrained is judged by accuracy
         return ""
     least, most = math.ceil(100 * step / Fraction(stop)) / 100, math.floor(margin * Fraction(stop))
@@ -184,7 +190,7 @@ def _judge(
     params: Params,
     step: float,
     rounds: int,
-    too_fine: str,
+    unmeasurable: str,
 ) -> Judgement:
     """The judgement of one round, not yet in sequence.
 
@@ -193,7 +199,7 @@ def _judge(
         good: whether a seed's dense network learned; where not, the seed fails.
         step: between two accuracies.
         rounds: how many are judged.
-        too_fine: why the margin of iterations cannot be measured; empty where it can.
+        unmeasurable: why the margin of iterations cannot be measured; empty where it can.
     """
     margin, alpha = params.report.margin, 1 - params.report.confidence
     ticket, dense = tables["ticket", number], tables["dense", 0]
@@ -210,21 +216,23 @@ def _judge(
     criteria = [criterion("accuracy", gain["dense"], -margin)]
     if claim_of(params.prune).iterations:
         late = bad | on.to_numpy()
-        untold = bad | dense_on.to_numpy() | bool(too_fine)
+        untold = bad | dense_on.to_numpy() | bool(unmeasurable)
         bound = -1 - params.report.iteration_margin
         criteria.append(Criterion("iterations", -ratio.to_numpy(), bound, late, untold))
-    timely = ratio.mask(on & ~dense_on, math.inf)[good].to_numpy()
+    apart = params.train.evaluate_every / max(float(stop[good].median()), 1.0)
+    timely = median(ratio.mask(on, math.inf)[good].to_numpy(), 1 - alpha / rounds, apart)
+    timely = timely._replace(low=timely.low and max(timely.low, 0.0))
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
     controlled = len(trained) == len(params.prune.controls)
-    missing = "too few evaluations" * bool(too_fine) if controlled else "no control"
+    missing = "iterations tell nothing" * bool(unmeasurable) if controlled else "no control"
     level, loses = 1 - alpha / rounds, min(1.0, rounds * statistics.p_loss(criteria))
     return Judgement(
         number,
         float(ticket["weights_remaining"].mean()),
         float(ticket["test_accuracy"].mean()),
         {name: median(values, level, step) for name, values in gain.items()},
-        median(timely, level, params.train.evaluate_every / max(float(stop.median()), 1.0)),
+        timely,
         criteria,
         missing,
         1.0 if missing else statistics.p_win(criteria),
@@ -259,10 +267,7 @@ def _hope(judgement: Judgement) -> str:
         return ""
     heading, seeds = judgement.needed
     if seeds is None:
-        return (
-            "; the differences are so close to the bounds, or runs cut off so early, "
-            f"that {MOST_SEEDS:,} may not either"
-        )
+        return f"; if these are typical, {MOST_SEEDS:,} may not either"
     return (
         f"; if these are typical, about {seeds} would let round {judgement.round} {heading} "
         f"(with probability {POWER:.0%})"
