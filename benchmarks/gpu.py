@@ -486,17 +486,18 @@ def main() -> None:
     counts = sorted({n for n in options.replicates if n >= 1 and (gpu or n <= cores())} or {1})
     modes = [mode for mode in MODES if gpu or not mode.tf32]
     trained = modes[:1] if options.quick else modes
-    first, then = (
-        [(model, mode) for model in models for mode in trained] for models in (FIRST, THEN)
-    )
-    first += [("lenet_300_100", replace(mode, jit=True)) for mode in trained]
-    kinds = first[:2] if options.quick else first + then
+    parts = (FIRST[-1:], ()) if options.quick else (FIRST, THEN)
+    first, then = ([(model, mode) for model in models for mode in trained] for models in parts)
+    compiled = [("lenet_300_100", replace(mode, jit=True)) for mode in trained]
+    kinds = first if options.quick else first + compiled + then
+    first += compiled
 
     rates = {mode: ask([(workers[0], "matrix_rate", mode, scale)], deadline)[0] for mode in modes}
     say(f"matrix products, FLOP/s: {[shown(rate, '{:.3g}') for rate in rates.values()]}")
     workers += [Worker() for _ in range(max(counts) - 2)]
     repeats = repeat(workers[:4], deadline, first, scale)
-    checks = [(model, mode) for model in CHECKED for mode in modes]
+    checked = FIRST[-1:] if options.quick else CHECKED
+    checks = [(model, mode) for model in checked for mode in modes]
     calls = [
         (workers[i % len(workers)], "largest_difference", *case, scale)
         for i, case in enumerate(checks)
