@@ -5,9 +5,22 @@ from clones import network
 
 from lottery.datasets.dataset import Dataset
 from lottery.datasets.split import Split
-from lottery.training import device, models
+from lottery.training import architectures, device, models
+
+from tf_keras import layers  # isort: skip
 
 device.configure(1)
+
+
+def residual(images, classes):
+    """A block of ResNet-20 that halves the sides, between its first and its last layer."""
+    x = architectures._normalised(images, 4, 3, "conv0")
+    y = architectures._normalised(x, 8, 3, "conv1", strides=2)
+    y = architectures._normalised(y, 8, 3, "conv2", relu=False)
+    x = architectures._normalised(x, 8, 1, "shortcut", strides=2, relu=False)
+    x = layers.ReLU(name="relu")(layers.Add(name="add")([x, y]))
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return layers.Dense(classes, name="output")(x)
 
 
 def same(one, other):

@@ -31,15 +31,12 @@ def obtain(name, source=None, **values):
 # What comes with packages
 
 
-@pytest.mark.parametrize(("name", "side", "total", "test"), [
-    ("mnist5k", 28, 5000, 1000), ("digits", 8, 1797, 297),
-])  # fmt: skip
-def test_a_packaged_dataset_is_the_pinned_one(name, side, total, test):
-    images, labels, facts = obtain(name)
-    assert images.shape == (total, side, side, 1)
+def test_a_packaged_dataset_is_the_pinned_one():
+    images, labels, facts = obtain("digits")
+    assert images.shape == (1797, 8, 8, 1)
     assert (images.dtype, labels.dtype) == (np.uint8, np.int32)
-    assert facts["sha256"] == loading.fingerprint(images, labels) == DATASETS[name].sha256
-    assert (facts["test"], facts["own_test"], facts["classes"]) == (test, False, 10)
+    assert facts["sha256"] == loading.fingerprint(images, labels) == DATASETS["digits"].sha256
+    assert (facts["test"], facts["own_test"], facts["classes"]) == (297, False, 10)
     assert "package" in facts["source"]
 
 

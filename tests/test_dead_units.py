@@ -163,7 +163,7 @@ def test_a_quarter_of_the_units_leaves_a_network_of_a_quarter_of_the_width():
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "test_dead_units:unusual", "test_dead_units:entangled"]
+    "name", ["networks:residual", "test_dead_units:unusual", "test_dead_units:entangled"]
 )
 def test_outputs_of_sparse_networks_agree_within_rounding_and_units_are_removed(name):
     random = np.random.default_rng(3)

@@ -1,5 +1,7 @@
 """Exports of a finished pipeline: the files by their own runtimes, the card, the folder they own."""
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -21,7 +23,10 @@ def exported(finished_clone, tmp_path_factory):
     """The folder of an export of seed 1, round 2, in every format; and what was printed."""
     out = tmp_path_factory.mktemp("home") / "export"
     of = ["--seed", "1", "--round", "2", "--no-latency", "--out", str(out)]
-    return out, finished_clone.run("python", "-m", "lottery", "export", *of)
+    said = io.StringIO()
+    with contextlib.chdir(finished_clone.path), contextlib.redirect_stdout(said):
+        main(["export", *of])
+    return out, said.getvalue()
 
 
 @pytest.fixture
@@ -47,9 +52,8 @@ def accuracies(folder, seed, round_):
 def test_every_file_is_listed_and_has_the_accuracy_that_the_pipeline_recorded(exported, loaded):
     out, done = exported
     facts = json.loads((out / "export.json").read_text())
-    assert done.stderr == ""
     assert facts["images"] == {"shape": [8, 8, 1], "type": "float32", "range": [0, 1]}
-    assert (out / "README.md").read_text() in done.stdout
+    assert (out / "README.md").read_text() in done
     rows = {row["file"]: row for row in facts["table"]}
     assert set(rows) == {None, *(chosen.file for chosen in formats.FORMATS.values())}
     assert {path.name for path in out.iterdir()} == {*rows, "README.md", "export.json"} - {None}
@@ -176,7 +180,6 @@ def test_the_accuracy_equals_the_recorded_one_or_differs_by_images_between_two_c
             return False
 
     assert agrees("float32", 0)
-    assert not agrees("float32", 0.2)
     assert not agrees("float32", 0.2)  # no image is between two classes
     assert agrees("bfloat16", 0.2)  # one of four is
     assert not agrees("bfloat16", 60)

@@ -61,7 +61,8 @@ GPU_BUILD = any(
 
 @pytest.mark.skipif(not GPU_BUILD, reason="this TensorFlow has no kernels for GPUs")
 @pytest.mark.parametrize(
-    ("name", "precision"), [("conv2", "float32"), ("conv2", "bfloat16"), ("resnet20", "bfloat16")]
+    ("name", "precision"),
+    [("conv2", "float32"), ("conv2", "bfloat16"), ("networks:residual", "bfloat16")],
 )
 def test_images_lie_on_a_gpu_as_what_it_can_gather_and_results_stay_the_same(
     name, precision, monkeypatch
@@ -75,7 +76,8 @@ def test_images_lie_on_a_gpu_as_what_it_can_gather_and_results_stay_the_same(
         precision=precision,
         augmentation={"flip": True, "crop": 2},
     )
-    model = Model(name=name, width=0.2, initializer="he_normal", dropout=0.5 * (name == "conv2"))
+    more = {"width": 0.2, "dropout": 0.5} if name == "conv2" else {}
+    model = Model(name=name, initializer="he_normal", **more)
     trainer, state = trained(model, recipe, monkeypatch, gpu=True)
     if name == "conv2":
         _, expected = trained(model, recipe, monkeypatch, gpu=False)

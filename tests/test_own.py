@@ -296,6 +296,10 @@ VARIANTS = {
         changed(weights=lambda t: t.weights),
         "weights of hidden/kernel that its mask prunes are not 0; accepted: mask.apply(weights)",
     ),
+    "chosen_among_nothing": (
+        changed(masks=lambda t: "edge_popup"),
+        "weights of hidden/kernel that its mask prunes are 0; accepted: all, that edge_popup is to",
+    ),
     "lost": (
         changed(weights=lambda t: {n: v for n, v in t.weights.items() if n != "hidden/bias"}),
         "its weights: hidden/bias: missing; accepted: (20,)",
@@ -345,7 +349,7 @@ def test_a_mistake_is_one_line_with_the_part_and_its_place(elsewhere, key, name,
     part = f"elsewhere:{name}"
     setattr(elsewhere, name, function)
     value = [part] if key == "retrain.variants" else part
-    params = params_of({**EXAMPLE, key: value})
+    params = params_of({**EXAMPLE, "prune.criterion": "magnitude", key: value})
     (line,) = own.mistakes(params, DIGITS._replace(model=params.model))
     assert line.startswith(f"params.yaml: {part}: tests/test_own.py, line ")
     assert why in line
@@ -526,7 +530,7 @@ def test_what_an_own_part_imports_is_part_of_a_runs_code_and_has_to_be_watched(h
     assert line.startswith("elsewhere.parts:x: elsewhere/sizes.py is not among the deps of prune")
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
     watching = [name for name, stage in stages.items() if parts.FOLDER in stage["deps"]]
-    assert watching == ["fetch", "train_dense", "prune", "retrain"]
+    assert watching == [*code.CALL_PARTS]
 
 
 def test_packages_that_pip_put_into_a_folder_of_their_own_count_by_their_versions(

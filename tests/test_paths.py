@@ -36,7 +36,7 @@ def test_a_dense_networks_paths_are_products_of_its_masks(share):
 
 
 def test_without_weights_that_are_on_no_path_the_outputs_stay():
-    of = network("resnet20", (8, 8, 3), 4, width=0.25)
+    of = network("networks:residual", (8, 8, 3), 4)
     weights, kinds = models.initialise(of, "initialisation", 0)
     generator = np.random.default_rng(1)
     mask = Mask({name: generator.random(weights[name].shape) < 0.2 for name in kinds})

@@ -97,3 +97,8 @@ def test_what_only_names_a_run_or_leaves_its_split_as_it_is_makes_no_other_one(f
     before = fingerprint_of()
     assert fingerprint_of(replace(RUN, variant="random_mask", round=2)) == before
     assert fingerprint_of(params=PARAMS.model_copy(update={"seeds": [3]})) == before
+    shared, own = (
+        PARAMS.data.model_copy(update=how) for how in ({"split_seed": 3}, {"split": "per_seed"})
+    )
+    both = (PARAMS.model_copy(update={"data": data}) for data in (shared, own))
+    assert len({fingerprint_of(params=params) for params in both}) == 1

@@ -160,7 +160,7 @@ def test_a_line_ends_in_its_copies_and_passes_through_their_mean(interpolate):
 
 def test_between_copies_batch_normalisation_has_the_statistics_of_neither(interpolate, monkeypatch):
     monkeypatch.setattr(stability, "POINTS", 3)
-    resnet = network("resnet20", (8, 8, 1), initializer="he_normal", width=0.125)
+    resnet = network("networks:residual", (8, 8, 1), initializer="he_normal")
     one, other = (models.initialise(resnet, "test", seed)[0] for seed in (0, 1))
     spoilt = {n: v + 5 if "moving" in n else v for n, v in other.items()}
     points = (interpolate(one, end, resnet.model) for end in (other, spoilt))
