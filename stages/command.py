@@ -89,6 +89,7 @@ def run(name: str) -> None:
     own = {
         stage: parts.named([value_at(values, key) for key in stages[stage].get("params", [])])
         for stage in code.CALL_PARTS
+        if stage in stages
     }
     modules, model = [*map(parts.module_of, own.get(name, []))], parts.module_of(loaded.model.name)
     began = code.of_stage(f"stages.{name}", modules, model if model in modules else "")

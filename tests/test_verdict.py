@@ -191,7 +191,7 @@ def test_tickets_that_begin_after_the_dense_network_stops_cannot_fail_by_being_l
     params = params_of([1], {"prune.rewind_iteration": 53, "train.iterations": 80})
     found = concluded(experiment(rounds={1: GOOD | {"ratio": 53 / 40}}), params)
     assert (found.verdict, found.rounds[0].outcome) == ("inconclusive", "open")
-    assert found.reason.startswith("at iteration 53 its training begins, and the dense network")
+    assert found.reason.startswith("each subnetwork begins at iteration 53, and the dense network")
     params = params_of([1], {"prune.rewind_iteration": 51, "train.iterations": 80})
     assert concluded(experiment(rounds={1: GOOD | {"ratio": 51 / 40}}), params).won
 

@@ -117,12 +117,17 @@ def against_weights_remaining(
     marked = table["variant"] != "pruning"
     shares = pd.concat([table[marked], table[~marked]])["weights_remaining"]
     weights_remaining_axis(axes, pd.concat([shares, drawn["density"]]))
-    axes.set(ylabel=ylabel, title=f"{title}\nmean and range over {table['n'].max()} seeds")
+    axes.set(ylabel=ylabel, title=f"{title}\nmean and range over {seeds_of(table)}")
     if percent:
         axes.set_ylim(*np.clip(axes.get_ylim(), -0.02, 1.02))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
+
+
+def seeds_of(table: pd.DataFrame) -> str:
+    """How many there are, of the variant that has most: ``8 seeds``."""
+    return f"{table['n'].max()} seed{'s' * (table['n'].max() != 1)}"
 
 
 def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: float = 1.15) -> None:
@@ -228,7 +233,7 @@ def against_cost(results: pd.DataFrame, title: str) -> Figure:
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    title = f"Accuracy against cost: {title}\nmean and range over {dense['n'].item()} seeds"
+    title = f"Accuracy against cost: {title}\nmean and range over {seeds_of(dense)}"
     axes.set(ylabel="test accuracy at early stop", title=title)
     figure.legend(loc="outside lower center", ncols=3)
     return figure

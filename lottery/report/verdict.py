@@ -168,8 +168,8 @@ def _unmeasurable(params: Params, stop: float) -> str:
     margin, step = Fraction(str(params.report.iteration_margin)), params.train.evaluate_every
     if (begun := params.prune.rewind_iteration) and begun >= (1 + margin) * Fraction(stop):
         return (
-            f"at iteration {begun} its training begins, and the dense network stops at iteration "
-            f"{stop:.0f} in the typical seed: a {claim_of(params.prune).subject} cannot be in time"
+            f"each {claim_of(params.prune).subject} begins at iteration {begun}, and the dense "
+            f"network stops at iteration {stop:.0f} in the typical seed: none can be in time"
         )
     if not 0 < margin * Fraction(stop) < step:  # one that stops untrained is judged by accuracy
         return ""

@@ -7,6 +7,7 @@ got to. A result never depends on which worker computed it, nor on how many ther
 
 import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -87,6 +88,7 @@ def _drive(
             try:
                 results[number] = future.result()
             except BrokenExecutor as death:
+                time.sleep(LOOK_SECONDS)  # until what it had reported is heard
                 further = progress.of_task(number) > furthest[number]
                 furthest[number] = max(furthest[number], progress.of_task(number))
                 deaths[number] = 1 if further else deaths[number] + 1
