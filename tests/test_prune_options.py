@@ -61,6 +61,7 @@ def test_pruning_at_initialisation_globally_trains_nothing_and_every_variant_doe
 ):
     """Of a narrow network with dropout."""
     monkeypatch.setattr("lottery.training.learned_masks.UPDATE_EVERY", 10)  # of 40 iterations
+    monkeypatch.setattr("lottery.params.checks.UNCHANGED", 13)
     drawn_from, batch = {}, criteria.batch
 
     def batch_of(part, classes, seed):

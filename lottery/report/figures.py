@@ -127,7 +127,8 @@ def against_weights_remaining(
 
 def seeds_of(table: pd.DataFrame) -> str:
     """How many there are, of the variant that has most: ``8 seeds``."""
-    return f"{table['n'].max()} seed{'s' * (table['n'].max() != 1)}"
+    most = int(table["n"].max())
+    return f"{most} seed{'s' * (most != 1)}"
 
 
 def weights_remaining_axis(axes: Axes, weights_remaining: pd.Series, apart: float = 1.15) -> None:
