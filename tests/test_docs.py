@@ -290,6 +290,30 @@ def test_the_page_of_supermasks_has_the_numbers_of_its_runs():
         assert re.search(rf"\n\| `?{variant}\b.*{re.escape(row)}\n", page), variant
 
 
+def test_the_page_of_resnet20_has_the_numbers_of_its_run():
+    page = text_of("docs/results/resnet20/index.md")
+    run = of_file("docs/results/resnet20/history.csv").set_index("iteration")
+    assert (run.index[-1], *run.iloc[0][["seed", "variant"]]) == (63_000, 0, "dense")
+    rows = re.findall(r"^\| ([\d,]+) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) > 5
+    for iteration, cells in rows:
+        found = run.loc[int(iteration.replace(",", ""))]
+        losses, shares = (
+            [found[f"{part}_{what}"] for part in ("train", "validation", "test")]
+            for what in ("loss", "accuracy")
+        )
+        pairs = [
+            f"{loss:.3f} | {100 * share:.2f}" for loss, share in zip(losses, shares, strict=True)
+        ]
+        assert cells == " | ".join([*pairs[:2], pairs[2].partition(" | ")[2]])
+    best = run["validation_loss"].idxmin()
+    at_the_end, at_best = (f"{100 * run['test_accuracy'][i]:.2f}" for i in (run.index[-1], best))
+    assert f"| here, at the end | 45,000 | {at_the_end} |" in page
+    assert f"(iteration {best:,}) | 45,000 | {at_best} |" in page
+    for file in ("README.md", "experiments/cifar10-resnet20-rewind.yaml"):
+        assert f"{at_the_end} %" in text_of(file)
+
+
 def test_what_is_said_of_the_gpu_is_what_its_runs_have():
     folder = ROOT / "docs/results/cifar10-conv4-notebook"
     page = " ".join(text_of("docs/performance.md").split())
