@@ -488,14 +488,13 @@ def main() -> None:
     trained = modes[:1] if options.quick else modes
     parts = (FIRST[-1:], ()) if options.quick else (FIRST, THEN)
     first, then = ([(model, mode) for model in models for mode in trained] for models in parts)
-    compiled = [("lenet_300_100", replace(mode, jit=True)) for mode in trained]
-    kinds = first if options.quick else first + compiled + then
-    first += compiled
+    repeated = first + [("lenet_300_100", replace(mode, jit=True)) for mode in trained]
+    kinds = first if options.quick else repeated + then
 
     rates = {mode: ask([(workers[0], "matrix_rate", mode, scale)], deadline)[0] for mode in modes}
     say(f"matrix products, FLOP/s: {[shown(rate, '{:.3g}') for rate in rates.values()]}")
     workers += [Worker() for _ in range(max(counts) - 2)]
-    repeats = repeat(workers[:4], deadline, first, scale)
+    repeats = repeat(workers[:4], deadline, repeated, scale)
     checked = FIRST[-1:] if options.quick else CHECKED
     checks = [(model, mode) for model in checked for mode in modes]
     calls = [
