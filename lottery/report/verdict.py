@@ -220,8 +220,6 @@ def _judge(
         bound = -1 - params.report.iteration_margin
         criteria.append(Criterion("iterations", -ratio.to_numpy(), bound, late, untold))
     apart = params.train.evaluate_every / max(float(stop[good].median()), 1.0)
-    timely = median(ratio.mask(on, math.inf)[good].to_numpy(), 1 - alpha / rounds, apart)
-    timely = timely._replace(low=timely.low and max(timely.low, 0.0))
     trained = [name for name in params.prune.controls if name in gain]
     criteria += [criterion(f"gain over {name}", gain[name], margin) for name in trained]
     controlled = len(trained) == len(params.prune.controls)
@@ -232,7 +230,7 @@ def _judge(
         float(ticket["weights_remaining"].mean()),
         float(ticket["test_accuracy"].mean()),
         {name: median(values, level, step) for name, values in gain.items()},
-        timely,
+        _not_negative(median(ratio.mask(on, math.inf)[good].to_numpy(), level, apart)),
         criteria,
         missing,
         1.0 if missing else statistics.p_win(criteria),
@@ -244,6 +242,10 @@ def _judge(
             alpha / (rounds * len(criteria)),
         ),
     )
+
+
+def _not_negative(ratio: Median) -> Median:
+    return ratio._replace(low=ratio.low and max(ratio.low, 0.0))
 
 
 def _in_sequence(judged: Sequence[Judgement], alpha: float, *, every: bool) -> list[Judgement]:
