@@ -24,7 +24,8 @@ def test_revisions_and_experiments_are_compared_by_metrics_and_by_parameters_wit
     path.write_text(json.dumps(now))
     clone.change("train.learning_rate", 0.003)
     clone.change("train.momentum", 0.0)  # its default, left out before
-    made = clone.run("make", "-n", "-o", "env", "compare", "REV=hasty-mare").stdout
+    quiet = ("make", "-n", "--no-print-directory", "-o", "env")
+    made = clone.run(*quiet, "compare", "REV=hasty-mare").stdout
     assert made.endswith("python -m lottery compare hasty-mare\n")
     monkeypatch.chdir(clone.path)
     main(["compare", "hasty-mare"])
