@@ -40,19 +40,12 @@ NEEDED = (
     "requirements.txt",
     "docs/results/anchors.csv",
 )
-# that a folder has otherwise than its experiment
-ELSEWHERE = {"data": {"source", "sha256"}, "seeds": True}
 ROOT = Path(__file__).parent.parent
 
 
 def before(folder: Path) -> str:
     """The folder at the head of PYTHONPATH: where nothing is installed, libraries come from there."""
     return os.pathsep.join(filter(None, [str(folder.absolute()), os.environ.get("PYTHONPATH")]))
-
-
-def alike(one: params.Params, another: params.Params, but: dict) -> bool:
-    """Whether experiments are the same but for these parameters."""
-    return one.model_dump(exclude=but) == another.model_dump(exclude=but)
 
 
 def copy(source: Path, target: Path) -> None:
@@ -72,10 +65,9 @@ def prepare(folder: Path, experiment: Path, seeds: list[int] | None, source: str
     yaml = YAML()
     content = yaml.load(experiment.read_text(encoding="utf-8"))
     content["seeds"] = seeds or content["seeds"]
-    if (recipe := folder / "state/params.yaml").exists():
-        other = ELSEWHERE | {"prune": {"rounds"}, "retrain": True, "report": True}
-        if not alike(params.load(experiment), params.load(recipe), other):
-            raise SystemExit(f"{recipe}: of another experiment; give another folder")
+    recipe = folder / "state/params.yaml"
+    if recipe.exists() and not given.of_same_search(recipe, params.load(experiment)):
+        raise SystemExit(f"{recipe}: of another experiment; give another folder")
     if source and Path(source).is_dir():  # where fetch sees it
         copy(Path(source), folder / "data/own/source")
         content["data"]["source"] = "data/own/source"
@@ -224,8 +216,9 @@ def main() -> None:
             subprocess.run([*command, "--out", measured], env=environment, check=True)
     asked, here = (params.load(p) for p in (options.experiment, folder / "params.yaml"))
     seeds = options.seeds or (here if options.save_only else asked).seeds
-    other = ELSEWHERE | {"retrain": {"masks"}}
-    if not alike(asked, here, other) or [*seeds] != [*here.seeds]:
+    beside = {"data": {"source", "sha256"}, "seeds": True, "retrain": {"masks"}}
+    alike = asked.model_dump(exclude=beside) == here.model_dump(exclude=beside)
+    if not alike or [*seeds] != [*here.seeds]:
         raise SystemExit(f"{folder}: of another experiment; give another folder")
     keep = partial(save, folder, folder / "runs", folder / "state")
     ended, runs = False, 0

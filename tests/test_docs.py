@@ -310,6 +310,7 @@ def test_the_page_of_resnet20_has_the_numbers_of_its_run():
     at_the_end, at_best = (f"{100 * run['test_accuracy'][i]:.2f}" for i in (run.index[-1], best))
     assert f"| here, at the end | 45,000 | {at_the_end} |" in page
     assert f"(iteration {best:,}) | 45,000 | {at_best} |" in page
+    assert f"ends {float(at_the_end) - float(at_best):.2f} points higher" in page
     for file in ("README.md", "experiments/cifar10-resnet20-rewind.yaml"):
         assert f"{at_the_end} %" in text_of(file)
 

@@ -178,10 +178,11 @@ def _fitting(
     return Mask({name: layers[name] for name in shapes})
 
 
-def _of_same_search(recipe: Path, params: Params) -> bool:
-    """Whether a file has these parameters, as far as they determine how masks are found."""
-    if not recipe.exists():
-        return False
+def of_same_search(recipe: Path, params: Params) -> bool:
+    """Whether a file has these parameters, as far as they determine how masks are found.
+
+    LotteryError where it has none.
+    """
     sections = {"data", "model", "train", "prune"}
     beside = {"data": {"source", "sha256"}, "prune": {"rounds"}}
     theirs, ours = (p.model_dump(include=sections, exclude=beside) for p in (load(recipe), params))
@@ -195,7 +196,8 @@ def _records(params: Params, path: Path, seed: int, masks: Mapping[int, Mask]) -
     import pandas as pd
 
     history = files.seed_folder(path, seed) / HISTORY
-    if not history.exists() or not _of_same_search(path / "params.yaml", params):
+    recipe = path / "params.yaml"
+    if not (history.exists() and recipe.exists() and of_same_search(recipe, params)):
         return {}
     table = pd.read_csv(history)
     if others := sorted({*table.get("seed", ())} - {seed}):
