@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from functools import reduce
+from copy import deepcopy
+from functools import lru_cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -73,11 +74,11 @@ def read_yaml(path: Path) -> Any:
             f"two versions, delete the lines of <<<<<<<, =======, >>>>>>>, then `git add {path}`"
         )
     try:
-        if _is_too_large(YAML(typ="safe").compose(text)):
+        if (content := _content(text)) is MISSING:
             raise LotteryError(
                 f"{path}: expands to more than {LARGEST:,} values; repeat fewer by aliases (*name)"
             )
-        return YAML(typ="safe").load(text)
+        return deepcopy(content)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -87,6 +88,19 @@ def read_yaml(path: Path) -> Any:
         # the last five come from values that contradict their tags, and from thousands of brackets
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise LotteryError(f"{path}: not valid YAML: {why}") from None
+
+
+@lru_cache
+def _content(text: str) -> Any:
+    """What a text says, parsed once: a command reads the same files again and again.
+
+    MISSING where it would be too large.
+    """
+    yaml = YAML(typ="safe")
+    root = yaml.compose(text)
+    if _is_too_large(root):
+        return MISSING
+    return None if root is None else yaml.constructor.construct_document(root)
 
 
 def _is_too_large(root: Any) -> bool:
