@@ -9,6 +9,7 @@ its run store are thrown away and it starts anew, until the kills are done. Prin
 """
 
 import argparse
+import contextlib
 import os
 import random
 import re
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+
+from lottery import __main__ as commands
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -71,7 +74,8 @@ def reproduce(
 
     Where only a worker is killed `dvc repro` goes on: asked for a ``target`` alone, it leaves later stages to kill.
     """
-    clone.run(sys.executable, "-m", "lottery", "check", "--params")  # as `make repro` does
+    with contextlib.chdir(clone.path):
+        commands.main(["check", "--params"])  # as `make repro` does
     log = (
         clone.path.parent / f"repro-{time.monotonic_ns()}.log"
     )  # an orphaned stage goes on writing its own

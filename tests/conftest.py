@@ -9,11 +9,14 @@ import pytest
 from clones import STAGES, Clone, make_clone
 from filelock import FileLock
 
+gc.disable()  # while what the tests import is imported
+
 
 def pytest_collection_finish() -> None:
     """What was imported stays: no collection of garbage looks through TensorFlow again."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(100_000)
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ def two_nodes():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default 15: starved by the tests beside it
+        patch.setenv("RAY_prestart_worker_first_driver", "0")  # none that nothing is given to
         made = Cluster(initialize_head=True, head_node_args=head)
         made.computing = [made.add_node(num_cpus=1) for _ in range(2)]
         try:
@@ -57,15 +58,15 @@ def on_ray(two_nodes, monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_results_are_those_of_local_tasks_and_computed_in_other_processes(on_ray, capfd):
-    results = run(draws(6, rounds=2))
+def test_results_are_those_of_local_tasks_and_computed_elsewhere_on_both_nodes(
+    on_ray, tmp_path, capfd
+):
+    met = [task(me, meet, tmp_path, me, other) for me, other in ("ab", "ba")]  # each fills a node
+    a, b, *results = run([*met, *draws(6, rounds=2)])
+    assert (a, b) == (True, True)
     assert [values for values, _ in results] == [[drawn(s, r) for r in (0, 1)] for s in range(6)]
     assert os.getpid() not in {process for _, process in results}
     assert capfd.readouterr().out.count(": as it should") == 12
-
-
-def test_tasks_that_fill_a_node_each_are_computed_on_both(on_ray, tmp_path):
-    assert run([task(me, meet, tmp_path, me, other) for me, other in ("ab", "ba")]) == [True, True]
 
 
 def test_a_task_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatch):
@@ -89,11 +90,14 @@ def test_failing_tasks_are_each_named_and_the_others_finish(on_ray, capfd):
 
 
 def test_a_task_that_kills_its_worker_is_taken_up_again_twice(on_ray, tmp_path, capfd):
-    assert run([task("mine", kill_own_worker, tmp_path / "some", 2, False)]) == [3]
+    some, all_ = (tmp_path / "some", 2, False), (tmp_path / "all", 9, False)
+    with pytest.raises(LotteryError) as error:
+        run([task("mine", kill_own_worker, *some), task("hers", kill_own_worker, *all_)])
     again = "t: mine: its worker died (WorkerCrashedError); taken up again"
     assert capfd.readouterr().out.splitlines().count(again) == 2
-    with pytest.raises(LotteryError, match=r"its worker died 3 times \(WorkerCrashedError\)"):
-        run([task("mine", kill_own_worker, tmp_path / "all", 9, False)])
+    failed, finished = str(error.value).splitlines()
+    assert failed.startswith("hers: its worker died 3 times (WorkerCrashedError)")
+    assert finished.startswith("1 of 2 runs finished")
 
 
 def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, monkeypatch):
@@ -103,19 +107,21 @@ def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, mo
         run(draws(1))
 
 
-def workers(two_nodes):
-    """The processes that compute tasks on the cluster's nodes."""
-    raylets = [node.all_processes["raylet"][0].process.pid for node in two_nodes.computing]
+def workers(nodes):
+    """The processes that compute tasks on nodes of the cluster."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
     of_nodes = [p for pid in raylets for p in psutil.Process(pid).children(recursive=True)]
     return [p for p in of_nodes if "ray::_compute" in " ".join(p.cmdline())]
 
 
 @pytest.mark.timeout(1200)
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
-    """A worker in train_dense, both nodes in prune, new ones added, then the driver in retrain."""
+    """A worker in train_dense, a node in prune, a new one added, then the driver in retrain, which
+    computes on both nodes.
+    """
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     longer = {"train.iterations": 2000, "train.evaluate_every": 100, "report.iteration_margin": 0.9}
-    fewer = {"prune.rounds": 1, "retrain.variants": ["ticket"]}
+    fewer = {"seeds": [0], "prune.rounds": 1}
     for key, value in (longer | fewer).items():
         local.change(key, value)
         ray.change(key, value)
@@ -138,11 +144,12 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, m
     process = start()
     try:
         under_way("dense")
-        workers(two_nodes)[0].kill()
+        [worker] = workers(two_nodes.computing)
+        worker.kill()
         under_way("pruning")
-        for node in two_nodes.computing:
-            two_nodes.remove_node(node, allow_graceful=False)
-        two_nodes.computing = [two_nodes.add_node(num_cpus=1) for _ in range(2)]
+        idle, busy = sorted(two_nodes.computing, key=lambda node: len(workers([node])))
+        two_nodes.remove_node(busy, allow_graceful=False)
+        two_nodes.computing = [idle, two_nodes.add_node(num_cpus=1)]
         under_way("ticket")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -175,7 +182,9 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
     finally:
         process.kill()
     sleeping = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    wait_for(lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers(two_nodes))
+    wait_for(
+        lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers(two_nodes.computing)
+    )
     assert "Traceback" not in (tmp_path / "output").read_text()
 
 

@@ -70,7 +70,8 @@ def lenet():
 def test_each_of_twenty_iterations_agrees_with_a_float64_reference_within_rounding(model, how):
     engine = trainer(model, iterations=20, evaluate_every=1, **how)
     weights, mask = fresh(model, share=0.5)
-    for step in beside_reference(engine, DATASET, SPLIT, weights, mask, ORDER, iterations=20):
+    split = SPLIT._replace(validation=SPLIT.validation[:20], test=SPLIT.test[:20])
+    for step in beside_reference(engine, DATASET, split, weights, mask, ORDER, iterations=20):
         assert step.train_loss == pytest.approx(step.reference_loss, rel=1e-6)
         for name, update in step.update.items():
             size = np.linalg.norm(update)
