@@ -13,6 +13,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 CHARTS = {"accuracy", "early_stop", "training_curves", "density", "first_layer", "overlap"}
+DARK = "rgb(22, 22, 22)"
 WIDTHS = (
     "[document.documentElement.scrollWidth, innerWidth, "
     "getComputedStyle(document.body).backgroundColor].join()"
@@ -34,32 +35,42 @@ def report(finished_clone):
     return finished_clone.path / "reports" / "report.html"
 
 
-@pytest.fixture(scope="module")
-def dom(report, tmp_path_factory):
-    return drawn(report, tmp_path_factory.mktemp("browser"))
-
-
 def probed(report, folder, script, *options):
-    """The page with another last line, drawn."""
-    content = report.read_text().replace("draw();\n</script>", f"{script};\n</script>")
+    """The page, drawn, with widths noted, and another line at its end."""
+    noted = f"draw().then(() => document.body.dataset.widths = {WIDTHS}); {script}"
+    content = report.read_text().replace("draw();\n</script>", f"{noted};\n</script>")
     (folder / "probe.html").write_text(content)
     return drawn(folder / "probe.html", folder, *options)
+
+
+def background_where_all_fits(content):
+    """Its colour, on a page on which nothing is wider than the screen."""
+    width, screen, background = re.search(r'data-widths="(\d+),(\d+),([^"]*)"', content).groups()
+    assert int(width) <= int(screen)
+    return background
+
+
+@pytest.fixture(scope="module")
+def dom(report, tmp_path_factory):
+    """On a wide screen, in the light; in the end it asks the network for something."""
+    ask = 'fetch("http://127.0.0.1:9/").catch(() => 0)'
+    return probed(report, tmp_path_factory.mktemp("browser"), ask, "--window-size=1280,900")
 
 
 @needs_browser
 def test_every_chart_is_drawn_without_a_console_message(dom):
     content, console = dom
-    assert console == []
+    assert [line for line in console if "Content Security Policy" not in line] == []
+    assert background_where_all_fits(content) != DARK
     assert set(re.findall(r'<div class="chart[^"]*" id="(\w+)"[^>]*>.*?<svg', content)) == CHARTS
     assert f'data-drawn="{len(CHARTS)}"' in content
     assert "No unit is dead" in content  # rather than a chart of zeros
 
 
 @needs_browser
-def test_the_page_may_not_ask_the_network_for_anything(report, tmp_path):
-    """A page that tried would be stopped by its own policy, as the console says."""
-    _, console = probed(report, tmp_path, 'fetch("http://127.0.0.1:9/")')
-    assert any("Content Security Policy" in line for line in console)
+def test_the_page_may_not_ask_the_network_for_anything(dom):
+    """A page that tries is stopped by its own policy, as the console says."""
+    assert any("Content Security Policy" in line for line in dom[1])
 
 
 @needs_browser
@@ -74,15 +85,12 @@ def test_what_a_reader_may_choose_is_there_and_only_where_it_has_an_effect(dom):
 
 
 @needs_browser
-@pytest.mark.parametrize("size", ["500,900", "1280,900"])  # no window of Chromium is narrower
-def test_in_the_dark_nothing_is_wider_than_the_screen(report, tmp_path, size):
-    script = f"draw().then(() => document.body.dataset.widths = {WIDTHS})"
-    options = [f"--window-size={size}", "--blink-settings=preferredColorScheme=0"]
-    content, console = probed(report, tmp_path, script, *options)
+def test_on_a_narrow_screen_in_the_dark_nothing_is_wider(report, tmp_path):
+    narrow = "--window-size=500,900"  # no window of Chromium is narrower
+    dark = "--blink-settings=preferredColorScheme=0"
+    content, console = probed(report, tmp_path, "0", narrow, dark)
     assert console == []
-    width, screen, background = re.search(r'data-widths="(\d+),(\d+),([^"]*)"', content).groups()
-    assert int(width) <= int(screen)
-    assert background == "rgb(22, 22, 22)"
+    assert background_where_all_fits(content) == DARK
 
 
 def test_the_page_is_one_small_file_that_names_no_other_and_shows_the_verdict(report):
