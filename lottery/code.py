@@ -219,5 +219,5 @@ def installed(path: Path) -> bool:
 @cache
 def _installed_into(folder: Path) -> frozenset[str]:
     """The files and folders in a folder that packages brought (``pip install --target``)."""
-    found = metadata.distributions(path=[str(folder)])
-    return frozenset(file.parts[0] for package in found for file in package.files or ())
+    packages = metadata.distributions(path=[str(folder)])
+    return frozenset(file.parts[0] for package in packages for file in package.files or ())

@@ -115,8 +115,8 @@ def run(name: str) -> None:
     ]
     now = load().model_dump()
     for key in keys:
-        found = differences(key, *(value_at(of, key) for of in (values, now)))
-        changed += [f"params.yaml: {line}" for line in found]
+        lines = differences(key, *(value_at(source, key) for source in (values, now)))
+        changed += [f"params.yaml: {line}" for line in lines]
     if changed:
         again = "the result is not taken; `dvc repro` goes on from the runs, kept as what they are"
         raise LotteryError("\n".join([*changed, f"changed while the stage ran: {again}"]))

@@ -34,7 +34,7 @@ def main(stage: command.Stage) -> None:
             Task(f"seed {seed}, pruning", partial(find, seed), n, n * experiment.iterations)
             for seed, n in runs.items()
         ]
-        records = [record for found in training.compute(stage, tasks) for record in found]
+        records = [record for of_seed in training.compute(stage, tasks) for record in of_seed]
         training.write(folder, records)
     training.conclude(stage, records)
 

@@ -57,8 +57,8 @@ def main(stage: command.Stage) -> None:
     title = f"{params.model.name}, {facts['title']}"
     failed = figures.write(reports / "figures", {**plots, "cost": results}, title, anchors)
     about = (params, facts, environments, runs, pruning, conclusion, stability, results, failed)
-    found = files.MASKS.glob("seed-*/round-*")
-    own = (path for path in found if "from" not in files.read_mask(path)[1])
+    paths = files.MASKS.glob("seed-*/round-*")
+    own = (path for path in paths if "from" not in files.read_mask(path)[1])
     searched = params.retrain.masks is None or any(own)
     words = text.markdown(*about, searched=searched)
     files.write(reports / "report.md", words.encode())

@@ -24,7 +24,7 @@ def main(stage: command.Stage) -> None:
             Task(f"seed {seed}, dense", partial(train, seed), 1, experiment.iterations)
             for seed in stage.params.seeds
         ]
-        records = [record for found in training.compute(stage, tasks) for record in found]
+        records = [record for of_seed in training.compute(stage, tasks) for record in of_seed]
         training.write(folder, records)
     training.conclude(stage, records)
 

@@ -19,13 +19,13 @@ def experiment(stage: Stage) -> Experiment:
     """What the runs have in common; LotteryError where the parameters do not fit the dataset."""
     store.checkpoint_seconds()  # refused now rather than in a worker
     store.tidy()
-    found = Experiment(stage.params, stage.code.run)
-    check_fit(stage.params, found.dataset.size)
+    experiment_ = Experiment(stage.params, stage.code.run)
+    check_fit(stage.params, experiment_.dataset.size)
     for seed in stage.params.seeds:
-        found.split(seed)  # a class that is too small is named now
+        experiment_.split(seed)  # a class that is too small is named now
     if missing := stage.params.missing():
         say(f"{stage.name}: this experiment cannot end in a win: {missing}", sys.stderr)
-    return found
+    return experiment_
 
 
 def compute(stage: Stage, tasks: Sequence[executors.Task]) -> list[Any]:
@@ -58,6 +58,6 @@ def conclude(stage: Stage, records: Sequence[Record]) -> None:
         if record.diverged:
             last = int(record.history["iteration"][-1])
             say(f"{stage.name}: diverged at iteration {last}: {tables.name_of_run(*record[:3])}")
-    where = {(r.environment["device"], r.cpu.split(" (")[0]) for r in records}
-    for device, cpu in sorted(where):  # of histories from elsewhere the CPU is not known
+    machines = {(r.environment["device"], r.cpu.split(" (")[0]) for r in records}
+    for device, cpu in sorted(machines):  # of histories from elsewhere the CPU is not known
         say(f"{stage.name}: computed on {', '.join(filter(None, (device, cpu)))}")

@@ -72,7 +72,9 @@ def test_results_are_those_of_local_tasks_and_computed_elsewhere_on_both_nodes(
 def test_a_task_that_is_too_large_for_any_node_is_said_to_wait(on_ray, monkeypatch):
     monkeypatch.setenv("LOTTERY_CPUS_PER_RUN", "2")  # the two nodes have one each
     with cluster.Ray(nothing, print, 1) as ray:
-        assert ray.where.endswith("a run takes 2 CPU, 0 GPU); waiting for a node with that much")
+        assert ray.description.endswith(
+            "a run takes 2 CPU, 0 GPU); waiting for a node with that much"
+        )
 
 
 def test_failing_tasks_are_each_named_and_the_others_finish(on_ray, capfd):

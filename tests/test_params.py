@@ -207,7 +207,7 @@ def test_a_dataset_that_is_known_only_once_it_is_read_is_compared_then():
     loaded = validate(tiny(EPOCHS | {"data.name": "image_folder", "data.source": "images"}))
     check_fit(loaded, Size(1500, 10, (8, 8, 1)))
     with pytest.raises(LotteryError, match=r"^a: .*20 or more"):
-        check_fit(loaded, Size(19, 10, (8, 8, 1)), where="a")
+        check_fit(loaded, Size(19, 10, (8, 8, 1)), path="a")
 
 
 def test_convolutions_and_augmentation_are_for_images_alone():

@@ -69,7 +69,7 @@ def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
     Raises LotteryError for a DVC repository in one of them, or a link to a folder: DVC does not
     look into them.
     """
-    found = {}
+    contents = {}
     for path in paths:
         names = [path] if os.path.isfile(path) else []
         for folder, folders, here in os.walk(path):  # as DVC, not into links
@@ -86,8 +86,8 @@ def inputs(paths: Iterable[str]) -> dict[str, tuple[int, int, int]]:
         for name in names:
             if not name.endswith(".py") and os.path.exists(name):
                 known = os.stat(name)
-                found[name] = (known.st_mtime_ns, known.st_size, known.st_ino)
-    return found
+                contents[name] = (known.st_mtime_ns, known.st_size, known.st_ino)
+    return contents
 
 
 @contextlib.contextmanager
@@ -141,8 +141,8 @@ def read(path: Path) -> bytes:
         content = path.read_bytes()
         checksums = path.with_name(CHECKSUMS)
         if path != checksums and checksums.exists():
-            expected, found = read_json(checksums), hashlib.sha256(content).hexdigest()
-            if not isinstance(expected, dict) or expected.get(path.name, found) != found:
+            expected, actual = read_json(checksums), hashlib.sha256(content).hexdigest()
+            if not isinstance(expected, dict) or expected.get(path.name, actual) != actual:
                 raise broken(path, f"its sha256 is not the one in {checksums.name}")
         return content
     except FileNotFoundError:

@@ -84,9 +84,9 @@ def write_environment(path: Path, environments: Iterable[Mapping[str, Any]]) -> 
 def read(path: Path) -> pd.DataFrame:
     """A stage's history; LotteryError where it is missing or not one."""
     table = read_table(path)
-    found, expected = ", ".join(table.columns), ", ".join(COLUMNS)
-    if found != expected:
-        raise files.broken(path, f"has the columns {found}; expected {expected}")
+    columns, expected = ", ".join(table.columns), ", ".join(COLUMNS)
+    if columns != expected:
+        raise files.broken(path, f"has the columns {columns}; expected {expected}")
     words = ", ".join(table.drop(columns="variant").select_dtypes(exclude="number"))
     if words and len(table):
         raise files.broken(path, f"holds something else than numbers in {words}")

@@ -24,20 +24,20 @@ LONGEST_NAME = 1000
 MOST_RATIO = 200  # of unpacked to packed bytes, beyond the first 64 MiB; images seldom pass 10
 
 
-def unpack(path: Path, into: Path, where: str) -> None:
+def unpack(path: Path, into: Path, context: str) -> None:
     """Unpacks a zip or a tar, packed or not.
 
-    Raises LotteryError, which calls the archive ``where``, for whatever is wrong with it (what has
-    been unpacked until then stays), and OSError where it cannot be read or the disk is full.
+    Raises LotteryError, which calls the archive ``context``, for whatever is wrong with it (what
+    has been unpacked until then stays), and OSError where it cannot be read or the disk is full.
     """
     most = min(MOST_BYTES, max(64 * MIB, MOST_RATIO * path.stat().st_size))
     try:
         # of a tar whose last member is a zip it says yes too
         if zipfile.is_zipfile(path) and not tarfile.is_tarfile(path):
-            _unzip(path, into, where, most)
+            _unzip(path, into, context, most)
         else:
             with tarfile.open(path, "r:*", encoding="utf-8") as archive:
-                _untar(archive, into, where, most)
+                _untar(archive, into, context, most)
     except LotteryError:
         raise
     except Exception as error:  # the standard library raises nearly anything on damaged input
@@ -47,11 +47,11 @@ def unpack(path: Path, into: Path, where: str) -> None:
         why = f"{type(error).__name__}: {error}".partition("\n")[0]
         what = "not a zip, tar or tar.gz archive, an npz or safetensors file"
         raise LotteryError(
-            f"{where}: {what}, or damaged or truncated ({why}); obtain it again"
+            f"{context}: {what}, or damaged or truncated ({why}); obtain it again"
         ) from None
 
 
-def _unzip(path: Path, into: Path, where: str, most: int) -> None:
+def _unzip(path: Path, into: Path, context: str, most: int) -> None:
     encoding = "UTF-8"
     try:
         archive = zipfile.ZipFile(path, metadata_encoding="utf-8")
@@ -66,7 +66,7 @@ def _unzip(path: Path, into: Path, where: str, most: int) -> None:
             raise ValueError(f"{len(members):,} members are listed of {count:,}")
         for member in members:
             member.filename = member.filename.replace("\\", "/")  # Windows PowerShell's separator
-        _check(((member.filename, member.file_size) for member in members), where, most)
+        _check(((member.filename, member.file_size) for member in members), context, most)
         archive.extractall(into, members)  # compares each CRC-32
     for member in members:
         path = into / member.filename
@@ -75,18 +75,18 @@ def _unzip(path: Path, into: Path, where: str, most: int) -> None:
     unclear = [m.filename for m in members if not (m.flag_bits & 0x800 or m.filename.isascii())]
     if unclear:
         say(
-            f"fetch: {where}: its names do not say their encoding; read as {encoding}, such as "
+            f"fetch: {context}: its names do not say their encoding; read as {encoding}, such as "
             f"{shown(unclear[0])}; where that is wrong, pack it anew with names in UTF-8",
             sys.stderr,
         )
 
 
-def _untar(archive: tarfile.TarFile, into: Path, where: str, most: int) -> None:
-    _check(((f"{m.name}/" if m.isdir() else m.name, m.size) for m in archive), where, most)
+def _untar(archive: tarfile.TarFile, into: Path, context: str, most: int) -> None:
+    _check(((f"{m.name}/" if m.isdir() else m.name, m.size) for m in archive), context, most)
     special = [m.name for m in archive if m.issparse() or not (m.isreg() or m.isdir())]
     if special:
         raise LotteryError(
-            f"{where}: {shown(special[0])} is a link, a device or of another special kind; "
+            f"{context}: {shown(special[0])} is a link, a device or of another special kind; "
             "accepted: files and folders"
         )
     assert archive.fileobj is not None
@@ -97,7 +97,7 @@ def _untar(archive: tarfile.TarFile, into: Path, where: str, most: int) -> None:
     archive.extractall(into, filter="data")
 
 
-def _check(members: Iterable[tuple[str, int]], where: str, most: int) -> None:
+def _check(members: Iterable[tuple[str, int]], context: str, most: int) -> None:
     """Raises LotteryError for the first name or size that is refused."""
     known: set[str] = set()
     total = 0
@@ -105,19 +105,19 @@ def _check(members: Iterable[tuple[str, int]], where: str, most: int) -> None:
         total += size
         if total > most or len(known) == MOST_FILES:
             raise LotteryError(
-                f"{where}: unpacks to more than {most:,} bytes, too many for an archive of its "
+                f"{context}: unpacks to more than {most:,} bytes, too many for an archive of its "
                 f"size, or to more than {MOST_FILES:,} files"
             )
         if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in name.split("/"):
             raise LotteryError(
-                f"{where}: {shown(name)} points out of the archive; accepted: relative names"
+                f"{context}: {shown(name)} points out of the archive; accepted: relative names"
             )
         path = posixpath.normpath(name)
         again = path in known and not name.endswith("/")
         long = len(name) > LONGEST_NAME or max(map(len, os.fsencode(name).split(b"/"))) > 255
         if again or not name.isprintable() or long:
             raise LotteryError(
-                f"{where}: {shown(name)} is there twice, not plain text, or of more than "
+                f"{context}: {shown(name)} is there twice, not plain text, or of more than "
                 f"{LONGEST_NAME:,} characters, or 255 bytes a folder; pack each file once"
             )
         known.add(path)

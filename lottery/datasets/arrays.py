@@ -24,29 +24,29 @@ WAYS = [{"x_train", "y_train"}, {"x_train", "y_train", "x_test", "y_test"}]
 NUMBERS = "float32, taken as it is, or uint8, divided by 255; x.astype(np.float32) converts"
 
 
-def read(folder: Path, where: str) -> Images:
+def read(folder: Path, context: str) -> Images:
     """A folder's ``.npy`` files or ``.safetensors`` file; LotteryError names what is at fault."""
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in file_names(folder):
-        before = dict(found)
+        before = dict(arrays)
         try:
             if name.lower().endswith(".npy"):
-                found[Path(name).stem] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+                arrays[Path(name).stem] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
             elif name.lower().endswith(".safetensors"):
                 with safe_open(folder / name, "numpy") as file:
-                    found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                    arrays |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                     names = (file.metadata() or {}).get("class_names")
-                found |= {"class_names": json.loads(names)} if names else {}
+                arrays |= {"class_names": json.loads(names)} if names else {}
         except Exception as error:  # NumPy evaluates headers: damaged ones raise nearly anything
             raise LotteryError(
-                f"{where}: {shown(name)}: damaged, or holds other than numbers and text "
+                f"{context}: {shown(name)}: damaged, or holds other than numbers and text "
                 f"({type(error).__name__}: {error}); write it again"
             ) from None
-        if twice := [key for key, value in before.items() if found[key] is not value]:
+        if twice := [key for key, value in before.items() if arrays[key] is not value]:
             raise LotteryError(
-                f"{where}: {shown(name)}: holds {twice[0]} once more; accepted: each array once"
+                f"{context}: {shown(name)}: holds {twice[0]} once more; accepted: each array once"
             )
-    return _together(found, lambda why: LotteryError(f"{where}: {why}"))
+    return _together(arrays, lambda why: LotteryError(f"{context}: {why}"))
 
 
 def called(name: str) -> Images:
@@ -58,12 +58,12 @@ def called(name: str) -> Images:
             raise parts.mistake(name, f"gives a {type(given).__name__}; accepted: a dict: {NAMES}")
         if masked := [key for key, value in given.items() if np.ma.is_masked(value)]:
             raise parts.mistake(name, f"{masked[0]} holds masked values; accepted: plain arrays")
-        found = {str(key): np.asarray(value) for key, value in given.items()}
+        arrays = {str(key): np.asarray(value) for key, value in given.items()}
     except LotteryError:
         raise
     except (Exception, SystemExit) as error:
         raise parts.mistake(name, error) from None
-    return _together(found, partial(parts.mistake, name))
+    return _together(arrays, partial(parts.mistake, name))
 
 
 def _mistakes(arrays: Mapping[str, Any]) -> Iterator[str]:

@@ -37,29 +37,29 @@ class Images(NamedTuple):
     class_names: tuple[str, ...]  # by label
 
 
-def read(folder: Path, where: str, size: Sequence[int] | None = None) -> Images:
+def read(folder: Path, origin: str, size: Sequence[int] | None = None) -> Images:
     """The images in train/ and test/ of the folder, or of one or two folders below it.
 
     With ``size``, images of another size are resized (bicubic, antialiased, the aspect ratio not
     kept). Raises LotteryError naming the file or class that does not fit.
     """
-    train, test = _classes(folder, where)
+    train, test = _classes(folder, origin)
     for odd in sorted(train.keys() ^ test.keys()) if test else ():
         raise LotteryError(
-            f"{where}: class {odd} is in {'train' if odd in train else 'test'}/ alone; accepted: "
+            f"{origin}: class {odd} is in {'train' if odd in train else 'test'}/ alone; accepted: "
             f"each class in both, or no test/; in train/: {', '.join(sorted(train))}"
         )
     if len(train) < 2:
-        raise LotteryError(f"{where}: train/ has {len(train)} class folder; accepted: from 2 up")
+        raise LotteryError(f"{origin}: train/ has {len(train)} class folder; accepted: from 2 up")
     names = sorted(train)
     files = [file for part in (train, test) for name in sorted(part) for file in part[name]]
     counts = [len(part[name]) for part in (train, test) for name in sorted(part)]
     labels = np.repeat(np.arange(len(counts), dtype=np.int32) % len(names), counts)
     training = sum(counts[: len(names)])
-    return Images(_decoded(files, folder, where, size), labels, training, tuple(names))
+    return Images(_decoded(files, folder, origin, size), labels, training, tuple(names))
 
 
-def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _classes(folder: Path, origin: str) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """The files of each class in train/ and in test/. Accents composed or combining: one class."""
     parts: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
     tops, strays = set(), []
@@ -67,7 +67,7 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
         place, is_image = PLACE.fullmatch(name), name.lower().endswith(ENDINGS)
         if name.lower().endswith(OTHER_KINDS) or (is_image and place is None):
             raise LotteryError(
-                f"{where}: {shown(name)}; accepted: train/<class>/<image>, test/<class>/<image> "
+                f"{origin}: {shown(name)}; accepted: train/<class>/<image>, test/<class>/<image> "
                 f"of {', '.join(ENDINGS)}; convert, move or remove it"
             )
         if place is not None:
@@ -77,40 +77,40 @@ def _classes(folder: Path, where: str) -> tuple[dict[str, list[str]], dict[str, 
         strays += [] if is_image or name.endswith("/") else [name]
     if len(tops) != 1:
         raise LotteryError(
-            f"{where}: holds {len(tops)} folders with images in train/<class>/ (and no original "
+            f"{origin}: holds {len(tops)} folders with images in train/<class>/ (and no original "
             "files of a dataset known by name); accepted: one, at most two levels down"
         )
     for part, classes in parts.items():
         for name, files in classes.items():
             if not files:
-                raise LotteryError(f"{where}: {part}/{name}/ holds no image; fill or remove it")
+                raise LotteryError(f"{origin}: {part}/{name}/ holds no image; fill or remove it")
             files.sort(key=lambda file: file.rpartition("/")[2])
     hidden = (f for part in parts for f in folder.glob(f"**/{part}/.*/*.*"))
     if image := next((f for f in hidden if f.name.lower().endswith(ENDINGS)), None):
-        said = f"{image.relative_to(folder)}: a folder with a dot first is no class, passed over"
-        say(f"fetch: {where}: {said}", sys.stderr)
+        warning = f"{image.relative_to(folder)}: a folder with a dot first is no class, passed over"
+        say(f"fetch: {origin}: {warning}", sys.stderr)
     if strays:
-        said = f"{len(strays)} files are no images, passed over, such as {shown(strays[0])}"
-        say(f"fetch: {where}: {said}", sys.stderr)
+        warning = f"{len(strays)} files are no images, passed over, such as {shown(strays[0])}"
+        say(f"fetch: {origin}: {warning}", sys.stderr)
     return parts["train"], parts["test"]
 
 
-def _decoded(files: list[str], folder: Path, where: str, size: Sequence[int] | None) -> np.ndarray:
+def _decoded(files: list[str], folder: Path, origin: str, size: Sequence[int] | None) -> np.ndarray:
     """uint8 ``[n, height, width, channels]``, in the order of the files."""
-    height, width, channels = decode(folder / files[0], f"{where}: {shown(files[0])}", size).shape
+    height, width, channels = decode(folder / files[0], f"{origin}: {shown(files[0])}", size).shape
     if (needed := len(files) * height * width * 3) > MOST_DECODED:
         raise LotteryError(
-            f"{where}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
+            f"{origin}: {len(files):,} images of {height} x {width} are {needed:,} bytes "
             f"decoded; accepted: up to {MOST_DECODED:,}; {RESIZED} makes them smaller"
         )
     images = np.empty((len(files), height, width, 3), np.uint8)
     # One thread, 60,000 images of 32 x 32 in 9 to 12 s: most of it is Pillow's own Python, so two
     # threads took 1.5 times as long, and at 500 x 500 no less.
     for row, file in enumerate(files):
-        pixels = decode(folder / file, f"{where}: {shown(file)}", size)
+        pixels = decode(folder / file, f"{origin}: {shown(file)}", size)
         if pixels.shape[:2] != (height, width):
             raise LotteryError(
-                f"{where}: {shown(file)} is {pixels.shape[0]} x {pixels.shape[1]}, "
+                f"{origin}: {shown(file)} is {pixels.shape[0]} x {pixels.shape[1]}, "
                 f"{shown(files[0])} is {height} x {width}; accepted: images of one size, or "
                 f"{RESIZED}"
             )
@@ -119,7 +119,7 @@ def _decoded(files: list[str], folder: Path, where: str, size: Sequence[int] | N
     return images if channels == 3 else images[..., :1].copy()
 
 
-def decode(path: Path, where: str, size: Sequence[int] | None = None) -> np.ndarray:
+def decode(path: Path, origin: str, size: Sequence[int] | None = None) -> np.ndarray:
     """One PNG or JPEG, upright, uint8 ``[height, width, 1 or 3]``; LotteryError for all else."""
     try:
         with warnings.catch_warnings():
@@ -130,14 +130,14 @@ def decode(path: Path, where: str, size: Sequence[int] | None = None) -> np.ndar
                 with Image.open(path) as again:
                     again.verify()  # its checksums, which decoding does not compare
             if image.format == "PNG" and getattr(image, "is_animated", False):
-                raise LotteryError(f"{where}: an animation; accepted: still images")
+                raise LotteryError(f"{origin}: an animation; accepted: still images")
             if image.format == "PNG" and ";16" in str(image.tile):  # Pillow keeps the upper 8
-                raise LotteryError(f"{where}: of 16 bits; accepted: grey or RGB of 8 bits, opaque")
+                raise LotteryError(f"{origin}: of 16 bits; accepted: grey or RGB of 8 bits, opaque")
             for kind, step in (("'L;2'", 85), ("'L;4'", 17)):
                 if "transparency" in image.info and kind in str(image.tile):
                     image.info["transparency"] *= step  # as Pillow spreads pixels over 0 to 255
             ImageOps.exif_transpose(image, in_place=True)
-            pixels = _plain_colours(image, where)
+            pixels = _plain_colours(image, origin)
         if size is not None:
             pixels = pixels.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         array = np.asarray(pixels, np.uint8)
@@ -145,13 +145,13 @@ def decode(path: Path, where: str, size: Sequence[int] | None = None) -> np.ndar
     except LotteryError:
         raise
     except Image.UnidentifiedImageError:
-        raise LotteryError(f"{where}: neither a PNG nor a JPEG image, whatever its name") from None
+        raise LotteryError(f"{origin}: neither a PNG nor a JPEG image, whatever its name") from None
     except Exception as error:  # Pillow's readers raise errors of any kind on damaged input
         why = f"damaged, truncated or too large ({type(error).__name__}: {error})"
-        raise LotteryError(f"{where}: {why}") from None
+        raise LotteryError(f"{origin}: {why}") from None
 
 
-def _plain_colours(image: Image.Image, where: str) -> Image.Image:
+def _plain_colours(image: Image.Image, origin: str) -> Image.Image:
     """Grey (L) or RGB: palettes and black-and-white are converted, an opaque alpha is dropped."""
     image.load()
     if "transparency" in image.info:  # one colour, or of a palette
@@ -161,5 +161,5 @@ def _plain_colours(image: Image.Image, where: str) -> Image.Image:
     if image.mode in PLAIN:
         return image.convert(PLAIN[image.mode])
     raise LotteryError(
-        f"{where}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque"
+        f"{origin}: transparent or of mode {image.mode}; accepted: grey or RGB of 8 bits, opaque"
     )

@@ -37,37 +37,37 @@ def obtain(data: Data) -> Dataset:
     if parts.is_own(data.name):
         return _own(data)
     with sources.opened(data) as source:
-        found = originals.read(data.name, source.folder, source.where) if known else None
+        loaded = originals.read(data.name, source.folder, source.context) if known else None
         if data.name == "arrays":
-            found = arrays.read(source.folder, source.where)
-        elif found is None:
-            found = image_folder.read(source.folder, source.where, data.image_size)
+            loaded = arrays.read(source.folder, source.context)
+        elif loaded is None:
+            loaded = image_folder.read(source.folder, source.context, data.image_size)
     ending = r"(?i)(?<=.)\.(zip|tar|tgz|tar\.gz|npz|safetensors)$"
     title = re.sub(ending, "", source.name.rpartition("/")[2])
-    sha256 = fingerprint(*found[:2])
+    sha256 = fingerprint(*loaded[:2])
     if known is not None:
         for other in DATASETS.values():
             if sha256 == other.sha256 != known.sha256:
-                raise LotteryError(f"{source.where}: is {other.title}, not {known.title}")
-        _check(source.where, found, known)
-        found = found._replace(class_names=found.class_names or known.class_names)
+                raise LotteryError(f"{source.context}: is {other.title}, not {known.title}")
+        _check(source.context, loaded, known)
+        loaded = loaded._replace(class_names=loaded.class_names or known.class_names)
         is_original = sha256 == known.sha256 or source.sha256 == known.files
         title = known.title if is_original else f"{known.title}, from {source.name}"
     origin = {"title": title, "source": source.name, "source_sha256": source.sha256}
     origin |= {"source_version": source.version} if source.version else {}
-    return _dataset(data, found, source.where, origin | {"sha256": sha256})
+    return _dataset(data, loaded, source.context, origin | {"sha256": sha256})
 
 
 def _own(data: Data) -> Dataset:
     """What a function of one's own gives, each time that it is called."""
-    found, again = arrays.called(data.name), arrays.called(data.name)
-    sha256 = fingerprint(*found[:2])
+    first, again = arrays.called(data.name), arrays.called(data.name)
+    sha256 = fingerprint(*first[:2])
     if fingerprint(*again[:2]) != sha256:
         drawn = "the same, of np.random.default_rng(0) for example"
         raise parts.mistake(data.name, f"other arrays when it is called again; accepted: {drawn}")
     _compare(data.name, "it", sha256, data.sha256 or sha256, "look at what it reads")
     title = data.name.rpartition(":")[2]
-    return _dataset(data, found, data.name, {"title": title, "source": data.name, "sha256": sha256})
+    return _dataset(data, first, data.name, {"title": title, "source": data.name, "sha256": sha256})
 
 
 def repeats(images: np.ndarray, training: int) -> dict[str, int]:
@@ -77,22 +77,22 @@ def repeats(images: np.ndarray, training: int) -> dict[str, int]:
     on that are before it, too.
     """
     digests = b"".join(hashlib.sha256(image.tobytes()).digest() for image in images)
-    found = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
+    hashes = np.frombuffer(digests, np.uint64)[::4]  # 64 bits of each will do
     counts = {
-        "repeated": len(found) - len(np.unique(found)),
-        "test_in_training": int(np.isin(found[training:], found[:training]).sum()),
+        "repeated": len(hashes) - len(np.unique(hashes)),
+        "test_in_training": int(np.isin(hashes[training:], hashes[:training]).sum()),
     }
     return {name: count for name, count in counts.items() if count}
 
 
-def _dataset(data: Data, found: Images, where: str, origin: dict[str, Any]) -> Dataset:
+def _dataset(data: Data, loaded: Images, context: str, origin: dict[str, Any]) -> Dataset:
     """With its origin; without a test set, as many as is known or 1 of TEST_SHARE are set aside."""
-    images, labels, training, names = found
+    images, labels, training, names = loaded
     known, classes = DATASETS.get(data.name), int(labels.max()) + 1
     test = len(labels) - training or (known.test if known else len(labels) // TEST_SHARE)
     if test < classes:
         raise LotteryError(
-            f"{where}: {len(labels)} examples of {classes} classes are too few to set "
+            f"{context}: {len(labels)} examples of {classes} classes are too few to set "
             f"1/{TEST_SHARE} aside as a test set; accepted: from {TEST_SHARE * classes} up, or "
             "a test part of its own"
         )
@@ -115,31 +115,31 @@ def _packaged(data: Data, known: Known) -> Dataset:
     sha256 = fingerprint(images, labels)
     package, expected = f"the {known.package} package", data.sha256 or str(known.sha256)
     _compare(data.name, package, sha256, expected, "install the locked packages again")
-    found = Images(images, labels, len(labels), ())
+    loaded = Images(images, labels, len(labels), ())
     origin = {"title": known.title, "source": package, "sha256": sha256}
-    return _dataset(data, found, package, origin)
+    return _dataset(data, loaded, package, origin)
 
 
-def _compare(name: str, whence: str, found: str, expected: str, advice: str) -> None:
-    if found != expected:
+def _compare(name: str, whence: str, actual: str, expected: str, advice: str) -> None:
+    if actual != expected:
         raise LotteryError(
-            f"dataset {name}: got sha256 {found} from {whence}, expected {expected}; {advice}, "
+            f"dataset {name}: got sha256 {actual} from {whence}, expected {expected}; {advice}, "
             "or correct data.sha256"
         )
 
 
-def _check(where: str, found: Images, known: Known) -> None:
+def _check(context: str, loaded: Images, known: Known) -> None:
     """Counts, shape, labels and class names are those of the dataset."""
-    images, labels, training, names = found
+    images, labels, training, names = loaded
     if names and known.class_names not in ((), names):
         got, accepted = ", ".join(names), ", ".join(known.class_names)
-        raise LotteryError(f"{where}: holds the classes {got}; accepted: {accepted}")
+        raise LotteryError(f"{context}: holds the classes {got}; accepted: {accepted}")
     used = [np.unique(part).tolist() for part in (labels[:training], labels[training:])]
     if (images.shape, training) != ((known.images, *known.image_shape), known.training) or (
         used != [list(range(known.classes))] * 2
     ):
         raise LotteryError(
-            f"{where}: holds {training:,} training and {len(labels) - training:,} test images of "
+            f"{context}: holds {training:,} training and {len(labels) - training:,} test images of "
             f"{list(images.shape[1:])} with {len(used[0])} and {len(used[1])} classes; accepted: "
             f"{known.training:,} and {known.test:,} of {list(known.image_shape)} with "
             f"{known.classes} each, as {known.title} has them"

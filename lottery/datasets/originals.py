@@ -17,10 +17,10 @@ Arrays = tuple[np.ndarray, np.ndarray]
 MOST_UNPACKED = 2**26  # bytes of an idx file unzipped; MNIST's largest has 47 million
 
 
-def read(name: str, folder: Path, where: str) -> Images | None:
+def read(name: str, folder: Path, context: str) -> Images | None:
     """A dataset's original files, at most two levels down; None where not all are there."""
     for files, read_group in FORMATS[name]:
-        groups = [[_find(folder, file, where) for file in group] for group in files]
+        groups = [[_find(folder, file, context) for file in group] for group in files]
         if not all(map(all, groups)):
             continue
         parts = []
@@ -30,22 +30,22 @@ def read(name: str, folder: Path, where: str) -> Images | None:
             except Exception as error:  # gzip and NumPy raise nearly anything on damaged input
                 why = f"damaged or of another kind ({type(error).__name__}: {error})"
                 names = ", ".join(group)
-                raise LotteryError(f"{where}: {names}: {why}; obtain it again") from None
+                raise LotteryError(f"{context}: {names}: {why}; obtain it again") from None
         images, labels = map(np.concatenate, zip(*parts, strict=True))
         return Images(images, labels, len(labels) - len(parts[-1][1]), ())
     return None
 
 
-def _find(folder: Path, file: str, where: str) -> Path | None:
+def _find(folder: Path, file: str, context: str) -> Path | None:
     """Where it is, if anywhere. A ``.gz`` may be unzipped already; LotteryError: there are two."""
     names = (file.removesuffix(".gz"), file)
     patterns = (f"{above}{name}" for above in ("", "*/", "*/*/") for name in names)
     paths = [path for pattern in patterns for path in folder.glob(pattern) if path.is_file()]
-    found = {path.parent: path for path in paths}  # of the two in one folder, the zipped one
-    if len(found) > 1:
-        places = ", ".join(sorted(f"{place.relative_to(folder)}/" for place in found))
-        raise LotteryError(f"{where}: holds {file} in {places}; accepted: each file once")
-    return next(iter(found.values()), None)
+    by_folder = {path.parent: path for path in paths}  # of the two in one folder, the zipped one
+    if len(by_folder) > 1:
+        places = ", ".join(sorted(f"{place.relative_to(folder)}/" for place in by_folder))
+        raise LotteryError(f"{context}: holds {file} in {places}; accepted: each file once")
+    return next(iter(by_folder.values()), None)
 
 
 def grey(read_array: Callable[[Path], np.ndarray], images: Path, labels: Path) -> Arrays:

@@ -31,12 +31,12 @@ def check_seen(data: Data) -> None:
         file_names(path)  # refuses links that DVC does not follow
     if covering(path, read_yaml(Path("dvc.yaml"))["stages"]["fetch"].get("deps", [])):
         return
-    found = pooch.file_hash(str(path)) if path.is_file() else ""
-    if data.name not in DATASETS or found not in DATASETS[data.name].files.values():
+    actual = pooch.file_hash(str(path)) if path.is_file() else ""
+    if data.name not in DATASETS or actual not in DATASETS[data.name].files.values():
         raise LotteryError(
             f"data.source: {shown(str(path))}: `dvc repro` would not see it change: move it to "
             f"{OWN}/, or add `- {path}` to the deps of fetch in dvc.yaml"
-            + (f", or set data.sha256 to {found}" if found else "")
+            + (f", or set data.sha256 to {actual}" if actual else "")
         )
 
 
@@ -50,19 +50,19 @@ def asked_again(data: Data) -> tuple[bool, str]:
     if data.source is None or local(data.source) or data.sha256:
         return False, ""
     name = without_secrets(data.source)
-    where = f"data.source: {name}: not pinned (data.sha256)"
+    context = f"data.source: {name}: not pinned (data.sha256)"
     fetched = files.DATASET / "dataset.json"
     facts = files.read_json(fetched) if fetched.exists() else {}
     before: Mapping[str, str] = facts.get("source_version", {})
     if facts.get("source") != name or not before:
-        return False, f"{where}: whether it has changed cannot be told"
+        return False, f"{context}: whether it has changed cannot be told"
     try:
         answer = requests.head(data.source, timeout=TIMEOUT_SECONDS, allow_redirects=True)
         answer.raise_for_status()
     except (requests.RequestException, ValueError) as error:
-        return False, f"{where}, and its server could not be asked ({type(error).__name__})"
+        return False, f"{context}, and its server could not be asked ({type(error).__name__})"
     for kind, was in before.items():
         if (now := answer.headers.get(kind, "none")) != was:
             changed = f"its {kind} was {was} when it was fetched, now {now}"
-            return True, f"{where}: {changed}: `dvc repro --force fetch`"
+            return True, f"{context}: {changed}: `dvc repro --force fetch`"
     return False, ""

@@ -38,7 +38,7 @@ class Source(NamedTuple):
     folder: Path
     name: str  # of the file or folder, without where it lies; or the URL, without secrets
     sha256: dict[str, str]  # of the files that were downloaded or unpacked, by their names
-    where: str  # what messages call it
+    context: str  # what messages call it
     version: Mapping[str, str] = {}  # VERSION of a download that is not pinned
 
 
@@ -84,23 +84,23 @@ def _named(source: str, sha256: str | None, temporary: Path) -> Source:
     else:
         path = usable(given, source)
         name = shown(path.resolve().name)
-    where = f"data.source: {name}"
+    context = f"data.source: {name}"
     if path.is_dir() and sha256 is None:
-        return Source(path, name, {}, where)
-    found = "none, as it is a folder" if path.is_dir() else pooch.file_hash(str(path))
-    if sha256 not in (None, found):
+        return Source(path, name, {}, context)
+    actual = "none, as it is a folder" if path.is_dir() else pooch.file_hash(str(path))
+    if sha256 not in (None, actual):
         way = "obtain it again, or correct data.sha256"
-        raise LotteryError(f"{where} has sha256 {found}, expected {sha256}; {way}")
+        raise LotteryError(f"{context} has sha256 {actual}, expected {sha256}; {way}")
     if given is None and sha256 is None:
-        pin = f"it is not pinned: set data.sha256 to {found}, to be told where it changes"
-        say(f"fetch: {where}: {pin}", sys.stderr)
+        pin = f"it is not pinned: set data.sha256 to {actual}, to be told where it changes"
+        say(f"fetch: {context}: {pin}", sys.stderr)
     folder = temporary / "unpacked"
     folder.mkdir()
     if name.lower().endswith(".safetensors"):
         (folder / _last_part(name)).symlink_to(path.resolve())
     else:
-        unpack(path, folder, where)
-    return Source(folder, name, {_last_part(name): found}, where, {} if sha256 else version)
+        unpack(path, folder, context)
+    return Source(folder, name, {_last_part(name): actual}, context, {} if sha256 else version)
 
 
 def local(source: str | None) -> Path | None:
@@ -199,7 +199,7 @@ def file_names(folder: Path) -> list[str]:
     broken or leads to a folder (DVC does not follow it), a device, or a name that is not plain
     text.
     """
-    found = []
+    names = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if left_over(entry.name) or entry.name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
             continue
@@ -210,8 +210,8 @@ def file_names(folder: Path) -> list[str]:
                 "to a folder, a device, or has a name that is not plain text; remove or rename it"
             )
         if not is_folder:
-            found.append(entry.name)
+            names.append(entry.name)
         else:
             below = file_names(Path(entry.path)) or [""]
-            found += [f"{entry.name}/{name}" for name in below]
-    return found
+            names += [f"{entry.name}/{name}" for name in below]
+    return names

@@ -88,5 +88,5 @@ def _drawn(
         take[np.argmax(np.where(room, step * (quota - take), -np.inf))] += step
     shuffled = generator.permutation(rows)
     by_class = [shuffled[labels[shuffled] == label] for label in range(len(counts))]
-    drawn = np.concatenate([found[:n] for found, n in zip(by_class, take, strict=True)])
-    return drawn, np.concatenate([found[n:] for found, n in zip(by_class, take, strict=True)])
+    drawn = np.concatenate([members[:n] for members, n in zip(by_class, take, strict=True)])
+    return drawn, np.concatenate([members[n:] for members, n in zip(by_class, take, strict=True)])

@@ -61,19 +61,19 @@ def load(path: Path = PARAMS_FILE) -> Params:
     return validate(read_yaml(path), str(path))
 
 
-def validate(content: Any, where: str = str(PARAMS_FILE)) -> Params:
+def validate(content: Any, context: str = str(PARAMS_FILE)) -> Params:
     """The same for parameters already read: nested dicts, lists and scalars."""
     params, lines = typed(content, Params)
     known = DATASETS.get(params.data.name) if params.data else None
     size = Size(known.training, known.classes, known.image_shape) if known else None
     lines += refused(params, _contradictions(params)) + refused(params, _misfits(params, size))
-    refuse(where, lines)
+    refuse(context, lines)
     return params
 
 
-def check_fit(params: Params, size: Size, where: Path = PARAMS_FILE) -> None:
+def check_fit(params: Params, size: Size, path: Path = PARAMS_FILE) -> None:
     """The same for a dataset whose size is known only once it has been read."""
-    refuse(str(where), refused(params, _misfits(params, size)))
+    refuse(str(path), refused(params, _misfits(params, size)))
 
 
 def _contradictions(p: Params) -> Iterator[Refusal]:

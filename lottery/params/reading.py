@@ -134,8 +134,8 @@ def typed(content: Any, file: type[F]) -> tuple[F, list[str]]:
             for name in fields
             if not faulty & {name, None}
         }
-        found = file.model_construct(**dict.fromkeys(fields) | sections)
-        return found, _mistakes(error, file)
+        partial = file.model_construct(**dict.fromkeys(fields) | sections)
+        return partial, _mistakes(error, file)
 
 
 def refused(file: Section, refusals: Iterable[Refusal]) -> list[str]:
@@ -144,10 +144,10 @@ def refused(file: Section, refusals: Iterable[Refusal]) -> list[str]:
     return [_line(key, reduce(getitem, key.split("."), content), words) for key, words in refusals]
 
 
-def refuse(where: str, lines: list[str]) -> None:
+def refuse(context: str, lines: list[str]) -> None:
     """Raises LotteryError with these lines, where there are any."""
     if lines:
-        raise LotteryError("\n".join(f"{where}: {line}" for line in lines))
+        raise LotteryError("\n".join(f"{context}: {line}" for line in lines))
 
 
 def _line(key: str, value: Any, accepted: str) -> str:
@@ -170,16 +170,16 @@ def _cut(text: str) -> str:
 
 def _mistakes(error: ValidationError, file: type[Section]) -> list[str]:
     """A line for each key that pydantic found at fault in a file of that type."""
-    found: dict[str, list[ErrorDetails]] = {}
+    by_key: dict[str, list[ErrorDetails]] = {}
     lines = []
     for one in error.errors(include_url=False):
         if one["type"] in UNKNOWN:
             lines.append(_unknown(*_place(one["loc"][:-1], file), one["loc"][-1]))
         else:
-            found.setdefault(".".join(_place(one["loc"], file)[0]), []).append(one)
-    for key, ones in found.items():
+            by_key.setdefault(".".join(_place(one["loc"], file)[0]), []).append(one)
+    for key, ones in by_key.items():
         # a list with a bad item: what else than a list is accepted says nothing new
-        if not any(other.startswith(f"{key}.") for other in found):
+        if not any(other.startswith(f"{key}.") for other in by_key):
             ways = dict.fromkeys(_accepted(one, _place(one["loc"], file)[1]) for one in ones)
             names = re.findall(r"'(\w+)'", " ".join(ways))
             accepted = " or ".join(ways) + _meant(ones[0]["input"], names)
@@ -248,7 +248,7 @@ def differences(key: str, before: Any, now: Any) -> Iterator[str]:
     """``key was before, now after`` for each value that differs, by its full key; no secrets."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before | now:
-            values = (of.get(name, ABSENT) for of in (before, now))
+            values = (section.get(name, ABSENT) for section in (before, now))
             yield from differences(f"{key}.{name}", *values)
     elif before != now:
         texts = (without_secrets(v) if isinstance(v, str) else v for v in (before, now))

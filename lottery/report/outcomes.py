@@ -147,11 +147,11 @@ def anatomy(density: pd.DataFrame) -> pd.DataFrame:
     by_seed = density.groupby(["round", "seed"])
     total = by_seed.last()  # the row of the whole network
     empty = density["surviving"].eq(0).groupby([density["round"], density["seed"]]).sum()
-    found = {
+    columns = {
         "effective_weights_remaining": total["effective"] / total["weights"],
         "empty_layers": empty - total["surviving"].eq(0),
     }
-    by_round = pd.DataFrame(found).groupby("round")
+    by_round = pd.DataFrame(columns).groupby("round")
     table = by_round.agg({"effective_weights_remaining": "mean", "empty_layers": "max"})
     table.insert(0, "variant", "ticket")
     return table.reset_index()
@@ -167,12 +167,12 @@ def instabilities(lines: pd.DataFrame) -> pd.DataFrame:
     lines = lines.fillna({"train_loss": np.inf})  # a loss that is not finite is a barrier
     groups = lines.sort_values("position").groupby(LINES)
     accuracy, loss = groups["test_accuracy"], groups["train_loss"]
-    found = {
+    columns = {
         "instability": (accuracy.first() + accuracy.last()) / 2 - accuracy.min(),
         "barrier": (loss.max() - (loss.first() + loss.last()) / 2).fillna(np.inf),
         "worse_end": np.minimum(accuracy.first(), accuracy.last()),
     }
-    return pd.DataFrame(found).reset_index()
+    return pd.DataFrame(columns).reset_index()
 
 
 def spread_out(rounds: Sequence[int], most: int) -> list[int]:

@@ -118,12 +118,12 @@ def report(
         thin = name in ("accuracy", "early_stop") and "pruning" in set(plots[name]["variant"])
         return chart(name, hint + THIN * thin, static)
 
-    def interactive(found: re.Match[str]) -> str:
+    def interactive(match: re.Match[str]) -> str:
         """The chart in the place of a static figure, which is printed."""
-        image = files.read(files.REPORTS / "figures" / f"{found[1]}.svg")
+        image = files.read(files.REPORTS / "figures" / f"{match[1]}.svg")
         source = f"data:image/svg+xml;base64,{base64.b64encode(image).decode()}"
-        static = f'<img alt="{found[2]}" src="{source}">'
-        return place(found[1], static) if found[1] in makers else f"<figure>{static}</figure>"
+        static = f'<img alt="{match[2]}" src="{source}">'
+        return place(match[1], static) if match[1] in makers else f"<figure>{static}</figure>"
 
     figure = r'<p><img src="figures/(\w+)\.svg" alt="([^"]*)" /></p>'
     parameters = io.StringIO()

@@ -152,7 +152,7 @@ def _results(runs: pd.DataFrame, prune: Prune) -> str:
     untrained = prune.strategy == "rewind" and not prune.rewind_iteration
     before = "untrained (%)" if untrained else "at its start (%)"
     groups = runs.groupby(["variant", "round"])
-    in_legends = sorted(groups, key=lambda found: (in_order(found[0][0]), found[0][1]))
+    in_legends = sorted(groups, key=lambda item: (in_order(item[0][0]), item[0][1]))
     rows = [
         {
             "variant": plain(variant),
@@ -217,10 +217,10 @@ def _criteria(rounds: list[Judgement], confidence: float) -> str:
 
 def _stability(lines: pd.DataFrame, facts: dict[str, Any]) -> str:
     """Instability and barrier by round; networks that are no better than a guess are not stable."""
-    found = instabilities(lines)
-    alive = learned(found["worse_end"], chance=guess(facts), test_images=facts["test"])
-    found["stable"] = alive & (found["instability"] < STABLE)
-    groups = found.groupby(["between", "round"])
+    instability = instabilities(lines)
+    alive = learned(instability["worse_end"], chance=guess(facts), test_images=facts["test"])
+    instability["stable"] = alive & (instability["instability"] < STABLE)
+    groups = instability.groupby(["between", "round"])
     rows = [
         {
             "from": BEGINNINGS[between],

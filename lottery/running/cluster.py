@@ -64,9 +64,9 @@ class Ray(Workers):
         nodes = sum(node["Alive"] for node in ray.nodes())
         has = f"{offered.get('CPU', 0):g} CPU, {offered.get('GPU', 0):g} GPU"
         takes = f"a run takes {cpus:g} CPU, {gpus:g} GPU"
-        self.where = f"on Ray ({nodes} node{'s' * (nodes != 1)}: {has}; {takes})"
+        self.description = f"on Ray ({nodes} node{'s' * (nodes != 1)}: {has}; {takes})"
         if not self._slots():
-            self.where += "; waiting for a node with that much"
+            self.description += "; waiting for a node with that much"
 
     def _slots(self) -> int:
         """Runs for which the cluster has room at present."""

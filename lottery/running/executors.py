@@ -62,7 +62,7 @@ def compute(tasks: Sequence[Task], prepare: Prepare, *, title: str, threads: int
         contextlib.closing(Progress(title, runs, iterations)) as progress,
         chosen(prepare, progress.hear, threads, len(tasks)) as workers,
     ):
-        progress.begin(workers.where)
+        progress.begin(workers.description)
         results, failures = _drive(tasks, workers, progress)
     if failures:
         kept = f"{progress.ended} of {runs} runs finished and are kept: `dvc repro` goes on with "

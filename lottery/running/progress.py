@@ -43,11 +43,11 @@ class Progress:
             delay=1e-3,  # shown with the first look at it, not now
         )
 
-    def begin(self, where: str) -> None:
+    def begin(self, description: str) -> None:
         """Says what will be computed."""
         if self._runs:
             each = f"{self._iterations // self._runs:,} iterations"
-            self.note(f"{self._runs:,} run{'s' * (self._runs != 1)} of {each}, {where}")
+            self.note(f"{self._runs:,} run{'s' * (self._runs != 1)} of {each}, {description}")
 
     @property
     def ended(self) -> int:

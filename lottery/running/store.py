@@ -74,9 +74,9 @@ def load(path: Path) -> tuple[Nested, dict[str, Any]] | None:
     """
     try:
         tensors, facts = files.tensors_from_bytes(path.read_bytes())
-        of = facts.pop("fingerprint", "")
-        if not path.name.startswith(of):
-            raise ValueError(f"of another run, {of[:8]}")
+        fingerprint = facts.pop("fingerprint", "")
+        if not path.name.startswith(fingerprint):
+            raise ValueError(f"of another run, {fingerprint[:8]}")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -101,12 +101,12 @@ def save_finished(fingerprint: str, groups: Nested, facts: dict[str, Any]) -> No
 def load_finished(fingerprint: str) -> tuple[Nested, dict[str, Any]] | None:
     """A finished run; None where there is none."""
     path = file(fingerprint, FINISHED)
-    found = load(path)
-    if found is not None:
+    loaded = load(path)
+    if loaded is not None:
         with contextlib.suppress(OSError):
             os.utime(path)  # its age is the time since it was last used
         _remove_checkpoints(fingerprint)  # left by a kill between the two writes of save_finished()
-    return found
+    return loaded
 
 
 def _remove_checkpoints(fingerprint: str) -> None:
@@ -140,14 +140,14 @@ def used() -> set[str]:
 
     Raises LotteryError where a note cannot be read: better nothing is removed then.
     """
-    found: set[str] = set()
+    fingerprints: set[str] = set()
     for path in sorted(folder().glob("used-*.json")):
         match files.read_json(path):
             case {"folder": str(of), "runs": [*runs]} if all(isinstance(r, str) for r in runs):
-                found.update(runs if Path(of).is_dir() else ())
+                fingerprints.update(runs if Path(of).is_dir() else ())
             case _:
                 raise LotteryError(f"{path}: no list of runs; delete it")
-    return found
+    return fingerprints
 
 
 def read_facts(path: Path) -> dict[str, Any] | None:

@@ -26,12 +26,12 @@ Tell = Callable[[int, str, int, int, str | None], None]
 
 
 class Workers(Executor):
-    """An executor of this project: ``where`` describes it.
+    """An executor of this project: ``description`` says where it computes.
 
     A future whose worker died raises BrokenExecutor; the executor goes on.
     """
 
-    where: str
+    description: str
     room: int  # how many tasks it takes at a time, at present
 
 
@@ -83,7 +83,7 @@ def compute_task(call: Callable[[Report], Any], task: int) -> Any:
 class InProcess(Workers):
     """Computes each task in this process, while it is submitted."""
 
-    where, room = "in this process", 1
+    description, room = "in this process", 1
 
     def __init__(self, prepare: Prepare, tell: Tell) -> None:
         become_worker(prepare, 0, tell)
@@ -107,7 +107,7 @@ class Processes(Workers):
 
     def __init__(self, prepare: Prepare, tell: Tell, threads: int, tasks: int) -> None:
         number = min(worker_count(threads), tasks)
-        self.where, self.room = f"{number} at a time", number
+        self.description, self.room = f"{number} at a time", number
         self._prepare, self._tell = prepare, tell
         self._context = multiprocessing.get_context("spawn")
         self._life, self._alive = self._context.Pipe(duplex=False)

@@ -154,8 +154,8 @@ class PrunedNetwork:
             model = self.keras(initial=initial)
             kernels = {name: variables(model)[name] for name in self.names}
             images, labels = (scaled(self.batch[0]), self.batch[1]) if self.batch else (None, None)
-            found = of(model, kernels, images, labels)
-            self._known[of, initial] = {name: np.asarray(g) for name, g in found.items()}
+            computed = of(model, kernels, images, labels)
+            self._known[of, initial] = {name: np.asarray(g) for name, g in computed.items()}
         return self._known[of, initial]
 
 
@@ -249,8 +249,8 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
     """
     score = parts.find(globals(), criterion)
     given = {name: score(Layer(name, network)) for name in network.names}
-    found = {name: np.asarray(value) for name, value in given.items()}
-    for name, value in found.items() if parts.is_own(criterion) else ():
+    arrays = {name: np.asarray(value) for name, value in given.items()}
+    for name, value in arrays.items() if parts.is_own(criterion) else ():
         shape, got = list(network.weights[name].shape), f"{value.dtype} {list(value.shape)}"
         numbers = list(value.shape) == shape and value.dtype.kind in "iuf"
         if numbers and (undefined := np.isnan(value).sum()):
@@ -260,8 +260,8 @@ def scores(criterion: str, network: PrunedNetwork) -> Weights:
         if not numbers:
             why = f"scores {name} with {got}; accepted: a number for each weight, {shape}"
             raise parts.mistake(criterion, why)
-        found[name] = value.astype(np.float64)  # of uint8 or the least int8 there is no negative
-    return found
+        arrays[name] = value.astype(np.float64)  # of uint8 or the least int8 there is no negative
+    return arrays
 
 
 def batch(part: Part, classes: int, seed: int) -> Part:
@@ -270,7 +270,7 @@ def batch(part: Part, classes: int, seed: int) -> Part:
     labels = part.labels[shuffled]
     of_class = (shuffled[labels == label] for label in range(classes))
     rows = np.concatenate([rows[:IMAGES_PER_CLASS] for rows in of_class])
-    found = Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
-    for array in found:
+    drawn = Part(np.asarray(part.images[rows]), np.asarray(part.labels[rows]))
+    for array in drawn:
         array.flags.writeable = False  # each layer's scores are of the same images
-    return found
+    return drawn

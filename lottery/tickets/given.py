@@ -75,12 +75,12 @@ def _of_rounds(params: Params, path: Path, seed: int) -> dict[int, Path]:
         return {rounds: path}
     names = sorted(files.seed_folder(path, seed).glob("[!.]*"))
     matched = [(FILE.fullmatch(name.name), name) for name in names]
-    found = {int(m[1]): name for m, name in matched if m}
+    by_round = {int(m[1]): name for m, name in matched if m}
     unnamed = [n for m, n in matched if not m and n.suffix in (".npz", ".safetensors")]
-    if other := unnamed + [n for m, n in matched if m and n != found[int(m[1])]]:
+    if other := unnamed + [n for m, n in matched if m and n != by_round[int(m[1])]]:
         raise LotteryError(f"{WHERE}: {other[0]}: accepted: round-NN.npz, one of each round")
-    last = max(found, default=0)
-    missing = [r for r in params.retrain_rounds() if r not in found and r <= last]
+    last = max(by_round, default=0)
+    missing = [r for r in params.retrain_rounds() if r not in by_round and r <= last]
     if missing or not files.seed_folder(path, seed).is_dir():
         asked = ", ".join(map(str, missing or params.retrain_rounds()))
         raise LotteryError(
@@ -90,7 +90,7 @@ def _of_rounds(params: Params, path: Path, seed: int) -> dict[int, Path]:
     history = files.seed_folder(path, seed) / HISTORY
     if history.exists() and not (path / ENVIRONMENT).exists():
         raise LotteryError(f"{WHERE}: {history}: accepted: beside {path / ENVIRONMENT} only")
-    return {number: name for number, name in found.items() if number <= rounds}
+    return {number: name for number, name in by_round.items() if number <= rounds}
 
 
 def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Given:
@@ -106,7 +106,7 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
     if params.retrain.masks is None:
         return Given({}, {})
     path, _ = _watched(params)
-    found = _of_rounds(params, path, seed)
+    rounds = _of_rounds(params, path, seed)
     recipe, by = path / "params.yaml", params.prune.criterion
     match read_yaml(recipe) if recipe.exists() else None:  # of another program's it says nothing
         case {"prune": {"criterion": by}}:
@@ -118,12 +118,12 @@ def read(params: Params, seed: int, shapes: Mapping[str, tuple[int, ...]]) -> Gi
             f"params.yaml: prune.criterion: got {params.prune.criterion}; accepted: {by}, by which "
             f"the masks of {path} were found: the claim that is tested depends on it"
         )
-    masks = {number: _fitting(read_file(name), shapes, name) for number, name in found.items()}
+    masks = {number: _fitting(read_file(name), shapes, name) for number, name in rounds.items()}
     for number, mask in masks.items():
         if not patterns.holds(mask, params.prune.pattern):
             raise LotteryError(
                 f"params.yaml: prune.pattern: got {params.prune.pattern}; accepted: weight, as the "
-                f"mask in {found[number]} is of no other pattern"
+                f"mask in {rounds[number]} is of no other pattern"
             )
     return Given(masks, _records(params, path, seed, masks))
 
@@ -203,12 +203,12 @@ def _records(params: Params, path: Path, seed: int, masks: Mapping[int, Mask]) -
     if others := sorted({*table.get("seed", ())} - {seed}):
         raise LotteryError(f"{WHERE}: {history}: got seed {others[0]}; accepted: {seed}")
     (environment,) = files.read_json(path / ENVIRONMENT)
-    found = {}
+    records = {}
     for number, mask in masks.items():
         rows = table[(table["variant"] == "pruning") & (table["round"] == number)]
         if len(rows):
             history = rows[[*tables.HISTORY]].to_dict("list")
-            found[number] = Record(
+            records[number] = Record(
                 seed, "pruning", number, mask.weights_remaining, history, environment
             )
-    return found
+    return records

@@ -74,27 +74,27 @@ def _network(params: Params, fetched: bool) -> Network | None:
 
 def mistakes(params: Params, network: Network | None, _: Report | None = None) -> list[str]:
     """A line for each mistake; without a network, for each part that cannot be imported."""
-    found, before, names = list[str](), {*sys.modules}, _names(params)
+    problems, before, names = list[str](), {*sys.modules}, _names(params)
 
     def attempt(name: str, call: Callable[..., Any], *args: Any) -> Any:
         """What the call gives; None, and a line more, where the part has a mistake."""
         try:
             return call(*args)
         except LotteryError as error:
-            found.append(str(error))
+            problems.append(str(error))
         except (Exception, SystemExit) as error:
             if not parts.is_own(name):
                 raise
-            found.append(str(parts.mistake(name, error)))
+            problems.append(str(parts.mistake(name, error)))
 
     for name in names:
         attempt(name, parts.find, {}, name)
-    if network is None or found:
-        return found
+    if network is None or problems:
+        return problems
     model, criterion = network.model.name, params.prune.criterion
     if parts.is_own(model):
         attempt(model, _check_architecture, network, params.train.precision)
-    if not found:
+    if not problems:
         if parts.is_own(criterion):
             attempt(criterion, _check_scores, params, network, criterion)
         ticket = attempt("random", _ticket, params, network, "random")
@@ -102,8 +102,8 @@ def mistakes(params: Params, network: Network | None, _: Report | None = None) -
             attempt(variant, _check_start, variant, ticket)
     known = code.read(*map(parts.module_of, names))  # what is imported in functions counts, too
     imported = {n for n in {*sys.modules} - before - known.keys() if not code.is_ours(n)}
-    found += filter(None, [machine.hidden(imported)])
-    return list(dict.fromkeys(found))
+    problems += filter(None, [machine.hidden(imported)])
+    return list(dict.fromkeys(problems))
 
 
 def _check_architecture(network: Network, precision: str) -> None:

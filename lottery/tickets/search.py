@@ -39,7 +39,7 @@ def search(
     prune: Prune,
     pruned: Callable[[Mask, Weights, int], Mask],
     train: Callable[[Weights, Mask, int], Weights],
-    found: Mapping[int, Mask] = MappingProxyType({}),
+    known: Mapping[int, Mask] = MappingProxyType({}),
 ) -> Iterator[Round]:
     """Iterative pruning of one seed (Frankle & Carbin 2019, section 2), as ``prune`` has it.
 
@@ -47,14 +47,14 @@ def search(
         pruned: from the mask before, the weights that are scored and the round's number to the
             round's mask.
         train: from weights, their mask and the round's number to the trained weights.
-        found: masks of rounds that are taken over. The search goes on after the last of them.
+        known: masks of rounds that are taken over. The search goes on after the last of them.
     """
     mask = dense.full_mask
     scored = dense.rewound if prune.at_initialisation else dense.trained
-    trained = rounds_to_train(prune, found)
-    for number in sorted({*found, *range(max(found, default=0) + 1, prune.rounds + 1)}):
-        mask = found[number] if number in found else pruned(mask, scored, number)
-        survivors = mask.apply(dense.rewound if number in found else scored)
+    trained = rounds_to_train(prune, known)
+    for number in sorted({*known, *range(max(known, default=0) + 1, prune.rounds + 1)}):
+        mask = known[number] if number in known else pruned(mask, scored, number)
+        survivors = mask.apply(dense.rewound if number in known else scored)
         if number in trained:
             start = mask.apply(dense.rewound) if prune.strategy == "rewind" else survivors
             survivors = train(start, mask, number)
@@ -63,11 +63,11 @@ def search(
             scored = survivors
 
 
-def rounds_to_train(prune: Prune, found: Iterable[int]) -> range:
-    """The rounds that train what they have pruned; of those ``found``, the last at most, and only
+def rounds_to_train(prune: Prune, known: Iterable[int]) -> range:
+    """The rounds that train what they have pruned; of those ``known``, the last at most, and only
     where another one is pruned from it.
     """
-    last = max(found, default=0)
+    last = max(known, default=0)
     trains = prune.trains and last < prune.rounds
     return range(max(last, 1), prune.rounds + 1) if trains else range(0)
 
@@ -101,9 +101,9 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
     file a round. One record a round that trained.
     """
     params, prune, dense = experiment.params, experiment.params.prune, read_dense(seed)
-    found = given.read(params, seed, dense.full_mask.shapes)
-    trained = rounds_to_train(prune, found.masks)
-    records = [record for number, record in found.records.items() if number not in trained]
+    known = given.read(params, seed, dense.full_mask.shapes)
+    trained = rounds_to_train(prune, known.masks)
+    records = [record for number, record in known.records.items() if number not in trained]
     dataset, network, batch = experiment.dataset, experiment.network, None
     if prune.criterion in criteria.WITH_IMAGES or parts.is_own(prune.criterion):
         training = dataset.part(experiment.split(seed).train)
@@ -120,11 +120,11 @@ def find_tickets(experiment: Experiment, folder: Path, seed: int, report: Report
     from lottery.training.paths import effective
 
     one_round = by_criterion(prune, dense, network, seed, batch)
-    for number, mask, weights in search(dense, prune, one_round, train, found.masks):
+    for number, mask, weights in search(dense, prune, one_round, train, known.masks):
         facts = {"seed": seed, "round": number, "kinds": dense.kinds}
         on_path = effective(mask, network)
         facts["effective"] = on_path.counts if on_path else None
-        if number in found.masks:
+        if number in known.masks:
             facts["from"] = "retrain.masks"
         files.write_masked_weights(files.round_file(folder, seed, number), weights, mask, facts)
     return records
@@ -174,15 +174,15 @@ def write_layers(path: Path, network: Network) -> None:
 
 
 def check_that_something_survives(
-    prune: Prune, dense: Dense, found: Mapping[int, Mask] = MappingProxyType({})
+    prune: Prune, dense: Dense, known: Mapping[int, Mask] = MappingProxyType({})
 ) -> None:
     """Raises LotteryError where the rounds leave no weight of a layer, none at all, or all; or the
     next one more than the last mask that is taken over.
     """
-    mask, kinds, begun = dense.full_mask, dense.kinds, max(found, default=0)
+    mask, kinds, begun = dense.full_mask, dense.kinds, max(known, default=0)
     if begun >= prune.rounds:
         return
-    asked, has = prune.surviving(mask.shapes, kinds, begun + 1), found.get(begun, mask).counts
+    asked, has = prune.surviving(mask.shapes, kinds, begun + 1), known.get(begun, mask).counts
     if not isinstance(asked, dict):  # of all layers together
         asked, has = {"": asked}, {"": sum(has.values())}
     if any(has[name] < count for name, count in asked.items()):

@@ -34,15 +34,15 @@ def interpolate(trainer: Any, split: Split, one: Weights, other: Weights) -> lis
     All variables are interpolated in float32, but for the statistics of batch normalisation, which
     are estimated anew: those of two networks say nothing of a third.
     """
-    found = []
+    lines = []
     for position in np.linspace(0, 1, POINTS):
         mixed = {n: (1 - position) * value + position * other[n] for n, value in one.items()}
         between = {name: value.astype(np.float32) for name, value in mixed.items()}
         between = trainer.with_statistics_of(split.train, between)
         measured = [trainer.evaluate(rows, between) for rows in (split.train, split.test)]
         metrics = zip(METRICS, [*measured[0], *measured[1]], strict=True)
-        found.append({"position": float(position), **dict(metrics)})
-    return found
+        lines.append({"position": float(position), **dict(metrics)})
+    return lines
 
 
 class Line(NamedTuple):

@@ -216,10 +216,10 @@ def dense_longer(t: Ticket) -> Start:
 
 def retrain(experiment: Experiment, seed: int, variant: str, round_: int, report: Report) -> Record:
     """Trains a variant of the ticket of a round, in another data order than found it."""
-    of = ticket_of(experiment, seed, round_)
-    start: Start = parts.find(globals(), variant)(of)
+    origin = ticket_of(experiment, seed, round_)
+    start: Start = parts.find(globals(), variant)(origin)
     run = start.run(experiment, seed, variant, round_, "data order of retraining")
     record = experiment.train(replace(run, keep_trained=False), report).record
     # of the dense network's weights, of which a narrow one has fewer
-    remaining = sum(start.mask.counts.values()) / sum(of.mask.sizes.values())
+    remaining = sum(start.mask.counts.values()) / sum(origin.mask.sizes.values())
     return record._replace(weights_remaining=remaining)

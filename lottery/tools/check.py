@@ -67,7 +67,7 @@ def changed_files(status: dict[str, list[Any]], locked: Stages, params: Any) -> 
 def _tells_of_a_change(entry: Any) -> bool:
     """Whether DVC's word on a stage, or on its files, is more than that data are not here."""
     return not isinstance(entry, dict) or any(
-        how not in NOT_HERE for of in entry.values() for how in of.values()
+        how not in NOT_HERE for changes in entry.values() for how in changes.values()
     )
 
 
@@ -75,9 +75,9 @@ def changed_pipeline(pipeline: Stages, locked: Stages) -> Iterator[Cause]:
     """What DVC does not see: what dvc.yaml no longer lists, or keeps from running; and, where the
     data are not here, what one stage has written since another read it.
     """
-    wrote = {path: md5 for of in locked.values() for path, md5 in md5s(of, "outs").items()}
-    for stage, of in locked.items():
-        for path, md5 in md5s(of, "deps").items():
+    wrote = {path: md5 for ran in locked.values() for path, md5 in md5s(ran, "outs").items()}
+    for stage, ran in locked.items():
+        for path, md5 in md5s(ran, "deps").items():
             if wrote.get(path, md5) != md5:
                 yield stage, f"{path}: has been written anew since the stage ran"
     for stage, before in locked.items():
@@ -121,7 +121,7 @@ def keys_of(stage: dict[str, Any]) -> list[str]:
         return []  # of another folder's
     ours, entries = PARAMS_FILE.name, stage.get("params") or []
     listed = (entry if isinstance(entry, dict) else {ours: [entry]} for entry in entries)
-    here = (of[ours] for of in listed if ours in of)
+    here = (section[ours] for section in listed if ours in section)
     return [key for keys in here for key in keys or Params.model_fields]  # none: the whole file
 
 
@@ -190,8 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if not options.params:
         results_of(params, deep=options.deep)
-        of = (folder / "results.csv" for folder in (PAPER, REPORTS))
-        if PAPER.exists() and len({path.exists() and path.read_bytes() for path in of}) > 1:
+        tables = (folder / "results.csv" for folder in (PAPER, REPORTS))
+        if PAPER.exists() and len({path.exists() and path.read_bytes() for path in tables}) > 1:
             raise LotteryError(
                 f"{PAPER}: of other results: `python -m lottery paper` makes it anew"
             )
@@ -208,9 +208,9 @@ def results_of(params: Params, *, deep: bool = False) -> None:
         raise LotteryError(f"no {PIPELINE} here: run it in the top folder of the project")
     if locked is None:
         raise LotteryError(f"no {LOCK} here: the pipeline has not run: {advice}")
-    found = dict.fromkeys(causes(params, pipeline, locked, deep=deep))
-    for stage, cause in found:
+    reasons = dict.fromkeys(causes(params, pipeline, locked, deep=deep))
+    for stage, cause in reasons:
         print(f"{stage}: {cause}")
-    if found:
-        stages = dict.fromkeys(stage for stage, _ in found)
+    if reasons:
+        stages = dict.fromkeys(stage for stage, _ in reasons)
         raise LotteryError(f"out of date: {', '.join(stages)}: {advice}")

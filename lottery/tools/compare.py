@@ -52,16 +52,16 @@ def results_at(revision: str) -> Results:
 
     def read(path: str, parse: Callable[[str], Any]) -> Any:
         """The file's content, parsed."""
-        where, text = f"{revision}: {path}", _text(commit, path)
+        origin, text = f"{revision}: {path}", _text(commit, path)
         if text is None:
             raise LotteryError(f"{revision}: no {path}: run `dvc repro` there and commit reports/")
         if CONFLICT_MARK.search(text):
-            raise LotteryError(f"{where}: holds conflict marks of a merge: resolve it first")
+            raise LotteryError(f"{origin}: holds conflict marks of a merge: resolve it first")
         try:
             return parse(text)
         except (ValueError, TypeError, KeyError, AttributeError, YAMLError) as error:
             why = str(error).splitlines()[0]
-            raise LotteryError(f"{where}: cannot be read ({why}): `dvc repro` writes it") from None
+            raise LotteryError(f"{origin}: cannot be read ({why}): `dvc repro` writes it") from None
 
     metrics = read("reports/metrics.json", json.loads)
     if any(isinstance(value, dict) for value in metrics.values()):
@@ -114,7 +114,7 @@ def _locked(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """
     stages = YAML(typ="safe").load(text)["stages"]
     these = (stages.get(name, {}).get("params", {}) for name in ("fetch", "report"))
-    ran = {key: value for of in these for key, value in of.get("params.yaml", {}).items()}
+    ran = {key: value for files_ in these for key, value in files_.get("params.yaml", {}).items()}
     inputs = md5s(stages.get("fetch", {}), "outs")
     for stage in stages.values():
         inputs |= md5s(stage, "deps")
@@ -152,10 +152,10 @@ def summary(results: Mapping[str, Results]) -> str:
         if len(set(texts)) > 1:
             differ.append({"parameter": key} | dict(zip(names, map(plain, texts), strict=True)))
     parts = [f"## {' and '.join(names)}"]
-    for name, found in zip(names, revisions, strict=True):
-        if found.other:
+    for name, revision in zip(names, revisions, strict=True):
+        if revision.other:
             why = "its results are of other parameters**, `dvc repro` first"
-            parts.append(f"**{name}: {why}: {plain('; '.join(found.other))}.")
+            parts.append(f"**{name}: {why}: {plain('; '.join(revision.other))}.")
     parts.append(table(metrics))
     known = [r.inputs for r in revisions if r.inputs is not None]
     paths = dict.fromkeys(path for inputs in known for path in inputs)

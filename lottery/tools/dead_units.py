@@ -43,8 +43,8 @@ def remove(model: Any, masks: Arrays) -> tuple[Any, Arrays]:
         weights = {name: variable.numpy() for name, variable in variables(model).items()}
         outputs = {layer.name: layer.get_output_at(0) for layer in model.layers}
         probe, nothing = tf_keras.Model(model.input, outputs), np.zeros((1, *model.input_shape[1:]))
-        given = {of: x.numpy() for of, x in probe(nothing, training=False).items()}
-        values = {of: x.reshape(-1, x.shape[-1])[0] for of, x in given.items()}
+        given = {source: x.numpy() for source, x in probe(nothing, training=False).items()}
+        values = {source: x.reshape(-1, x.shape[-1])[0] for source, x in given.items()}
         needed = _needed(model, weights, values)
         if all(units.all() for units in needed.values()):
             return model, masks
@@ -116,8 +116,8 @@ def _needed(model: Any, weights: Arrays, values: Arrays) -> Arrays:
         name, inputs = layer.name, _inputs(layer)
         if _opaque(layer):
             varies[name] = np.ones(len(values[name]), np.bool_)
-            for of in (name, *inputs):
-                needed[of][:] = True
+            for source in (name, *inputs):
+                needed[source][:] = True
         elif type(layer) in WEIGHTED:
             taps, (source,) = _taps(layer, weights), inputs
             varies[name] = np.any(taps, axis=(0, 1))
@@ -126,7 +126,7 @@ def _needed(model: Any, weights: Arrays, values: Arrays) -> Arrays:
             kept = varies[source] | ((values[source] != 0) & (not folds))
             needed[source] |= kept & np.any(taps, axis=(0, 2))
         else:
-            repeated = [np.resize(varies[of], len(values[name])) for of in inputs]
+            repeated = [np.resize(varies[source], len(values[name])) for source in inputs]
             varies[name] = np.any(repeated, axis=0)
     _spread(model, needed)
     for layer in model.layers:

@@ -45,10 +45,10 @@ class Ticket(NamedTuple):
 def choose_round(loaded: params.Params) -> int:
     """The round in reports/verdict.json, else the last that was retrained."""
     try:
-        found = files.read_json(files.REPORTS / "verdict.json")["round"]
+        round_ = files.read_json(files.REPORTS / "verdict.json")["round"]
     except (LotteryError, KeyError, TypeError):
-        found = None
-    return found if found in range(1, loaded.prune.rounds + 1) else loaded.retrain_rounds()[-1]
+        round_ = None
+    return round_ if round_ in range(1, loaded.prune.rounds + 1) else loaded.retrain_rounds()[-1]
 
 
 def read_ticket(loaded: params.Params, seed: int, round_: int, *, initial: bool) -> Ticket:
@@ -194,8 +194,8 @@ def card(loaded: params.Params, ticket: Ticket, dataset: Dataset, facts: dict[st
     recipe = loaded.model_dump(include={"model", "train", "prune"})
     accuracies, diverged = finite.describe().to_dict(), len(ticket.evaluations) - len(finite)
     template = templates("lottery.tools").get_template("model_card.md.jinja")
-    of = {"dataset": dataset.facts, "recipe": recipe, "accuracies": accuracies}
-    return template.render(facts, **of, diverged=diverged)
+    context = {"dataset": dataset.facts, "recipe": recipe, "accuracies": accuracies}
+    return template.render(facts, **context, diverged=diverged)
 
 
 def digest(path: Path) -> str | None:
@@ -224,8 +224,8 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m lottery export", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, help="one of `seeds` in params.yaml; by default the first")
-    of = "0: the dense network; by default the sparsest that wins, or else the sparsest"
-    add("--round", type=int, help=of)
+    rounds_help = "0: the dense network; by default the sparsest that wins, or else the sparsest"
+    add("--round", type=int, help=rounds_help)
     add("--initial", action="store_true", help="before training: masked initial or rewound weights")
     add("--out", type=Path, default=Path("export"), help="a new or empty folder, or an export")
     add("--formats", nargs="+", choices=formats.FORMATS, default=[*formats.FORMATS])
@@ -246,8 +246,8 @@ def main(arguments: list[str]) -> None:
     out = options.out.resolve()
     check_out(out)
     results_of(loaded)
-    found = given.read(loaded, seed, read_dense(seed).full_mask.shapes).masks
-    if round_ and not options.initial and round_ not in rounds_to_train(prune, found):
+    masks = given.read(loaded, seed, read_dense(seed).full_mask.shapes).masks
+    if round_ and not options.initial and round_ not in rounds_to_train(prune, masks):
         why = "its mask is of retrain.masks: nothing trained it"
         raise LotteryError(f"--round: got {round_}; accepted: 0, or --initial: {why}")
     ticket = read_ticket(loaded, seed, round_, initial=options.initial)

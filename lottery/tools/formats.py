@@ -198,14 +198,16 @@ def latencies(
             tempfile.TemporaryDirectory() as folder,
             attempt(f"--formats {name}: not timed; leave it out, or --no-latency"),
         ):
-            paths = {of: Path(folder) / f"{i}-{file}" for i, of in enumerate(networks)}
-            logits = {of: write(exported._replace(model=networks[of]), paths[of]) for of in paths}
-            table = pd.DataFrame({"bytes": {of: len(content(paths[of])) for of in paths}})
+            paths = {key: Path(folder) / f"{i}-{file}" for i, key in enumerate(networks)}
+            logits = {
+                key: write(exported._replace(model=networks[key]), paths[key]) for key in paths
+            }
+            table = pd.DataFrame({"bytes": {key: len(content(paths[key])) for key in paths}})
             table["one_image"] = milliseconds(logits, images[:1])
             table["batch"] = milliseconds(logits, images)
         table["times_as_fast"] = table["batch"].iloc[0] / table["batch"]
         values = table.to_dict("index")
-        rows += [{"format": title, "network": of, **values[of]} for of in networks]
+        rows += [{"format": title, "network": key, **values[key]} for key in networks]
     return rows
 
 

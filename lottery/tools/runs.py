@@ -31,7 +31,7 @@ def kept() -> list[Kept]:
     by_fingerprint: dict[str, list[Path]] = {}
     for path in store.folder().glob("[!.]" * 64 + ".*"):
         by_fingerprint.setdefault(path.name[:64], []).append(path)
-    found = []
+    runs = []
     for fingerprint, paths in by_fingerprint.items():
         experiment, name, status = "?", "?", "damaged"
         for ending in (store.FINISHED, store.CHECKPOINT, store.PREVIOUS):
@@ -47,8 +47,8 @@ def kept() -> list[Kept]:
                 sizes.append(path.stat())
         if sizes:
             size, age = sum(s.st_size for s in sizes), time.time() - max(s.st_mtime for s in sizes)
-            found.append(Kept(fingerprint, experiment, name, status, size, age, tuple(paths)))
-    return sorted(found, key=lambda k: (k.age, k.fingerprint))
+            runs.append(Kept(fingerprint, experiment, name, status, size, age, tuple(paths)))
+    return sorted(runs, key=lambda k: (k.age, k.fingerprint))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,8 +88,8 @@ def _list(runs: list[Kept], used: set[str]) -> None:
         for run in runs:
             if run.experiment == experiment:
                 used_ = "yes" if run.fingerprint in used else "no"
-                of = run.fingerprint[:8], size(run.bytes, "B"), _since(run.age), used_
-                print(row(*of, run.status, run.name))
+                columns = run.fingerprint[:8], size(run.bytes, "B"), _since(run.age), used_
+                print(row(*columns, run.status, run.name))
     total = size(sum(run.bytes for run in runs), "B")
     print(f"{len(runs)} runs, {total}, in {store.folder()}")
 

@@ -136,8 +136,8 @@ def verified(name: str, seed: int | None, round_: int | None, source: str | None
         runs = reached(project / files.RETRAINED, params.validate(recipe), facts)
         start = files.seed_folder(project / files.DENSE, int(row["seed"])) / "rewind.safetensors"
         begun = sha256_of(files.read_tensors(start)[0])
-    said = compared(row, others, float(runs["test_accuracy"].iloc[0]))
-    return said + ", from other starting weights" * (begun != row["start_sha256"])
+    comparison = compared(row, others, float(runs["test_accuracy"].iloc[0]))
+    return comparison + ", from other starting weights" * (begun != row["start_sha256"])
 
 
 def ticket(
@@ -165,13 +165,13 @@ def compared(row: pd.Series, others: pd.DataFrame, accuracy: float) -> str:
     """A sentence; LotteryError where the accuracy is none of a ticket of that round."""
     published = float(row["test_accuracy"])
     low, high = others["test_accuracy"].agg(["min", "max"])
-    said = f"test accuracy {accuracy:.2%}, published {published:.2%}"
+    comparison = f"test accuracy {accuracy:.2%}, published {published:.2%}"
     if abs(accuracy - published) < 5e-7:
-        return f"{said}: the same"
-    said += f" (others of its round {low:.2%} to {high:.2%})"
+        return f"{comparison}: the same"
+    comparison += f" (others of its round {low:.2%} to {high:.2%})"
     if not low <= accuracy <= high:
-        raise LotteryError(f"{said}: not what such tickets reach")
-    return f"{said}: within the range of its round, on other arithmetic"
+        raise LotteryError(f"{comparison}: not what such tickets reach")
+    return f"{comparison}: within the range of its round, on other arithmetic"
 
 
 def sha256_of(weights: dict[str, np.ndarray]) -> str:

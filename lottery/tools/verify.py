@@ -81,7 +81,7 @@ def differences(project: Path) -> Iterator[str]:
         now = YAML(typ="safe").load((project / LOCK).read_text(encoding="utf-8"))["stages"]
         for stage in now:
             for part, what in (("deps", "reads another"), ("outs", "wrote another")):
-                old, new = (md5s(of.get(stage, {}), part) for of in (before, now))
+                old, new = (md5s(stages.get(stage, {}), part) for stages in (before, now))
                 yield from (f"{stage} {what} {path}" for path in new if new[path] != old.get(path))
             if now[stage].get("params") != before.get(stage, {}).get("params"):
                 yield f"{stage} has other parameters: `python -m lottery check` says which"

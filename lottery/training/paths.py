@@ -14,7 +14,7 @@ from lottery.training.models import build, kinds, variables
 import tensorflow as tf  # isort: skip  (after models, which sets TF_USE_LEGACY_KERAS)
 import tf_keras  # isort: skip
 
-MAXIMA = [f"{where}MaxPooling{n}D" for where in ("", "Global") for n in (1, 2, 3)]
+MAXIMA = [f"{prefix}MaxPooling{n}D" for prefix in ("", "Global") for n in (1, 2, 3)]
 AVERAGED = {
     getattr(tf_keras.layers, name): getattr(tf_keras.layers, name.replace("Max", "Average"))
     for name in MAXIMA
