@@ -19,13 +19,13 @@ def experiment(stage: Stage) -> Experiment:
     """What the runs have in common; LotteryError where the parameters do not fit the dataset."""
     store.checkpoint_seconds()  # refused now rather than in a worker
     store.tidy()
-    experiment_ = Experiment(stage.params, stage.code.run)
-    check_fit(stage.params, experiment_.dataset.size)
+    common = Experiment(stage.params, stage.code.run)
+    check_fit(stage.params, common.dataset.size)
     for seed in stage.params.seeds:
-        experiment_.split(seed)  # a class that is too small is named now
+        common.split(seed)  # a class that is too small is named now
     if missing := stage.params.missing():
         say(f"{stage.name}: this experiment cannot end in a win: {missing}", sys.stderr)
-    return experiment_
+    return common
 
 
 def compute(stage: Stage, tasks: Sequence[executors.Task]) -> list[Any]:

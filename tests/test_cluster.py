@@ -36,7 +36,7 @@ def two_nodes():
     """A cluster of two nodes of one CPU each, and a head that only drives."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False}
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_worker_niceness", "0")  # by default 15: starved by the tests beside it
@@ -109,21 +109,19 @@ def test_a_folder_that_a_node_does_not_see_fails_the_task_in_one_line(on_ray, mo
         run(draws(1))
 
 
-def workers(nodes):
-    """The processes that compute tasks on nodes of the cluster."""
-    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+def workers(two_nodes):
+    """The processes that compute tasks on the cluster's nodes."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in two_nodes.computing]
     of_nodes = [p for pid in raylets for p in psutil.Process(pid).children(recursive=True)]
     return [p for p in of_nodes if "ray::_compute" in " ".join(p.cmdline())]
 
 
 @pytest.mark.timeout(1200)
 def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, monkeypatch):
-    """A worker in train_dense, a node in prune, a new one added, then the driver in retrain, which
-    computes on both nodes.
-    """
+    """A worker in train_dense, both nodes in prune, new ones added, then the driver in retrain."""
     local, ray = make_clone(tmp_path / "local"), make_clone(tmp_path / "ray")
     longer = {"train.iterations": 2000, "train.evaluate_every": 100, "report.iteration_margin": 0.9}
-    fewer = {"seeds": [0], "prune.rounds": 1}
+    fewer = {"prune.rounds": 1, "retrain.variants": ["ticket"]}
     for key, value in (longer | fewer).items():
         local.change(key, value)
         ray.change(key, value)
@@ -146,12 +144,11 @@ def test_the_bytes_are_those_of_a_local_run_whatever_dies(two_nodes, tmp_path, m
     process = start()
     try:
         under_way("dense")
-        [worker] = workers(two_nodes.computing)
-        worker.kill()
+        workers(two_nodes)[0].kill()
         under_way("pruning")
-        idle, busy = sorted(two_nodes.computing, key=lambda node: len(workers([node])))
-        two_nodes.remove_node(busy, allow_graceful=False)
-        two_nodes.computing = [idle, two_nodes.add_node(num_cpus=1)]
+        for node in two_nodes.computing:
+            two_nodes.remove_node(node, allow_graceful=False)
+        two_nodes.computing = [two_nodes.add_node(num_cpus=1) for _ in range(2)]
         under_way("ticket")
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -184,9 +181,7 @@ def test_ctrl_c_cancels_the_tasks_and_leaves_the_cluster_clean(two_nodes, tmp_pa
     finally:
         process.kill()
     sleeping = [int(path.stem) for path in tmp_path.glob("*.pid")]
-    wait_for(
-        lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers(two_nodes.computing)
-    )
+    wait_for(lambda: not any(map(psutil.pid_exists, sleeping)), lambda: workers(two_nodes))
     assert "Traceback" not in (tmp_path / "output").read_text()
 
 

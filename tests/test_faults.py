@@ -41,6 +41,7 @@ def test_a_killed_pipeline_completes_with_the_bytes_of_one_process(
     kills = 0
     for moment, delay, mode in [
         ("Running stage 'fetch'", 0.6, "group"),
+        ("Running stage 'train_dense'", 3.0, "group"),
         ("prune: 1/4", 0.05, "dvc"),
         ("retrain: 2/8", 0.0, "group"),
         ("retrain: 4/8", 0.0, "worker"),
@@ -48,7 +49,7 @@ def test_a_killed_pipeline_completes_with_the_bytes_of_one_process(
         status, text, killed = reproduce(clone, moment, delay, mode, "retrain")
         assert status in (None, 0), text
         kills += killed is not None
-    assert kills >= 3
+    assert kills >= 4
     assert status == 0  # of the last, whose worker alone was killed
     left = [p for p in (clone.path / ".runs").glob("*.checkpoint*") if p.suffix != ".tmp"]
     assert left == []  # and what a killed writer leaves goes once it is old

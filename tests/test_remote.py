@@ -54,6 +54,7 @@ def test_of_what_one_clone_pushes_to_s3_another_computes_only_what_is_lacking(cl
     (other.path / "dvc.lock").unlink()  # results of the same inputs come from the run-cache
     assert other.repro("--pull", "retrain") == ["extract_masks"]
     assert other.files("data") == clone.files("data")
+    assert not (other.path / ".runs").exists()
     other.run("git", "checkout", "dvc.lock")
     assert other.repro("--pull") == []
     assert other.run("git", "status", "--porcelain").stdout == ""

@@ -114,7 +114,7 @@ def _locked(text: str) -> tuple[dict[str, Any], dict[str, str]]:
     """
     stages = YAML(typ="safe").load(text)["stages"]
     these = (stages.get(name, {}).get("params", {}) for name in ("fetch", "report"))
-    ran = {key: value for files_ in these for key, value in files_.get("params.yaml", {}).items()}
+    ran = {key: value for one in these for key, value in one.get("params.yaml", {}).items()}
     inputs = md5s(stages.get("fetch", {}), "outs")
     for stage in stages.values():
         inputs |= md5s(stage, "deps")
